@@ -1,0 +1,68 @@
+"""Types of the native door: every call of binq into compiled code goes through here.
+
+Arguments are trusted: binq's Python modules check them and word the errors. Buffers are passed as
+C-contiguous uint8 arrays (``array.reshape(-1).view(np.uint8)``); read-only buffers are fine for
+inputs.
+"""
+
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes: TypeAlias = NDArray[np.uint8]
+
+FORMATS: Final[dict[str, int]]
+ACTIVATIONS: Final[dict[str, int]]
+METHODS: Final[dict[str, int]]
+INPUT_TYPES: Final[dict[str, int]]
+STATUS_NONFINITE: Final[int]
+STATUS_SCALE_RANGE: Final[int]
+
+def isa() -> str: ...
+def available_isas() -> tuple[str, ...]: ...
+def use_isa(name: str) -> None: ...
+def cpu_features() -> dict[str, bool]: ...
+def get_num_threads() -> int: ...
+def set_num_threads(threads: int) -> None: ...
+
+class PackedMatrix:
+    def __init__(
+        self,
+        format: int,
+        packed: Bytes,
+        scales: Bytes,
+        zero_points: Bytes | None,
+        out_features: int,
+        in_features: int,
+        group_size: int,
+        scales_float32: bool,
+    ) -> None: ...
+    def multiply(
+        self, x: NDArray[np.float32], out: NDArray[np.float32], activations: int
+    ) -> None: ...
+    def dequantize(self, out: NDArray[np.float32]) -> None: ...
+    def unpack(self, codes: NDArray[np.int8]) -> None: ...
+
+def pack(
+    format: int,
+    codes: NDArray[np.int8],
+    packed: Bytes,
+    group_size: int,
+    symmetric: bool,
+) -> None: ...
+def quantize(
+    format: int,
+    method: int,
+    symmetric: bool,
+    values: Bytes,
+    input_type: int,
+    row_stride: int,
+    out_features: int,
+    in_features: int,
+    group_size: int,
+    scales_float32: bool,
+    packed: Bytes,
+    scales: Bytes,
+    zero_points: Bytes | None,
+) -> int: ...

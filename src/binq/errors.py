@@ -1,0 +1,17 @@
+"""The exceptions and warnings that binq raises beyond ValueError and TypeError."""
+
+
+class NonFiniteError(ValueError):
+    """Weights hold inf or NaN. The message names the tensor, how many, and the first index."""
+
+
+class FormatError(ValueError):
+    """A file is corrupt, truncated or hostile. The message names file, tensor and reason."""
+
+
+class UnsupportedFormatError(NotImplementedError):
+    """A file or checkpoint is well formed, in a format that binq does not read."""
+
+
+class ScaleRangeWarning(UserWarning):
+    """A scale does not fit float16, so the scales of that tensor are kept in float32."""
