@@ -1,0 +1,20 @@
+"""What does a second thread bring, and how near is one row to the memory's own speed?"""
+
+import pytest
+from cases import FEATURES, SMOKE, read_bandwidth
+from rivals import MULTIPLIERS
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [1, 5] if SMOKE else [1, 128])
+@pytest.mark.parametrize("name", [n for n in MULTIPLIERS if n.startswith("binq")])
+def bench_threads(time_product, name, rows, threads):
+    time_product(
+        name,
+        FEATURES,
+        FEATURES,
+        rows=rows,
+        threads=threads,
+        question="threads",
+        bandwidth=read_bandwidth(threads) if rows == 1 else None,
+    )
