@@ -173,9 +173,7 @@ class _Ggml:
         )
         self.compute = self._bind(self.base, "ggml_backend_graph_compute", ctypes.c_int, P, P)
         self.backend = self._bind(self.cpu, "ggml_backend_cpu_init", P)
-        self.threads = self._bind(
-            self.cpu, "ggml_backend_cpu_set_n_threads", None, P, ctypes.c_int
-        )
+        self.threads = self._bind(self.cpu, "ggml_backend_cpu_set_n_threads", None, P, ctypes.c_int)
         self.plain = self._bind(self.base, "ggml_backend_cpu_buffer_type", P)
         self.quantize = self._bind(
             self.base, "ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int, P, P, N, N, N, P

@@ -1,0 +1,69 @@
+"""Draws the two pictures of docs/benchmarks.md from pytest-benchmark's rows."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+Row = dict[str, Any]
+COLORS = {"binary": "tab:green", "ternary": "tab:orange", "int4": "tab:blue", "numpy": "0.45"}
+STYLES = {"int8": "-", "int16": "--", "float32": ":"}
+
+
+def draw(benchmarks: list[Row], folder: Path) -> None:
+    """Writes roofline.png and batch.png into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{**b["extra_info"], "median": b["stats"]["median"]} for b in benchmarks]
+    _roofline([r for r in rows if r["question"] == "threads" and r["rows"] == 1], folder)
+    _batch([r for r in rows if r["question"] == "batch"], folder)
+
+
+def _roofline(rows: list[Row], folder: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    names = list(dict.fromkeys(r["name"] for r in rows))
+    for threads, shade in ((1, 0.45), (2, 1.0)):
+        for i, name in enumerate(names):
+            row = next(r for r in rows if r["name"] == name and r["threads"] == threads)
+            nbytes = row["products"] * row["bits_per_weight"] / 8
+            share = nbytes / row["median"] / row["bandwidth"]
+            y = i + (0.2 if threads == 2 else -0.2)
+            axes.barh(y, share, 0.38, color=COLORS[name.split()[1]], alpha=shade)
+            axes.text(share + 0.01, y, f"{share:.0%}", va="center", fontsize=8)
+    axes.axvline(1.0, color="0.3", linewidth=1)
+    axes.set_yticks(range(len(names)), [n.removeprefix("binq ") for n in names])
+    axes.set_xlabel(
+        "weight bytes read a second / measured read bandwidth (pale: 1 thread, full: 2)"
+    )
+    axes.set_title("One row of x, weights in memory: how near to the memory's own speed")
+    axes.set_xlim(0, 1.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "roofline.png", dpi=120)
+    plt.close(figure)
+
+
+def _batch(rows: list[Row], folder: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name in dict.fromkeys(r["name"] for r in rows):
+        mine = sorted((r for r in rows if r["name"] == name), key=lambda r: r["rows"])
+        words = name.split()
+        key, mode = (words[0], "int8") if words[0] == "numpy" else (words[1], words[2])
+        x = [r["rows"] for r in mine]
+        y = [r["products"] / r["median"] / 1e9 for r in mine]
+        axes.plot(x, y, STYLES[mode], color=COLORS[key], marker="o", markersize=3, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(x, [str(n) for n in x])
+    ticks = [5, 10, 20, 50, 100, 200]
+    axes.set_yticks(ticks, [str(t) for t in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("rows of x")
+    axes.set_ylabel("G products a second, 1 thread")
+    axes.set_title("Speed over batch size, weights in cache")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, ncols=2, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "batch.png", dpi=120)
+    plt.close(figure)
