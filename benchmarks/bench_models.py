@@ -1,4 +1,4 @@
-"""How fast are the matrices of real models: Qwen 3.5 9B, Gemma 4 12B, Bonsai 8B, GPT-OSS experts?"""
+"""How fast are the matrices of real models (Qwen 3.5, Gemma 4, Bonsai, GPT-OSS experts)?"""
 
 import pytest
 from cases import SMOKE

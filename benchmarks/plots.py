@@ -34,9 +34,7 @@ def _roofline(rows: list[Row], folder: Path) -> None:
             axes.text(share + 0.01, y, f"{share:.0%}", va="center", fontsize=8)
     axes.axvline(1.0, color="0.3", linewidth=1)
     axes.set_yticks(range(len(names)), [n.removeprefix("binq ") for n in names])
-    axes.set_xlabel(
-        "weight bytes read a second / measured read bandwidth (pale: 1 thread, full: 2)"
-    )
+    axes.set_xlabel("weight bytes a second / read bandwidth (pale: 1 thread, full: 2)")
     axes.set_title("One row of x, weights in memory: how near to the memory's own speed")
     axes.set_xlim(0, 1.15)
     axes.spines[["top", "right"]].set_visible(False)
