@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Runs the kernel tests on emulated aarch64: the portable and the NEON kernels, bit for bit.
+#
+#   tests/qemu-aarch64.sh [pytest arguments]
+#
+# Needs Debian or Ubuntu with qemu-user-static and gcc-aarch64-linux-gnu; without them it says so
+# and exits 0. An arm64 Python, its libraries and wheels are unpacked below build/aarch64 once;
+# nothing outside the checkout changes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-.venv/bin/python}
+[ -x "$PYTHON" ] || PYTHON=python3
+
+for tool in qemu-aarch64-static aarch64-linux-gnu-gcc apt-get dpkg; do
+    if ! command -v "$tool" >/dev/null; then
+        echo "skipped: $tool is not installed (apt-get install qemu-user-static gcc-aarch64-linux-gnu)"
+        exit 0
+    fi
+done
+
+CACHE=$PWD/build/aarch64
+ROOT=$CACHE/root
+SITE=$CACHE/site
+VERSION=3.11
+TAG=cpython-311-aarch64-linux-gnu
+
+fetch_python() {
+    local apt=$CACHE/apt
+    mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$apt/debs" "$ROOT"
+    touch "$apt/state/status"
+    local options=(-qq -o APT::Architecture=arm64 -o APT::Architectures=arm64
+        -o Dir::State="$apt/state" -o Dir::State::status="$apt/state/status"
+        -o Dir::Cache="$apt/cache" -o APT::Sandbox::User=root)
+    apt-get "${options[@]}" update
+    (cd "$apt/debs" && apt-get "${options[@]}" download \
+        "python$VERSION-minimal" "libpython$VERSION-minimal" "libpython$VERSION-stdlib" \
+        "libpython$VERSION-dev" libc6 libstdc++6 libgcc-s1 gcc-12-base zlib1g libexpat1 libffi8 \
+        libssl3 libbz2-1.0 liblzma5 libsqlite3-0 libuuid1 libcrypt1 libncursesw6 libtinfo6 \
+        libreadline8 libdb5.3 media-types)
+    for deb in "$apt"/debs/*.deb; do dpkg -x "$deb" "$ROOT"; done
+    rm -rf "$apt"
+}
+
+fetch_wheels() {
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --target "$SITE" \
+        --only-binary=:all: --python-version "$VERSION" --implementation cp \
+        --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
+        --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
+        numpy ml_dtypes safetensors pytest hypothesis pytest-benchmark tqdm threadpoolctl
+}
+
+# Cython runs here, the cross compiler after it; objects are kept while their sources are older.
+build_modules() {
+    local flags="-O3 -g0 -fPIC -shared -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-tree-reassoc"
+    mkdir -p "$CACHE/c" "$CACHE/src"
+    cp -r src/binq "$CACHE/src/" && find "$CACHE/src" -name '*.x86_64*.so' -delete
+    local module path
+    for module in _core _threads _kernels/portable _kernels/neon; do
+        path=src/binq/$module
+        [ -f "$path.pyx" ] || continue
+        "$PYTHON" -m cython -3 -I src \
+            -X boundscheck=False -X wraparound=False -X initializedcheck=False -X cdivision=True \
+            -X freethreading_compatible=True \
+            --module-name "binq.${module/\//.}" -o "$CACHE/c/${module/\//_}.c" "$path.pyx"
+        # shellcheck disable=SC2086
+        aarch64-linux-gnu-gcc $flags -Isrc/binq -Isrc/binq/_kernels \
+            -I"$ROOT/usr/include/python$VERSION" -I"$ROOT/usr/include" \
+            "$CACHE/c/${module/\//_}.c" -o "$CACHE/src/binq/$module.$TAG.so"
+    done
+}
+
+[ -x "$ROOT/usr/bin/python$VERSION" ] || fetch_python
+[ -d "$SITE/numpy" ] || fetch_wheels
+build_modules
+export PYTHONPATH=$CACHE/src:$SITE PYTHONDONTWRITEBYTECODE=1
+[ $# -gt 0 ] || set -- -q tests/kernels -m "not slow" --hypothesis-profile=emulated
+exec qemu-aarch64-static -L "$ROOT" "$ROOT/usr/bin/python$VERSION" -m pytest \
+    -p no:cacheprovider "$@"
