@@ -1,0 +1,56 @@
+"""numpy arrays with 1-bit, ternary and int4 weights: quantize, store, multiply.
+
+>>> import numpy as np
+>>> import binq
+>>> w = np.random.default_rng(0).standard_normal((512, 1024), dtype=np.float32)
+>>> q = binq.quantize(w, "int4", group_size=128)
+>>> x = np.ones((3, 1024), np.float32)
+>>> y = x @ q.T
+>>> y.shape
+(3, 512)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from binq._version import __version__
+from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, UnsupportedFormatError
+
+if TYPE_CHECKING:
+    from binq.array import QuantizedArray
+    from binq.linear import linear, matmul
+    from binq.runtime import cpu_info, get_num_threads, set_num_threads
+
+_LAZY = {
+    "QuantizedArray": "binq.array",
+    "cpu_info": "binq.runtime",
+    "dequantize": "binq.quantize",
+    "get_num_threads": "binq.runtime",
+    "linear": "binq.linear",
+    "load_file": "binq.files",
+    "matmul": "binq.linear",
+    "quantize": "binq.quantize",
+    "quantize_checkpoint": "binq.checkpoint",
+    "save_file": "binq.files",
+    "set_num_threads": "binq.runtime",
+}
+
+__all__ = [
+    "FormatError",
+    "NonFiniteError",
+    "QuantizedArray",
+    "ScaleRangeWarning",
+    "UnsupportedFormatError",
+    "__version__",
+    "cpu_info",
+    "get_num_threads",
+    "linear",
+    "matmul",
+    "set_num_threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'binq' has no attribute {name!r}")

@@ -1,0 +1,136 @@
+"""What numpy's own functions do with packed weights: multiply, tell the shape, or say no.
+
+numpy would otherwise turn the weights into floats behind the user's back in every function that
+takes array-likes: a hidden copy eight to thirty times the size of the weights.
+"""
+
+from collections.abc import Callable
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq._product import multiply
+
+if TYPE_CHECKING:
+    from binq.array import QuantizedArray
+
+
+class PackedOperand:
+    """Base of QuantizedArray and of its transposed view: numpy's protocols for both."""
+
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    def _weights(self) -> "QuantizedArray":
+        """Returns the array itself, or the array that a view is the transpose of."""
+        raise NotImplementedError
+
+    @property
+    def _is_transposed(self) -> bool:
+        raise NotImplementedError
+
+    def __matmul__(self, other: Any) -> NDArray[np.float32]:
+        return matmul_operands(self, other)
+
+    def __rmatmul__(self, other: Any) -> NDArray[np.float32]:
+        return matmul_operands(other, self)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if ufunc is np.matmul and method == "__call__":
+            out = kwargs.pop("out", (None,))[0]
+            if kwargs:
+                raise TypeError(f"matmul with packed weights takes no {', '.join(kwargs)}=")
+            a, b = inputs
+            return matmul_operands(a, b, out=out)
+        name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+        raise _refused(name)
+
+    def __array_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        handler = _FUNCTIONS.get(func)
+        if handler is None:
+            raise _refused(func.__name__)
+        return handler(*args, **kwargs)
+
+
+def matmul_operands(
+    a: Any, b: Any, activations: str = "int16", out: Any = None
+) -> NDArray[np.float32]:
+    """Returns ``a @ b`` where one of the two holds packed weights.
+
+    The kernels sum over in_features only, so the pairs are ``x @ q.mT`` and ``q @ x``.
+    """
+    if isinstance(b, PackedOperand):
+        if isinstance(a, PackedOperand):
+            raise TypeError(
+                "the product of two packed arrays is not supported: call .dequantize() on one"
+            )
+        if not b._is_transposed:
+            raise TypeError(
+                f"x @ q sums over the rows of q, of shape {b.shape}, which are not stored for "
+                "that: write x @ q.T (q.mT for a stack), or x @ q.dequantize()"
+            )
+        return multiply(a, b._weights(), None, activations, out)
+    if not isinstance(a, PackedOperand):
+        raise TypeError(
+            "matmul needs a QuantizedArray or its transpose, got "
+            f"{type(a).__name__} and {type(b).__name__}"
+        )
+    if a._is_transposed:
+        raise TypeError(
+            "q.T @ x sums over the rows of q, which are not stored for that: "
+            "write q.dequantize().T @ x"
+        )
+    x = np.asarray(b)
+    if x.ndim < 2:
+        return multiply(x, a._weights(), None, activations, out)
+    transposed_out = out.mT if isinstance(out, np.ndarray) and out.ndim > 1 else out
+    y = multiply(x.mT, a._weights(), None, activations, transposed_out).mT
+    return y if out is None else out
+
+
+def _dot(a: Any, b: Any, out: Any = None) -> Any:
+    """Returns np.dot(a, b), which is matmul for as long as the weights are one matrix."""
+    weights = b if isinstance(b, PackedOperand) else a
+    if weights.ndim > 2:
+        raise TypeError("numpy.dot takes no stack of packed weights: use numpy.matmul or @")
+    if weights is a and np.ndim(b) > 2:
+        raise TypeError("numpy.dot(q, x) takes an x of 1 or 2 axes: use numpy.matmul or @")
+    return matmul_operands(a, b, out=out)
+
+
+def _size(a: PackedOperand, axis: int | None = None) -> int:
+    return a.size if axis is None else a.shape[axis]
+
+
+_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    np.dot: _dot,
+    np.shape: lambda a: a.shape,
+    np.ndim: lambda a: a.ndim,
+    np.size: _size,
+}
+
+
+def _refused(name: str) -> TypeError:
+    return TypeError(
+        f"numpy.{name} does not work on packed weights: call .dequantize() for a float array"
+    )
