@@ -52,5 +52,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+        globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return globals()[name]
     raise AttributeError(f"module 'binq' has no attribute {name!r}")
