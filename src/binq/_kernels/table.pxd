@@ -11,30 +11,30 @@ cdef enum:
     TABLE_VERSION = 1
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
 
-cdef enum Format:             # index into the arrays of KernelTable
+cdef enum:                    # Format: index into the arrays of KernelTable
     FORMAT_BINARY = 0
     FORMAT_TERNARY = 1
     FORMAT_INT4 = 2
     FORMATS = 3
 
-cdef enum Activations:        # how exactly x enters the product
+cdef enum:                     # Activations: how exactly x enters the product
     ACTIVATIONS_FLOAT32 = 0
     ACTIVATIONS_INT16 = 1
     ACTIVATIONS_INT8 = 2
     ACTIVATION_MODES = 3
 
-cdef enum InputType:          # element type of the float weights that quantize reads
+cdef enum:                     # InputType: element type of the float weights that quantize reads
     INPUT_FLOAT32 = 0
     INPUT_FLOAT16 = 1
     INPUT_BFLOAT16 = 2
     INPUT_FLOAT64 = 3
 
-cdef enum Method:
+cdef enum:                     # Method
     METHOD_MSE = 0
     METHOD_ABSMAX = 1
     METHOD_ABSMEAN = 2
 
-cdef enum Status:             # bits that quantize returns, or-ed over all groups
+cdef enum:                     # Status: bits that quantize returns, or-ed over all groups
     STATUS_OK = 0
     STATUS_NONFINITE = 1      # an input was inf or NaN; the outputs are then meaningless
     STATUS_SCALE_RANGE = 2    # a scale or midpoint does not fit float16 (scales_float32 == 0 only)
