@@ -54,11 +54,13 @@ def multiply(
         shape = _stack_shape(shape, lead, q.shape)
     result_shape = (*shape[:-1], out_features)
     if bias is not None:
-        bias = _check_bias(bias, q.shape, len(shape) > 1)
+        bias = _check_bias(bias, q.shape, x.ndim > 1)
     if out is None:
         y = target = np.empty(result_shape, _FLOAT32)
     else:
         target = check_out(out, result_shape, _FLOAT32)
+        if bias is not None and np.may_share_memory(target, bias):
+            bias = bias.copy()
         y = target if _writable_in_place(target, x) else np.empty(result_shape, _FLOAT32)
     matrices = q._matrices()
     if not matrices or not y.size:

@@ -9,6 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from binq._product import multiply
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
     from binq.array import QuantizedArray
 
 
-class PackedOperand:
-    """Base of QuantizedArray and of its transposed view: numpy's protocols for both."""
+# What ``x @= q.T`` passes: the axes that matmul has anyway.
+_INPLACE_AXES = [(-2, -1), (-2, -1), (-2, -1)]
+
+
+class PackedOperand(NDArrayOperatorsMixin):
+    """Base of QuantizedArray and of its transposed view: operators and numpy's protocols.
+
+    The mixin sends every operator to ``__array_ufunc__``, which words the refusals.
+    """
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
@@ -43,6 +51,18 @@ class PackedOperand:
     def _is_transposed(self) -> bool:
         raise NotImplementedError
 
+    def __eq__(self, other: object) -> Any:
+        """Returns whether the other holds the same format, shape and bytes (one bool)."""
+        if not isinstance(other, PackedOperand):
+            return NotImplemented
+        return self._is_transposed == other._is_transposed and self._weights()._same_content(
+            other._weights()
+        )
+
+    def __ne__(self, other: object) -> Any:
+        equal = self.__eq__(other)
+        return NotImplemented if equal is NotImplemented else not equal
+
     def __matmul__(self, other: Any) -> NDArray[np.float32]:
         return matmul_operands(self, other)
 
@@ -52,6 +72,8 @@ class PackedOperand:
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if ufunc is np.matmul and method == "__call__":
             out = kwargs.pop("out", (None,))[0]
+            if kwargs.get("axes") == _INPLACE_AXES:
+                del kwargs["axes"]
             if kwargs:
                 raise TypeError(f"matmul with packed weights takes no {', '.join(kwargs)}=")
             a, b = inputs

@@ -37,11 +37,10 @@ def split_key(key: Any, ndim: int) -> tuple[tuple[Any, ...], Any]:
         if not isinstance(item, slice | int | np.integer) or isinstance(item, bool):
             raise TypeError(f"leading axes take integers and slices, got {item!r}")
     if isinstance(rows, int | np.integer):
+        one = f"q[{'..., ' if lead else ''}{rows}:{'' if rows == -1 else rows + 1}]"
         raise TypeError(
-            f"one row of packed weights is still a matrix: use q[{rows}:{rows + 1}], or "
-            f"q[{rows}:{rows + 1}].dequantize()[0] for its floats"
-            if rows != -1
-            else "one row of packed weights is still a matrix: use q[-1:]"
+            f"one row of packed weights is still a matrix: use {one}, or {one}.dequantize() "
+            "for its floats"
         )
     return tuple(lead), rows
 

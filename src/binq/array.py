@@ -364,7 +364,7 @@ class QuantizedArray(PackedOperand):
         )
         geometry = self._geometry
         native = None
-        if rows == slice(None):
+        if isinstance(rows, slice) and rows == slice(None):
             # One matrix of a stack keeps its native form: experts are picked once a token.
             if len(lead) == 1 and self._native and not isinstance(lead[0], slice):
                 native = (self._native[lead[0]],)
@@ -381,19 +381,6 @@ class QuantizedArray(PackedOperand):
         return (self[index] for index in range(len(self)))
 
     # Copies, comparison, pickling.
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, QuantizedArray):
-            return NotImplemented
-        return self is other or (
-            self._format is other._format
-            and self._shape == other._shape
-            and self._geometry == other._geometry
-            and len(self._parts()) == len(other._parts())
-            and all(map(_same_bytes, self._parts(), other._parts()))
-        )
-
-    __hash__ = None
 
     def __copy__(self) -> Self:
         return self
@@ -427,6 +414,15 @@ class QuantizedArray(PackedOperand):
     @property
     def _is_transposed(self) -> bool:
         return False
+
+    def _same_content(self, other: "QuantizedArray") -> bool:
+        return self is other or (
+            self._format is other._format
+            and self._shape == other._shape
+            and self._geometry == other._geometry
+            and len(self._parts()) == len(other._parts())
+            and all(map(_same_bytes, self._parts(), other._parts()))
+        )
 
     def _parts(self) -> tuple[NDArray[Any], ...]:
         if self._zero_points is None:

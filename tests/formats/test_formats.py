@@ -1,0 +1,164 @@
+"""Formats: codes to packed bytes and back, against the layout written out number by number."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from strategies import group_sizes, kinds, random_quantized, shapes
+
+from binq.formats import (
+    BINARY,
+    FORMATS,
+    INT4,
+    TERNARY,
+    Geometry,
+    get_format,
+    take_rows,
+    tile_rows,
+    untile_rows,
+)
+
+
+def packed_by_the_book(format, codes, geometry, symmetric):
+    """Returns the packed bytes, one weight at a time, as docs/formats.md has it."""
+    packed = np.zeros(get_format(format).packed_shape(geometry), np.uint8)
+    for n, k in np.ndindex(codes.shape):
+        code = int(codes[n, k])
+        tile, row, block, at = n // 32, n % 32, k // 8, k % 8
+        if format == "binary":
+            packed[tile, block, row] |= (code == 1) << at
+        elif format == "ternary":
+            packed[tile, block, 0, row] |= (code >= 0) << at
+            packed[tile, block, 1, row] |= (code > 0) << at
+        else:
+            nibble = code + 8 if symmetric else code
+            packed[tile, block, row, at % 4] |= nibble << (4 * (at // 4))
+    return packed
+
+
+@settings(max_examples=40, deadline=None)
+@given(kinds(), shapes(0, 70), group_sizes(), st.integers(0, 2**32 - 1))
+def test_pack_follows_the_layout(kind, shape, group_size, seed):
+    name, symmetric = kind
+    geometry = Geometry(*shape, group_size)
+    levels = get_format(name).code_levels(symmetric)
+    codes = np.random.default_rng(seed).choice(np.array(levels, np.int8), shape)
+    codes.flags.writeable = False
+    packed = get_format(name).pack(codes, geometry, symmetric)
+    np.testing.assert_array_equal(packed, packed_by_the_book(name, codes, geometry, symmetric))
+
+
+@settings(max_examples=60, deadline=None)
+@given(kinds(), shapes(lead=2), group_sizes(), st.integers(0, 2**32 - 1))
+def test_zero_points_survive(kind, shape, group_size, seed):
+    name, symmetric = kind
+    q = random_quantized(np.random.default_rng(seed), name, shape, group_size, symmetric)
+    if symmetric:
+        return
+    kind = get_format(name)
+    geometry = Geometry(*shape[-2:], group_size)
+    values = kind.unpack_zero_points(q.zero_points, geometry)
+    assert values.shape == (*shape[:-1], geometry.scale_groups)
+    np.testing.assert_array_equal(kind.pack_zero_points(values, geometry), q.zero_points)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes(lead=2), group_sizes(), st.integers(0, 2**32 - 1))
+def test_tile_rows(shape, group_size, seed):
+    geometry = Geometry(*shape[-2:], group_size)
+    values = np.random.default_rng(seed).random((*shape[:-1], geometry.scale_groups))
+    tiled = tile_rows(values, geometry)
+    assert tiled.shape == (*shape[:-2], *geometry.scales_shape)
+    assert tiled.flags.c_contiguous
+    np.testing.assert_array_equal(untile_rows(tiled, geometry), values)
+    for n in range(geometry.tiles * 32):
+        row = tiled[..., n // 32, :, n % 32]
+        expected = values[..., n, :] if n < geometry.out_features else np.zeros_like(row)
+        np.testing.assert_array_equal(row, expected)
+
+
+def test_take_rows_moves_bytes():
+    stored = np.arange(2 * 3 * 5 * 32 * 4).reshape(2, 3, 5, 32, 4)
+    rows = np.array([95, 0, 33, 33])
+    taken = take_rows(stored, 1, -2, rows)
+    assert taken.shape == (2, 1, 5, 32, 4)
+    for at, row in enumerate(rows):
+        np.testing.assert_array_equal(taken[:, 0, :, at], stored[:, row // 32, :, row % 32])
+    assert not taken[:, :, :, 4:].any()
+
+
+@pytest.mark.parametrize(
+    ("out", "inner", "group", "tiles", "groups", "padded", "scale_groups", "kernel_group"),
+    [
+        (0, 0, 128, 0, 0, 0, 0, 128),
+        (0, 0, None, 0, 0, 0, 1, 128),
+        (1, 1, 32, 1, 1, 32, 1, 32),
+        (32, 128, 128, 1, 1, 128, 1, 128),
+        (33, 129, 128, 2, 2, 256, 2, 128),
+        (33, 129, None, 2, 2, 256, 1, 128),
+        (2880, 2880, 256, 90, 12, 3072, 12, 256),
+        (151669, 1024, 64, 4740, 16, 1024, 16, 64),
+    ],
+)
+def test_geometry(out, inner, group, tiles, groups, padded, scale_groups, kernel_group):
+    geometry = Geometry(out, inner, group)
+    assert geometry.tiles == tiles
+    assert geometry.groups == groups
+    assert geometry.padded_in == padded
+    assert geometry.scale_groups == scale_groups
+    assert geometry.kernel_group == kernel_group
+    assert geometry.scales_shape == (tiles, scale_groups, 32)
+    assert BINARY.packed_shape(geometry) == (tiles, padded // 8, 32)
+    assert BINARY.zero_points_shape(geometry) == (tiles, scale_groups, 32)
+    assert TERNARY.packed_shape(geometry) == (tiles, padded // 8, 2, 32)
+    assert INT4.packed_shape(geometry) == (tiles, padded // 8, 32, 4)
+    assert INT4.zero_points_shape(geometry) == (tiles, scale_groups, 16)
+
+
+def test_geometry_is_immutable():
+    with pytest.raises(AttributeError):
+        Geometry(1, 1, 32).out_features = 2
+
+
+def test_registry():
+    assert list(FORMATS) == ["binary", "ternary", "int4"]
+    for name, format in FORMATS.items():
+        assert get_format(name) is format
+        assert format.name == name
+    assert [f.bits for f in FORMATS.values()] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("name", ["int5", "INT4", "", "binary "])
+def test_unknown_format(name):
+    message = f"^format must be one of 'binary', 'ternary', 'int4', got {name!r}$"
+    with pytest.raises(ValueError, match=message):
+        get_format(name)
+
+
+@pytest.mark.parametrize("name", [4, None, ["int4"], b"int4"])
+def test_format_not_a_string(name):
+    with pytest.raises(
+        TypeError, match=r"^format must be one of 'binary', 'ternary', 'int4', got "
+    ):
+        get_format(name)
+
+
+def test_levels():
+    assert BINARY.code_levels(True) == BINARY.code_levels(False) == (-1, 1)
+    assert TERNARY.code_levels(True) == (-1, 0, 1)
+    assert INT4.code_levels(True) == tuple(range(-8, 8))
+    assert INT4.code_levels(False) == tuple(range(16))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: TERNARY.zero_points_shape(Geometry(1, 1, 32)),
+        lambda: TERNARY.zero_points_dtype(np.dtype(np.float16)),
+        lambda: TERNARY.pack_zero_points(np.zeros((1, 1)), Geometry(1, 1, 32)),
+        lambda: TERNARY.unpack_zero_points(np.zeros((1, 1)), Geometry(1, 1, 32)),
+    ],
+)
+def test_ternary_has_no_zero_points(call):
+    with pytest.raises(ValueError, match="ternary weights have no zero points: symmetric must be"):
+        call()
