@@ -1,0 +1,67 @@
+# Conversions between float16, bfloat16, float32 and float64: to the nearest, ties to even, as numpy
+# does them. Nothing here depends on the flush-to-zero mode of the caller's thread.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+
+cdef inline float float_from_bits(uint32_t bits) noexcept nogil:
+    cdef float value
+    memcpy(&value, &bits, 4)
+    return value
+
+
+cdef inline uint32_t float_to_bits(float value) noexcept nogil:
+    cdef uint32_t bits
+    memcpy(&bits, &value, 4)
+    return bits
+
+
+cdef inline float half_to_float(uint16_t half) noexcept nogil:
+    # Exact. The exponent moves from bias 15 to 127; a subnormal is its bits above 2^-14, less 2^-14.
+    cdef uint32_t bits = <uint32_t>(half & 0x7fff) << 13
+    cdef uint32_t exponent = bits & 0x0f800000
+    cdef uint32_t sign = <uint32_t>(half & 0x8000) << 16
+    cdef float value
+    bits += 0x38000000
+    if exponent == 0x0f800000:
+        bits += 0x38000000
+    elif exponent == 0:
+        value = float_from_bits(bits + 0x00800000) - float_from_bits(0x38800000)
+        bits = float_to_bits(value)
+    return float_from_bits(bits | sign)
+
+
+cdef inline uint16_t float_to_half(float value) noexcept nogil:
+    # Overflow becomes infinity, NaN a quiet NaN.
+    cdef uint32_t bits = float_to_bits(value)
+    cdef uint32_t sign = (bits >> 16) & 0x8000
+    cdef uint32_t half
+    bits &= 0x7fffffff
+    if bits > 0x7f800000:
+        half = 0x7e00
+    elif bits >= 0x47800000:
+        half = 0x7c00
+    elif bits < 0x38800000:
+        # The sum with 0.5 rounds to a multiple of 2^-24, the unit of subnormal halves.
+        half = float_to_bits(float_from_bits(bits) + <float>0.5) - 0x3f000000
+    else:
+        half = (bits - 0x38000000 + 0x0fff + ((bits >> 13) & 1)) >> 13
+    return <uint16_t>(half | sign)
+
+
+cdef inline uint16_t double_to_half(double value) noexcept nogil:
+    # One rounding. Through float32 there would be two; the bits that float32 drops are kept as a
+    # sticky last bit, which float_to_half's rounding then sees.
+    cdef float narrow = <float>value
+    cdef uint32_t bits = float_to_bits(narrow)
+    if <double>narrow != value and (bits & 1) == 0 and (bits & 0x7fffffff) < 0x7f800000:
+        if (narrow < value) == (value > 0):
+            bits |= 1
+        else:
+            bits -= 1
+    return float_to_half(float_from_bits(bits))
+
+
+cdef inline float bfloat16_to_float(uint16_t bits) noexcept nogil:
+    return float_from_bits(<uint32_t>bits << 16)
