@@ -1,6 +1,8 @@
 """Products: numpy's rules for shapes, every kind of x, out and bias; the words of every error."""
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import hypothesis.strategies as st
 import ml_dtypes
@@ -384,3 +386,35 @@ def test_empty_products(x_shape, q_shape, mode):
     np.testing.assert_array_equal(binq.linear(x, q, activations=mode), expected)
     y = binq.linear(x, q, bias, activations=mode, out=np.full(expected.shape, 7, np.float32))
     np.testing.assert_array_equal(y, expected + bias)
+
+
+# Many threads, many weights.
+
+
+def test_first_products_from_many_threads():
+    """The native form is made on first use, by whichever threads come first."""
+    q, x = make((3, 96, 256)), normal(4, 256)
+    expected = x @ make((3, 96, 256)).mT
+    start = threading.Barrier(8)
+
+    def work(_):
+        start.wait()
+        return x @ q.mT
+
+    with ThreadPoolExecutor(8) as pool:
+        for y in pool.map(work, range(8)):
+            np.testing.assert_array_equal(y, expected)
+
+
+def test_more_than_two_to_the_31_weights():
+    rows, columns = 2**17 + 64, 2**14
+    assert rows * columns > 2**31
+    packed = np.zeros((rows // 32, columns // 8, 32), np.uint8)
+    packed[-1] = 255
+    scales = np.ones((rows // 32, columns // 128, 32), np.float16)
+    q = binq.QuantizedArray("binary", (rows, columns), 128, True, packed, scales)
+    x = np.ones(columns, np.float32)
+    y = x @ q.T
+    assert (y[:-32] == -columns).all()
+    assert (y[-32:] == columns).all()
+    assert (q[-1:].dequantize() == 1).all()

@@ -1,0 +1,59 @@
+"""Every example in the README, in docs/ and in public docstrings runs and prints what it says."""
+
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import binq
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = ["binq", *(m.name for m in pkgutil.walk_packages(binq.__path__, "binq."))]
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def run(tests, capsys):
+    """Runs doctests and fails with their report."""
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    for test in tests:
+        runner.run(test)
+    assert runner.failures == 0, capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    """Examples write their files to a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_page(page, capsys):
+    parser = doctest.DocTestParser()
+    text = page.read_text(encoding="utf-8").replace("\n```", "\n\n```")
+    run([parser.get_doctest(text, {}, page.name, str(page), 0)], capsys)
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("__main__")])
+def test_docstrings(name, capsys):
+    if "_kernels" in name or name in ("binq._core", "binq._threads"):
+        pytest.skip("compiled")
+    module = importlib.import_module(name)
+    run(doctest.DocTestFinder(exclude_empty=True).find(module, name), capsys)
+
+
+@pytest.mark.parametrize("name", binq.__all__)
+def test_public_names_have_documentation(name):
+    if name == "__version__":
+        return
+    text = getattr(binq, name).__doc__
+    assert text
+    assert text.splitlines()[0].endswith((".", ":"))
+    assert f"binq.{name}" in (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def test_all_is_sorted_and_complete():
+    assert sorted(binq.__all__) == list(binq.__all__)
+    assert set(binq.__all__) <= set(dir(binq))
