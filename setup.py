@@ -26,6 +26,13 @@ UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trappi
 GCC_ONLY = ["-fno-tree-reassoc"]
 ISA_FLAGS = {
     "binq._kernels.avx2": {"unix": ["-mavx2", "-mfma", "-mf16c"], "msvc": ["/arch:AVX2"]},
+    "binq._kernels.avx512": {
+        "unix": [
+            *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl"),
+            *("-mavx512vnni", "-mprefer-vector-width=256"),
+        ],
+        "msvc": ["/arch:AVX512"],
+    },
 }
 
 
@@ -33,15 +40,18 @@ def modules():
     """Returns the dotted names of the modules that this machine can compile."""
     names = ["binq._core", "binq._threads", "binq._kernels.portable"]
     if X86:
-        names.append("binq._kernels.avx2")
+        names += ["binq._kernels.avx2", "binq._kernels.avx512"]
     if ARM64:
         names.append("binq._kernels.neon")
-    return names
+    return [name for name in names if source(name).exists()]
+
+
+def source(name):
+    return Path("src", *name.split(".")).with_suffix(".pyx")
 
 
 def extension(name):
-    source = Path("src", *name.split(".")).with_suffix(".pyx")
-    return Extension(name, [source.as_posix()], depends=DEPENDS)
+    return Extension(name, [source(name).as_posix()], depends=DEPENDS)
 
 
 class BuildExt(build_ext):

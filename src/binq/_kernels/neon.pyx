@@ -1,4 +1,3 @@
-# distutils: language = c
 """The kernels for aarch64 (NEON), exported as the capsule ``table``."""
 
 from cpython.pycapsule cimport PyCapsule_New
@@ -12,7 +11,7 @@ include "float16.pxi"
 include "quantizers.pxi"
 include "neon_tile.pxi"
 include "neon_matmul.pxi"
-include "neon_arrays.pxi"
+include "arrays.pxi"
 
 
 cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:

@@ -177,7 +177,7 @@ cdef inline void add_group(float *y, const float *w_scales, const float *midpoin
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                                int fmt, int mode) noexcept nogil:
+                                int format, int mode) noexcept nogil:
     cdef const float *scales = <const float *>prepared
     cdef const int32_t *sums = <const int32_t *>(scales + w.groups * rows)
     cdef const char *values = <const char *>(sums + w.groups * rows)
@@ -187,18 +187,18 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef int8_t *codes = <int8_t *>wide + w.group_size * 32 * 4
     cdef float w_scales[32]
     cdef float midpoints[32]
-    cdef bint two_levels = fmt == FORMAT_BINARY and w.zero_points != NULL
+    cdef bint two_levels = format == FORMAT_BINARY and w.zero_points != NULL
     cdef int32x4_t sums_s32x4[8]
     cdef float32x4_t sums_f32x4[8]
     cdef float x_scale, x_sum
     cdef const void *x
     cdef Py_ssize_t tile, group, row, at, k, columns
-    cdef Py_ssize_t depth = 16 if fmt == FORMAT_INT4 else 128
+    cdef Py_ssize_t depth = 16 if format == FORMAT_INT4 else 128
     cdef int i
     for tile in range(tile_begin, tile_end):
         memset(y, 0, rows * 32 * sizeof(float))
         for group in range(w.groups):
-            decode_tile(w, fmt, tile, group, codes)
+            decode_tile(w, format, tile, group, codes)
             load_floats(w, w.scales, tile, group, w_scales)
             if two_levels:
                 load_floats(w, w.zero_points, tile, group, midpoints)

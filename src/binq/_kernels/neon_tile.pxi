@@ -2,7 +2,7 @@
 # The rows of a tile lie side by side, so that a vector holds 16 rows at one k and an activation is
 # a broadcast; no sum ever runs across a vector.
 
-cdef inline void decode_binary(const uint8_t *packed, Py_ssize_t group_size,
+cdef inline void decode_binary(const uint8_t *packed, Py_ssize_t k8s,
                                int8_t *codes) noexcept nogil:
     # bit 1 is +1 and bit 0 is -1: vtst gives -1 or 0, and -1 - 2 * (-1) = +1, -1 - 0 = -1.
     cdef Py_ssize_t k8, half
@@ -10,7 +10,7 @@ cdef inline void decode_binary(const uint8_t *packed, Py_ssize_t group_size,
     cdef uint8x16_t bytes_u8x16
     cdef int8x16_t set_s8x16
     cdef int8x16_t minus_s8x16 = vdupq_n_s8(-1)
-    for k8 in range(group_size >> 3):
+    for k8 in range(k8s):
         for half in range(2):
             bytes_u8x16 = vld1q_u8(packed + k8 * 32 + half * 16)
             for bit in range(8):
@@ -19,7 +19,7 @@ cdef inline void decode_binary(const uint8_t *packed, Py_ssize_t group_size,
                          vsubq_s8(minus_s8x16, vaddq_s8(set_s8x16, set_s8x16)))
 
 
-cdef inline void decode_ternary(const uint8_t *packed, Py_ssize_t group_size,
+cdef inline void decode_ternary(const uint8_t *packed, Py_ssize_t k8s,
                                 int8_t *codes) noexcept nogil:
     # With set planes -1 and clear planes 0: t = (A + B) / 2 = -1 - (a + b).
     cdef Py_ssize_t k8, half
@@ -27,7 +27,7 @@ cdef inline void decode_ternary(const uint8_t *packed, Py_ssize_t group_size,
     cdef uint8x16_t plane0_u8x16, plane1_u8x16, bit_u8x16
     cdef int8x16_t sum_s8x16
     cdef int8x16_t minus_s8x16 = vdupq_n_s8(-1)
-    for k8 in range(group_size >> 3):
+    for k8 in range(k8s):
         for half in range(2):
             plane0_u8x16 = vld1q_u8(packed + k8 * 64 + half * 16)
             plane1_u8x16 = vld1q_u8(packed + k8 * 64 + 32 + half * 16)
@@ -39,7 +39,7 @@ cdef inline void decode_ternary(const uint8_t *packed, Py_ssize_t group_size,
                          vsubq_s8(minus_s8x16, sum_s8x16))
 
 
-cdef inline void decode_int4(const uint8_t *packed, Py_ssize_t group_size,
+cdef inline void decode_int4(const uint8_t *packed, Py_ssize_t k8s,
                              const int8_t *zero_points, int8_t *codes) noexcept nogil:
     # A structured load of 64 bytes separates the 4 bytes of 16 rows: byte j holds k + j low and
     # k + 4 + j high.
@@ -49,7 +49,7 @@ cdef inline void decode_int4(const uint8_t *packed, Py_ssize_t group_size,
     cdef uint8x16_t low_u8x16 = vdupq_n_u8(15)
     zero_s8x16[0] = vld1q_s8(zero_points)
     zero_s8x16[1] = vld1q_s8(zero_points + 16)
-    for k8 in range(group_size >> 3):
+    for k8 in range(k8s):
         for half in range(2):
             quads_u8x16 = vld4q_u8(packed + k8 * 128 + half * 64)
             for j in range(4):
@@ -90,15 +90,16 @@ cdef inline void load_floats(const Weights *w, const void *stored, Py_ssize_t ti
             vld1_u16(<const uint16_t *>stored + start + i))))
 
 
-cdef inline void decode_tile(const Weights *w, int fmt, Py_ssize_t tile, Py_ssize_t group,
+cdef inline void decode_tile(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
                              int8_t *codes) noexcept nogil:
     # codes[k * 32 + r]: the signed integer that multiplies the scale.
     cdef int8_t zero_points[32]
-    cdef Py_ssize_t k8 = (tile * w.groups + group) * (w.group_size >> 3)
-    if fmt == FORMAT_BINARY:
-        decode_binary(w.packed + k8 * 32, w.group_size, codes)
-    elif fmt == FORMAT_TERNARY:
-        decode_ternary(w.packed + k8 * 64, w.group_size, codes)
+    cdef Py_ssize_t k8s = w.group_size >> 3
+    cdef Py_ssize_t first = (tile * w.groups + group) * k8s
+    if format == FORMAT_BINARY:
+        decode_binary(w.packed + first * 32, k8s, codes)
+    elif format == FORMAT_TERNARY:
+        decode_ternary(w.packed + first * 64, k8s, codes)
     else:
         load_zero_points(w, tile, group, zero_points)
-        decode_int4(w.packed + k8 * 128, w.group_size, zero_points, codes)
+        decode_int4(w.packed + first * 128, k8s, zero_points, codes)

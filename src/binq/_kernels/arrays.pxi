@@ -1,7 +1,8 @@
-# NEON unpack, dequantize and pack: the unpacked tile [k][32] of neon_tile.pxi, turned to rows.
+# Unpack, dequantize and pack: the unpacked tile [k][32], turned to rows. Shared by every module
+# that has a decode_tile, load_floats and decode_int4.
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end, int fmt) noexcept nogil:
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end, int format) noexcept nogil:
     # int4 with zero points gives the stored nibbles 0..15, symmetric int4 the signed codes.
     cdef int8_t block[256 * 32]
     cdef int8_t zero_points[32]
@@ -10,12 +11,12 @@ cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_
         rows = min(32, w.out_features - tile * 32)
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
-            if fmt == FORMAT_INT4 and w.zero_points != NULL:
+            if format == FORMAT_INT4 and w.zero_points != NULL:
                 memset(zero_points, 0, 32)
                 decode_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
-                            w.group_size, zero_points, block)
+                            w.group_size >> 3, zero_points, block)
             else:
-                decode_tile(w, fmt, tile, group, block)
+                decode_tile(w, format, tile, group, block)
             for row in range(rows):
                 for k in range(count):
                     codes[(tile * 32 + row) * codes_stride + group * w.group_size + k] = (
@@ -24,18 +25,18 @@ cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_
 
 cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_stride,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                                  int fmt) noexcept nogil:
+                                  int format) noexcept nogil:
     cdef int8_t block[256 * 32]
     cdef float w_scales[32]
     cdef float midpoints[32]
     cdef float *row_out
     cdef Py_ssize_t tile, group, row, k, rows, count
-    cdef bint two_levels = fmt == FORMAT_BINARY and w.zero_points != NULL
+    cdef bint two_levels = format == FORMAT_BINARY and w.zero_points != NULL
     for tile in range(tile_begin, tile_end):
         rows = min(32, w.out_features - tile * 32)
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
-            decode_tile(w, fmt, tile, group, block)
+            decode_tile(w, format, tile, group, block)
             load_floats(w, w.scales, tile, group, w_scales)
             if two_levels:
                 load_floats(w, w.zero_points, tile, group, midpoints)
@@ -50,9 +51,9 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
 
 cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t codes_stride,
                             uint8_t *packed, Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                            int fmt) noexcept nogil:
+                            int format) noexcept nogil:
     cdef Py_ssize_t k8s = w.groups * (w.group_size >> 3)
-    cdef Py_ssize_t size = 32 if fmt == FORMAT_BINARY else 64 if fmt == FORMAT_TERNARY else 128
+    cdef Py_ssize_t size = 32 if format == FORMAT_BINARY else 64 if format == FORMAT_TERNARY else 128
     cdef Py_ssize_t tile, row, k, rows
     cdef int offset = 0 if w.zero_points != NULL else 8
     cdef int8_t code
@@ -64,9 +65,9 @@ cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t co
             for k in range(w.in_features):
                 code = codes[(tile * 32 + row) * codes_stride + k]
                 block = packed + (tile * k8s + (k >> 3)) * size
-                if fmt == FORMAT_BINARY:
+                if format == FORMAT_BINARY:
                     block[row] |= <uint8_t>((code > 0) << (k & 7))
-                elif fmt == FORMAT_TERNARY:
+                elif format == FORMAT_TERNARY:
                     block[row] |= <uint8_t>((code >= 0) << (k & 7))
                     block[32 + row] |= <uint8_t>((code > 0) << (k & 7))
                 else:

@@ -1,0 +1,417 @@
+"""The native door of binq: chooses the kernels of this CPU and runs them on packed weights.
+
+Nothing here checks what a user could get wrong: binq's Python modules have done so. Every loop
+over rows of weights is cut into tiles of 32 rows and shared among the threads of binq._threads.
+"""
+
+import os
+from importlib import import_module
+from importlib.util import find_spec
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int8_t, uint8_t, uintptr_t
+from libc.stdlib cimport free, malloc
+
+from binq._kernels.table cimport *
+from binq._threads cimport Task, parallel_for, thread_limit
+
+from binq._threads import get_num_threads, set_num_threads
+
+cdef extern from "_kernels/cpu.h" nogil:
+    int binq_x86_features() noexcept
+    int binq_is_x86() noexcept
+    int binq_is_aarch64() noexcept
+
+_FORMATS = {"binary": FORMAT_BINARY, "ternary": FORMAT_TERNARY, "int4": FORMAT_INT4}
+ACTIVATIONS = {
+    "float32": ACTIVATIONS_FLOAT32,
+    "int16": ACTIVATIONS_INT16,
+    "int8": ACTIVATIONS_INT8,
+}
+METHODS = {"mse": METHOD_MSE, "absmax": METHOD_ABSMAX, "absmean": METHOD_ABSMEAN}
+INPUT_TYPES = {
+    "float32": INPUT_FLOAT32,
+    "float16": INPUT_FLOAT16,
+    "bfloat16": INPUT_BFLOAT16,
+    "float64": INPUT_FLOAT64,
+}
+# The C names of the contract stand in the way of Python names of the same spelling.
+globals().update(FORMATS=_FORMATS, STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE)
+
+cdef enum:
+    BLOCK_ROWS = 512          # rows of x prepared at a time: bounds memory for any batch
+    ALIGNMENT = 64
+    PARALLEL_PRODUCTS = 1 << 20  # products below which waking a thread costs more than it brings
+
+# Preference of the kernel sets that a CPU can run, best first.
+_ISAS = ("avx512", "avx2", "neon", "portable")
+
+cdef KernelTable kernels
+
+
+# ----------------------------------------------------------------------------- dispatch
+
+def cpu_features() -> dict[str, bool]:
+    """Returns which instruction sets the CPU and the operating system offer."""
+    cdef int x86 = binq_x86_features()
+    if binq_is_x86():
+        return {
+            "avx2": bool(x86 & 1),
+            "fma": bool(x86 & 2),
+            "f16c": bool(x86 & 4),
+            "avx512": bool(x86 & 8),
+            "avx512_vnni": bool(x86 & 16),
+        }
+    return {"neon": bool(binq_is_aarch64())}
+
+
+def _supported(name: str) -> bool:
+    cdef int x86 = binq_x86_features()
+    if name == "avx2":
+        return (x86 & 7) == 7
+    if name == "avx512":
+        return (x86 & 31) == 31
+    if name == "neon":
+        return bool(binq_is_aarch64())
+    return name == "portable"
+
+
+def available_isas() -> tuple[str, ...]:
+    """Returns the kernel sets that are built and that this CPU can run, best first."""
+    return tuple(
+        name
+        for name in _ISAS
+        if _supported(name) and find_spec(f"binq._kernels.{name}") is not None
+    )
+
+
+def isa() -> str:
+    """Returns the name of the kernel set in use."""
+    return kernels.name.decode()
+
+
+def use_isa(name: str) -> None:
+    """Switches every later call to the named kernel set; not while another thread multiplies."""
+    global kernels
+    cdef KernelTable *table
+    names = available_isas()
+    if name not in names:
+        raise ValueError(f"BINQ_ISA must be one of {', '.join(names)} on this machine, got {name!r}")
+    capsule = import_module(f"binq._kernels.{name}").table
+    table = <KernelTable *>PyCapsule_GetPointer(capsule, "binq.KernelTable")
+    if table.version != TABLE_VERSION:
+        raise ImportError(f"binq._kernels.{name} was compiled for another version of binq")
+    kernels = table[0]
+
+
+# ----------------------------------------------------------------------------- memory
+
+cdef void *allocate(Py_ssize_t nbytes) noexcept nogil:
+    # malloc, aligned to 64 bytes; the block's own address lies just before it.
+    cdef void *block = malloc(nbytes + ALIGNMENT + sizeof(void *))
+    cdef uintptr_t start
+    if block == NULL:
+        return NULL
+    start = (<uintptr_t>block + sizeof(void *) + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1)
+    (<void **>(start - sizeof(void *)))[0] = block
+    return <void *>start
+
+
+cdef void release(void *start) noexcept nogil:
+    if start != NULL:
+        free((<void **>(<uintptr_t>start - sizeof(void *)))[0])
+
+
+cdef inline Py_ssize_t aligned(Py_ssize_t nbytes) noexcept nogil:
+    return (nbytes + ALIGNMENT - 1) & ~<Py_ssize_t>(ALIGNMENT - 1)
+
+
+cdef inline int threads_for(double products) noexcept nogil:
+    return thread_limit() if products >= PARALLEL_PRODUCTS else 1
+
+
+cdef inline Py_ssize_t grain_for(Py_ssize_t items, int threads) noexcept nogil:
+    # Pieces small enough that a slowed thread holds nobody up, large enough to stay cheap.
+    return max(1, items // (8 * threads))
+
+
+# ----------------------------------------------------------------------------- geometry
+
+cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_features,
+                       Py_ssize_t group_size) noexcept nogil:
+    # group_size 0 is one scale a row; the kernels then work in groups of 128.
+    w.out_features = out_features
+    w.in_features = in_features
+    w.tiles = (out_features + TILE_ROWS - 1) // TILE_ROWS
+    w.group_size = group_size if group_size else 128
+    w.groups = (in_features + w.group_size - 1) // w.group_size
+    w.scale_groups = w.groups if group_size else 1
+
+
+cdef const void *address(const uint8_t[::1] buffer):
+    return NULL if buffer is None or buffer.shape[0] == 0 else <const void *>&buffer[0]
+
+
+# ----------------------------------------------------------------------------- products
+
+cdef struct Product:
+    const Weights *w
+    const MatmulKernel *kernel
+    DequantizeKernel dequantize
+    const float *x
+    Py_ssize_t rows
+    char *prepared
+    uint8_t *unfit
+    float *out
+    char *scratch
+    Py_ssize_t scratch_bytes
+
+
+cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Product *p = <Product *>job
+    p.kernel.prepare(p.w, p.x, p.w.in_features, p.rows, p.prepared, p.unfit,
+                     begin * 16, min(end * 16, p.rows))
+
+
+cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Product *p = <Product *>job
+    p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
+                      p.scratch + slot * p.scratch_bytes, begin, end)
+
+
+cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    # Rows with inf, NaN or nothing but tiny numbers, by float arithmetic on dequantized weights.
+    cdef Product *p = <Product *>job
+    cdef float *tile_weights = <float *>(p.scratch + slot * p.scratch_bytes)
+    cdef const float *x
+    cdef Py_ssize_t tile, row, column, k
+    cdef Py_ssize_t in_features = p.w.in_features
+    cdef double total
+    for tile in range(begin, end):
+        # The kernel writes row r of the matrix to out + r * stride: shifted, so that this tile's
+        # first row is the scratch buffer's.
+        p.dequantize(p.w, tile_weights - tile * TILE_ROWS * in_features, in_features,
+                     tile, tile + 1)
+        for row in range(p.rows):
+            if not p.unfit[row]:
+                continue
+            x = p.x + row * in_features
+            for column in range(min(<Py_ssize_t>TILE_ROWS, p.w.out_features - tile * TILE_ROWS)):
+                total = 0.0
+                for k in range(in_features):
+                    total += <double>x[k] * <double>tile_weights[column * in_features + k]
+                p.out[row * p.w.out_features + tile * TILE_ROWS + column] = <float>total
+
+
+cdef int run_product(Product *p, int format) noexcept nogil:
+    # One block of at most BLOCK_ROWS rows of x. Returns 0 where memory ran out.
+    cdef double products = <double>p.rows * p.w.out_features * p.w.in_features
+    cdef int threads = threads_for(products)
+    cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
+    cdef Py_ssize_t unfit_bytes = aligned(p.rows)
+    cdef Py_ssize_t row
+    cdef char *block
+    cdef bint any_unfit = False
+    p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
+    block = <char *>allocate(prepared_bytes + unfit_bytes + threads * p.scratch_bytes)
+    if block == NULL:
+        return 0
+    p.prepared = block
+    p.unfit = <uint8_t *>block + prepared_bytes
+    p.scratch = block + prepared_bytes + unfit_bytes
+    # Preparing costs about as much for a row as a tile or two of the product.
+    parallel_for(prepare_task, p, (p.rows + 15) // 16, 1, threads)
+    parallel_for(multiply_task, p, p.w.tiles, grain_for(p.w.tiles, threads), threads)
+    for row in range(p.rows):
+        any_unfit |= p.unfit[row]
+    if any_unfit:
+        p.scratch_bytes = aligned(TILE_ROWS * p.w.in_features * <Py_ssize_t>sizeof(float))
+        p.scratch = <char *>allocate(threads * p.scratch_bytes)
+        if p.scratch == NULL:
+            release(block)
+            return 0
+        parallel_for(unfit_task, p, p.w.tiles, 1, threads)
+        release(p.scratch)
+    release(block)
+    return 1
+
+
+cdef struct Elementwise:
+    # dequantize, unpack, pack and quantize: tile by tile, nothing shared.
+    const Weights *w
+    DequantizeKernel dequantize
+    UnpackKernel unpack
+    PackKernel pack
+    QuantizeKernel quantize
+    const QuantizeJob *job
+    float *floats
+    int8_t *codes
+    uint8_t *packed
+    char *scratch
+    Py_ssize_t scratch_bytes
+    int status[256]           # one of each thread of the pool
+
+
+cdef void dequantize_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Elementwise *e = <Elementwise *>job
+    e.dequantize(e.w, e.floats, e.w.in_features, begin, end)
+
+
+cdef void unpack_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Elementwise *e = <Elementwise *>job
+    e.unpack(e.w, e.codes, e.w.in_features, begin, end)
+
+
+cdef void pack_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Elementwise *e = <Elementwise *>job
+    e.pack(e.w, e.codes, e.w.in_features, e.packed, begin, end)
+
+
+cdef void quantize_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Elementwise *e = <Elementwise *>job
+    e.status[slot] |= e.quantize(e.job, e.scratch + slot * e.scratch_bytes, begin, end)
+
+
+cdef class PackedMatrix:
+    """One packed matrix, ready for the kernels; keeps the buffers it was made of alive."""
+
+    cdef Weights weights
+    cdef int format
+    cdef object owners
+
+    def __init__(self, int format, const uint8_t[::1] packed, const uint8_t[::1] scales,
+                 const uint8_t[::1] zero_points, Py_ssize_t out_features, Py_ssize_t in_features,
+                 Py_ssize_t group_size, bint scales_float32):
+        self.format = format
+        self.owners = (packed, scales, zero_points)
+        set_geometry(&self.weights, out_features, in_features, group_size)
+        self.weights.packed = <const uint8_t *>address(packed)
+        self.weights.scales = address(scales)
+        self.weights.zero_points = NULL if zero_points is None else address(zero_points)
+        self.weights.scales_float32 = scales_float32
+
+    def multiply(self, const float[:, ::1] x not None, float[:, ::1] out not None,
+                 int activations):
+        """Writes ``x @ dequantize(w).T`` to ``out``."""
+        cdef Product p
+        cdef Py_ssize_t begin, rows = x.shape[0]
+        cdef int enough = 1
+        if rows == 0 or self.weights.out_features == 0:
+            return
+        if self.weights.in_features == 0:
+            out[:, :] = 0.0
+            return
+        p.w = &self.weights
+        p.kernel = &kernels.matmul[self.format][activations]
+        p.dequantize = kernels.dequantize[self.format]
+        with nogil:
+            begin = 0
+            while begin < rows and enough:
+                p.rows = min(<Py_ssize_t>BLOCK_ROWS, rows - begin)
+                p.x = &x[begin, 0]
+                p.out = &out[begin, 0]
+                enough = run_product(&p, self.format)
+                begin += BLOCK_ROWS
+        if not enough:
+            raise MemoryError("not enough memory to prepare the rows of x")
+
+    def dequantize(self, float[:, ::1] out not None):
+        """Writes the weights as float32 to ``out``."""
+        cdef Elementwise e
+        if out.shape[0] == 0 or out.shape[1] == 0:
+            return
+        e.w = &self.weights
+        e.dequantize = kernels.dequantize[self.format]
+        e.floats = &out[0, 0]
+        with nogil:
+            run_elementwise(dequantize_task, &e, self.weights.tiles, self.weights.in_features)
+
+    def unpack(self, int8_t[:, ::1] codes not None):
+        """Writes the codes to ``codes``."""
+        cdef Elementwise e
+        if codes.shape[0] == 0 or codes.shape[1] == 0:
+            return
+        e.w = &self.weights
+        e.unpack = kernels.unpack[self.format]
+        e.codes = &codes[0, 0]
+        with nogil:
+            run_elementwise(unpack_task, &e, self.weights.tiles, self.weights.in_features)
+
+
+cdef void run_elementwise(Task task, Elementwise *e, Py_ssize_t tiles,
+                          Py_ssize_t in_features) noexcept nogil:
+    cdef int threads = threads_for(<double>tiles * TILE_ROWS * in_features * 4)
+    parallel_for(task, e, tiles, grain_for(tiles, threads), threads)
+
+
+def pack(int format, const int8_t[:, ::1] codes not None, uint8_t[::1] packed not None,
+         Py_ssize_t group_size, bint symmetric):
+    """Writes the packed form of ``codes`` to ``packed``."""
+    cdef Elementwise e
+    cdef Weights w
+    cdef uint8_t asymmetric = 0
+    if codes.shape[0] == 0 or codes.shape[1] == 0:
+        return
+    set_geometry(&w, codes.shape[0], codes.shape[1], group_size)
+    # Kernels ask only whether there are zero points, which tells what a nibble means.
+    w.zero_points = NULL if symmetric else &asymmetric
+    e.w = &w
+    e.pack = kernels.pack[format]
+    e.codes = <int8_t *>&codes[0, 0]
+    e.packed = &packed[0]
+    with nogil:
+        run_elementwise(pack_task, &e, w.tiles, w.in_features)
+
+
+def quantize(int format, int method, bint symmetric, const uint8_t[::1] values not None,
+             int input_type, Py_ssize_t row_stride, Py_ssize_t out_features,
+             Py_ssize_t in_features, Py_ssize_t group_size, bint scales_float32,
+             uint8_t[::1] packed not None, uint8_t[::1] scales not None,
+             uint8_t[::1] zero_points):
+    """Writes packed codes, scales and zero points of float rows; returns the status bits."""
+    cdef Elementwise e
+    cdef QuantizeJob job
+    cdef Weights w
+    cdef int i, threads, status = 0
+    if out_features == 0 or in_features == 0:
+        return 0
+    set_geometry(&w, out_features, in_features, group_size)
+    job.values = <const char *>address(values)
+    job.row_stride = row_stride
+    job.input_type = input_type
+    job.method = method
+    job.symmetric = symmetric
+    job.scales_float32 = scales_float32
+    job.out_features = out_features
+    job.in_features = in_features
+    job.tiles = w.tiles
+    job.groups = w.groups
+    job.group_size = w.group_size
+    job.scale_groups = w.scale_groups
+    job.packed = &packed[0]
+    job.scales = &scales[0]
+    job.zero_points = NULL if zero_points is None else &zero_points[0]
+    e.job = &job
+    e.quantize = kernels.quantize[format]
+    for i in range(256):
+        e.status[i] = 0
+    with nogil:
+        threads = threads_for(<double>out_features * in_features * 64)
+        e.scratch_bytes = aligned(kernels.quantize_scratch_bytes(&job, format))
+        e.scratch = <char *>allocate(threads * e.scratch_bytes)
+        if e.scratch != NULL:
+            parallel_for(quantize_task, &e, w.tiles, 1, threads)
+        release(e.scratch)
+    if e.scratch == NULL:
+        raise MemoryError("not enough memory to quantize")
+    for i in range(256):
+        status |= e.status[i]
+    return status
+
+
+def _choose() -> None:
+    """Takes the kernels that BINQ_ISA names, else the best that this CPU runs."""
+    use_isa(os.environ.get("BINQ_ISA", "").strip() or available_isas()[0])
+
+
+_choose()
