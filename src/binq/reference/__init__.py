@@ -1,0 +1,49 @@
+"""Every operation of binq in plain numpy: the definition that the compiled kernels must meet.
+
+Written to be read and imports numpy only; nothing else in binq imports it. All functions take one
+matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"binary"``,
+``"ternary"`` and ``"int4"``; ``group_size`` is 32, 64, 128, 256 or None (one scale a row).
+
+- layout: tiles, groups, packed codes, stored scales and zero points
+- product: dequantize, quantized activations, matmul
+"""
+
+from binq.reference.layout import (
+    TILE_ROWS,
+    count_groups,
+    count_scale_groups,
+    count_tiles,
+    kernel_group_size,
+    pack,
+    pack_zero_points,
+    tile_scales,
+    unpack,
+    unpack_zero_points,
+    untile_scales,
+)
+from binq.reference.product import (
+    ACTIVATION_LEVELS,
+    dequantize,
+    matmul,
+    quantize_activations,
+    weight_parts,
+)
+
+__all__ = [
+    "ACTIVATION_LEVELS",
+    "TILE_ROWS",
+    "count_groups",
+    "count_scale_groups",
+    "count_tiles",
+    "dequantize",
+    "kernel_group_size",
+    "matmul",
+    "pack",
+    "pack_zero_points",
+    "quantize_activations",
+    "tile_scales",
+    "unpack",
+    "unpack_zero_points",
+    "untile_scales",
+    "weight_parts",
+]
