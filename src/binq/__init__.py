@@ -11,29 +11,14 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from binq._version import __version__
+from binq.array import QuantizedArray
 from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, UnsupportedFormatError
+from binq.linear import linear, matmul
+from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
-if TYPE_CHECKING:
-    from binq.array import QuantizedArray
-    from binq.linear import linear, matmul
-    from binq.runtime import cpu_info, get_num_threads, set_num_threads
-
-_LAZY = {
-    "QuantizedArray": "binq.array",
-    "cpu_info": "binq.runtime",
-    "dequantize": "binq.quantize",
-    "get_num_threads": "binq.runtime",
-    "linear": "binq.linear",
-    "load_file": "binq.files",
-    "matmul": "binq.linear",
-    "quantize": "binq.quantize",
-    "quantize_checkpoint": "binq.checkpoint",
-    "save_file": "binq.files",
-    "set_num_threads": "binq.runtime",
-}
 
 __all__ = [
     "FormatError",
@@ -49,9 +34,23 @@ __all__ = [
     "set_num_threads",
 ]
 
+# Loaded on first use: files and checkpoints bring libraries that products never need.
+_LAZY = {
+    "dequantize": "binq.quantize",
+    "load_file": "binq.files",
+    "quantize": "binq.quantize",
+    "quantize_checkpoint": "binq.checkpoint",
+    "save_file": "binq.files",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        globals()[name] = getattr(import_module(_LAZY[name]), name)
-        return globals()[name]
-    raise AttributeError(f"module 'binq' has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'binq' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -43,18 +43,19 @@ def multiply(
         and flags.aligned
     ):
         x = as_float32("x", x)
-    *lead, out_features, in_features = q.shape
+    q_shape = q._shape
     shape = x.shape
-    if not shape or shape[-1] != in_features:
+    if not shape or shape[-1] != q_shape[-1]:
         raise ValueError(
-            f"x must have shape (..., {in_features}) to meet weights of shape {q.shape}, "
+            f"x must have shape (..., {q_shape[-1]}) to meet weights of shape {q_shape}, "
             f"got {shape}"
         )
-    if lead:
-        shape = _stack_shape(shape, lead, q.shape)
-    result_shape = (*shape[:-1], out_features)
+    is_stack = len(q_shape) > 2
+    if is_stack:
+        shape = _stack_shape(shape, q_shape)
+    result_shape = (*shape[:-1], q_shape[-2])
     if bias is not None:
-        bias = _check_bias(bias, q.shape, x.ndim > 1)
+        bias = _check_bias(bias, q_shape, x.ndim > 1)
     if out is None:
         y = target = np.empty(result_shape, _FLOAT32)
     else:
@@ -62,14 +63,16 @@ def multiply(
         if bias is not None and np.may_share_memory(target, bias):
             bias = bias.copy()
         y = target if _writable_in_place(target, x) else np.empty(result_shape, _FLOAT32)
-    matrices = q._matrices()
-    if not matrices or not y.size:
+    matrices = q._native or q._matrices()
+    if not matrices:
         y.fill(0.0)
-    elif not lead:
-        rows = y.size // out_features
-        matrices[0].multiply(x.reshape(rows, in_features), y.reshape(rows, out_features), mode)
+    elif is_stack:
+        _multiply_stack(x, q_shape, matrices, y, mode)
+    elif len(shape) == 2:
+        matrices[0].multiply(x, y, mode)
     else:
-        _multiply_stack(x, q, y, mode)
+        rows = y.size // q_shape[-2]
+        matrices[0].multiply(x.reshape(rows, q_shape[-1]), y.reshape(rows, q_shape[-2]), mode)
     if bias is not None:
         y += bias
     if y is not target:
@@ -77,12 +80,10 @@ def multiply(
     return target
 
 
-def _stack_shape(
-    x_shape: tuple[int, ...], lead: list[int], q_shape: tuple[int, ...]
-) -> tuple[int, ...]:
+def _stack_shape(x_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of x broadcast against the leading axes of a stack."""
     try:
-        batch = np.broadcast_shapes(x_shape[:-2], tuple(lead))
+        batch = np.broadcast_shapes(x_shape[:-2], q_shape[:-2])
     except ValueError:
         raise ValueError(
             f"the leading axes of x {x_shape} do not broadcast against those of the weights "
@@ -92,11 +93,16 @@ def _stack_shape(
 
 
 def _multiply_stack(
-    x: NDArray[np.float32], q: "QuantizedArray", y: NDArray[np.float32], mode: int
+    x: NDArray[np.float32],
+    q_shape: tuple[int, ...],
+    matrices: tuple[_core.PackedMatrix, ...],
+    y: NDArray[np.float32],
+    mode: int,
 ) -> None:
     """Writes ``x @ q.mT`` for a stack q into y, matrix by matrix."""
-    matrices = q._matrices()
-    *lead, out_features, in_features = q.shape
+    if not y.size:
+        return
+    *lead, out_features, in_features = q_shape
     # Without a row axis x is one vector for all matrices.
     rows, batch = (x.shape[-2], y.shape[:-2]) if x.ndim > 1 else (1, y.shape[:-1])
     blocks = x.reshape(-1, rows, in_features)

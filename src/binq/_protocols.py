@@ -6,7 +6,7 @@ takes array-likes: a hidden copy eight to thirty times the size of the weights.
 
 from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from binq.array import QuantizedArray
 
 
+_FLOAT32 = np.dtype(np.float32)
+_MATMUL = np.matmul
 # What ``x @= q.T`` passes: the axes that matmul has anyway.
 _INPLACE_AXES = [(-2, -1), (-2, -1), (-2, -1)]
 
@@ -31,33 +33,38 @@ class PackedOperand(NDArrayOperatorsMixin):
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    # Whether the operand is a transposed view, and the array itself or what it is a view of. Plain
+    # attributes: a product of one row costs microseconds, so that calls for these would show.
+    _is_transposed: ClassVar[bool]
+    _base: "QuantizedArray"
+
     @property
     def shape(self) -> tuple[int, ...]:
         raise NotImplementedError
 
     @property
     def ndim(self) -> int:
+        """Returns the number of axes, 2 or more."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
+        """Returns the number of weights."""
         return prod(self.shape)
 
-    def _weights(self) -> "QuantizedArray":
-        """Returns the array itself, or the array that a view is the transpose of."""
-        raise NotImplementedError
-
     @property
-    def _is_transposed(self) -> bool:
-        raise NotImplementedError
+    def dtype(self) -> np.dtype[np.float32]:
+        """Returns float32: what ``dequantize`` and products give."""
+        return _FLOAT32
+
+    def __len__(self) -> int:
+        return self.shape[0]
 
     def __eq__(self, other: object) -> Any:
         """Returns whether the other holds the same format, shape and bytes (one bool)."""
         if not isinstance(other, PackedOperand):
             return NotImplemented
-        return self._is_transposed == other._is_transposed and self._weights()._same_content(
-            other._weights()
-        )
+        return self._is_transposed == other._is_transposed and self._base._same_content(other._base)
 
     def __ne__(self, other: object) -> Any:
         equal = self.__eq__(other)
@@ -70,7 +77,9 @@ class PackedOperand(NDArrayOperatorsMixin):
         return matmul_operands(other, self)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        if ufunc is np.matmul and method == "__call__":
+        if ufunc is _MATMUL and method == "__call__":
+            if not kwargs:
+                return matmul_operands(*inputs)
             out = kwargs.pop("out", (None,))[0]
             if kwargs.get("axes") == _INPLACE_AXES:
                 del kwargs["axes"]
@@ -102,16 +111,16 @@ def matmul_operands(
     The kernels sum over in_features only, so the pairs are ``x @ q.mT`` and ``q @ x``.
     """
     if isinstance(b, PackedOperand):
+        if b._is_transposed and not isinstance(a, PackedOperand):
+            return multiply(a, b._base, None, activations, out)
         if isinstance(a, PackedOperand):
             raise TypeError(
                 "the product of two packed arrays is not supported: call .dequantize() on one"
             )
-        if not b._is_transposed:
-            raise TypeError(
-                f"x @ q sums over the rows of q, of shape {b.shape}, which are not stored for "
-                "that: write x @ q.T (q.mT for a stack), or x @ q.dequantize()"
-            )
-        return multiply(a, b._weights(), None, activations, out)
+        raise TypeError(
+            f"x @ q sums over the rows of q, of shape {b.shape}, which are not stored for "
+            "that: write x @ q.T (q.mT for a stack), or x @ q.dequantize()"
+        )
     if not isinstance(a, PackedOperand):
         raise TypeError(
             "matmul needs a QuantizedArray or its transpose, got "
@@ -124,9 +133,9 @@ def matmul_operands(
         )
     x = np.asarray(b)
     if x.ndim < 2:
-        return multiply(x, a._weights(), None, activations, out)
+        return multiply(x, a._base, None, activations, out)
     transposed_out = out.mT if isinstance(out, np.ndarray) and out.ndim > 1 else out
-    y = multiply(x.mT, a._weights(), None, activations, transposed_out).mT
+    y = multiply(x.mT, a._base, None, activations, transposed_out).mT
     return y if out is None else out
 
 

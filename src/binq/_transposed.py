@@ -2,15 +2,12 @@
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from binq._protocols import PackedOperand
 
 if TYPE_CHECKING:
     from binq.array import QuantizedArray
-
-_FLOAT32 = np.dtype(np.float32)
 
 
 class Transposed(PackedOperand):
@@ -26,6 +23,7 @@ class Transposed(PackedOperand):
 
     __slots__ = ("_base",)
 
+    _is_transposed = True
     _base: "QuantizedArray"
 
     def __init__(self, base: "QuantizedArray") -> None:
@@ -36,21 +34,6 @@ class Transposed(PackedOperand):
         """Returns the logical shape ``(..., in_features, out_features)``."""
         *lead, rows, columns = self._base.shape
         return (*lead, columns, rows)
-
-    @property
-    def ndim(self) -> int:
-        """Returns the number of axes, 2 or more."""
-        return self._base.ndim
-
-    @property
-    def size(self) -> int:
-        """Returns the number of weights."""
-        return self._base.size
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """Returns float32: what products give."""
-        return _FLOAT32
 
     @property
     def T(self) -> "QuantizedArray":  # noqa: N802
@@ -71,9 +54,6 @@ class Transposed(PackedOperand):
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return self._base.__array__(dtype, copy).mT
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __repr__(self) -> str:
         return f"{self._base!r}.{'T' if self.ndim == 2 else 'mT'}"
 
@@ -82,10 +62,3 @@ class Transposed(PackedOperand):
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a transposed view cannot be iterated over: iterate over q.dequantize().T")
-
-    def _weights(self) -> "QuantizedArray":
-        return self._base
-
-    @property
-    def _is_transposed(self) -> bool:
-        return True

@@ -1,7 +1,6 @@
 """QuantizedArray: weights with few bits that behave as an immutable numpy-like array."""
 
 from collections.abc import Callable, Iterator
-from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -71,6 +70,7 @@ class QuantizedArray(PackedOperand):
         "_zero_points",
     )
 
+    _is_transposed = False
     _format: Format
     _geometry: Geometry
     _native: tuple[_core.PackedMatrix, ...] | None
@@ -204,21 +204,6 @@ class QuantizedArray(PackedOperand):
         return self._shape
 
     @property
-    def ndim(self) -> int:
-        """Returns the number of axes, 2 or more."""
-        return len(self._shape)
-
-    @property
-    def size(self) -> int:
-        """Returns the number of weights."""
-        return prod(self._shape)
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """Returns float32: what ``dequantize`` and products give."""
-        return _FLOAT32
-
-    @property
     def format(self) -> str:
         """Returns ``"binary"``, ``"ternary"`` or ``"int4"``."""
         return self._format.name
@@ -257,9 +242,6 @@ class QuantizedArray(PackedOperand):
     def bits_per_weight(self) -> float:
         """Returns ``8 * nbytes / size``, or 0.0 for no weights."""
         return 8 * self.nbytes / self.size if self.size else 0.0
-
-    def __len__(self) -> int:
-        return self._shape[0]
 
     def __repr__(self) -> str:
         kind = self.format if self.symmetric else f"{self.format} asymmetric"
@@ -408,12 +390,9 @@ class QuantizedArray(PackedOperand):
 
     # The inside.
 
-    def _weights(self) -> "QuantizedArray":
-        return self
-
     @property
-    def _is_transposed(self) -> bool:
-        return False
+    def _base(self) -> Self:  # type: ignore[override]
+        return self
 
     def _same_content(self, other: "QuantizedArray") -> bool:
         return self is other or (
