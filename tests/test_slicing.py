@@ -132,6 +132,7 @@ def test_rows_by_mask_and_by_ids():
         ((..., ...), IndexError, "an index can only have a single ellipsis"),
         (None, TypeError, "packed weights take no new axes"),
         ("a", TypeError, "rows are selected by a slice or a 1-D array of integers, got 'a'"),
+        (True, TypeError, "rows are selected by a slice or a 1-D array of integers, got True"),
         (1.5, TypeError, "rows are selected by a slice or a 1-D array of integers, got 1.5"),
         ([[1]], TypeError, "rows are selected by a slice or a 1-D array"),
         ([70], IndexError, "out of bounds"),

@@ -1,5 +1,8 @@
 """q.T and q.mT: light views with the shape of the transpose."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from strategies import random_quantized
@@ -46,3 +49,10 @@ def test_transpose_takes_no_index():
         iter(q.T)
     with pytest.raises(TypeError, match="unhashable"):
         hash(q.T)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_and_copy(protocol):
+    q = make()
+    assert pickle.loads(pickle.dumps(q.T, protocol)) == q.T
+    assert copy.copy(q.T).T is q

@@ -19,7 +19,6 @@ from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, Unsuppor
 from binq.linear import linear, matmul
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
-
 __all__ = [
     "FormatError",
     "NonFiniteError",

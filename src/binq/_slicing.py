@@ -36,7 +36,7 @@ def split_key(key: Any, ndim: int) -> tuple[tuple[Any, ...], Any]:
     for item in lead:
         if not isinstance(item, slice | int | np.integer) or isinstance(item, bool):
             raise TypeError(f"leading axes take integers and slices, got {item!r}")
-    if isinstance(rows, int | np.integer):
+    if isinstance(rows, int | np.integer) and not isinstance(rows, bool):
         one = f"q[{'..., ' if lead else ''}{rows}:{'' if rows == -1 else rows + 1}]"
         raise TypeError(
             f"one row of packed weights is still a matrix: use {one}, or {one}.dequantize() "

@@ -54,6 +54,9 @@ class Transposed(PackedOperand):
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return self._base.__array__(dtype, copy).mT
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._base,)
+
     def __repr__(self) -> str:
         return f"{self._base!r}.{'T' if self.ndim == 2 else 'mT'}"
 
