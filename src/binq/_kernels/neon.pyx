@@ -55,7 +55,7 @@ cdef void prepare_int16_int4(const Weights *w, const float *x, Py_ssize_t x_stri
                              void *prepared, uint8_t *unfit,
                              Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     prepare_rows(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
-                 ACTIVATIONS_INT16, 32767.0)
+                 ACTIVATIONS_INT16, 32639.0)
 
 
 cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,

@@ -114,7 +114,7 @@ cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group
 
 cdef inline void dot_int16(const int16_t *codes, const int16_t *x, Py_ssize_t group_size,
                            int32x4_t *sums_s32x4) noexcept nogil:
-    # 256 * 15 * 32767 < 2^27: int32 holds any group.
+    # 256 * 15 * 32639 < 2^27: int32 holds any group.
     cdef Py_ssize_t k
     cdef int i
     cdef int16x8_t codes_s16x8

@@ -95,7 +95,7 @@ cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group
 
 cdef inline void dot_int16(const int8_t *codes, const int16_t *x, Py_ssize_t group_size,
                            float *sums) noexcept nogil:
-    # 256 * 15 * 32767 < 2^27.
+    # 256 * 15 * 32639 < 2^27.
     cdef int32_t totals[32]
     cdef Py_ssize_t k, r
     memset(totals, 0, sizeof(totals))

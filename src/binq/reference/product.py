@@ -19,9 +19,12 @@ ACTIVATION_LEVELS = {
     ("int8", "int4"): 127,
     ("int16", "binary"): 8191,
     ("int16", "ternary"): 8191,
-    ("int16", "int4"): 32767,
+    ("int16", "int4"): 32639,
 }
-"""The largest integer that stands for an activation. 8191: the sum of four fits 16 bits."""
+"""The largest integer that stands for an activation.
+
+8191: the sum of four fits 16 bits. 32639 = 127 · 257: it is 256 · high + low with signed bytes.
+"""
 
 _SMALLEST_AMAX = np.float32(2.0**-100)
 

@@ -1,0 +1,56 @@
+# The AVX-512 intrinsics that binq uses (F, BW, VL, VNNI). The vector types are opaque structs to
+# Cython, so that no operator compiles on them by accident.
+
+from libc.stdint cimport int32_t, uint64_t
+
+cdef extern from "immintrin.h" nogil:
+    ctypedef struct __m128i:
+        pass
+    ctypedef struct __m256i:
+        pass
+    ctypedef struct __m512i:
+        pass
+    ctypedef struct __m512:
+        pass
+    ctypedef uint64_t __mmask64
+
+    __m128i _mm_loadu_si128(const __m128i *p) noexcept
+    __m256i _mm256_loadu_si256(const __m256i *p) noexcept
+
+    __m512i _mm512_load_si512(const void *p) noexcept
+    __m512i _mm512_loadu_si512(const void *p) noexcept
+    void _mm512_store_si512(void *p, __m512i v) noexcept
+    __m512 _mm512_loadu_ps(const float *p) noexcept
+    void _mm512_storeu_ps(float *p, __m512 v) noexcept
+
+    __m512i _mm512_set1_epi8(char x) noexcept
+    __m512i _mm512_set1_epi32(int x) noexcept
+    __m512i _mm512_setzero_si512() noexcept
+    __m512 _mm512_set1_ps(float x) noexcept
+
+    __m512i _mm512_and_si512(__m512i a, __m512i b) noexcept
+    __m512i _mm512_srli_epi32(__m512i a, unsigned int n) noexcept
+    __m512i _mm512_slli_epi32(__m512i a, unsigned int n) noexcept
+    __m512i _mm512_srai_epi32(__m512i a, unsigned int n) noexcept
+    __m512i _mm512_srli_epi16(__m512i a, unsigned int n) noexcept
+    __m512i _mm512_shuffle_epi8(__m512i a, __m512i order) noexcept
+    __m512i _mm512_cvtepu8_epi32(__m128i a) noexcept
+    __mmask64 _mm512_test_epi8_mask(__m512i a, __m512i b) noexcept
+    __m512i _mm512_maskz_mov_epi8(__mmask64 k, __m512i a) noexcept
+    __m512i _mm512_add_epi8(__m512i a, __m512i b) noexcept
+    __m512i _mm512_add_epi32(__m512i a, __m512i b) noexcept
+    __m512i _mm512_sub_epi32(__m512i a, __m512i b) noexcept
+    __m512i _mm512_mullo_epi32(__m512i a, __m512i b) noexcept
+    __m512i _mm512_dpbusd_epi32(__m512i acc, __m512i unsigned_a, __m512i signed_b) noexcept
+
+    __m512 _mm512_cvtph_ps(__m256i a) noexcept
+    __m512 _mm512_cvtepi32_ps(__m512i a) noexcept
+    __m512 _mm512_mul_ps(__m512 a, __m512 b) noexcept
+    __m512 _mm512_add_ps(__m512 a, __m512 b) noexcept
+    __m512i _mm512_set4_epi32(int d, int c, int b, int a) noexcept
+    __m512i _mm512_max_epu32(__m512i a, __m512i b) noexcept
+    unsigned int _mm512_reduce_max_epu32(__m512i a) noexcept
+    int _mm512_reduce_add_epi32(__m512i a) noexcept
+    __m512i _mm512_cvtps_epi32(__m512 a) noexcept
+    __m128i _mm512_cvtepi32_epi8(__m512i a) noexcept
+    void _mm_storeu_si128(__m128i *p, __m128i v) noexcept
