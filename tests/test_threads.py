@@ -1,0 +1,163 @@
+"""The thread pool: forks, many callers, limits, and an exit that does not hang."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from strategies import random_quantized
+
+import binq
+
+SHAPE = (1024, 1024)
+
+
+def product(seed: int = 0) -> bytes:
+    """A product large enough for the pool."""
+    rng = np.random.default_rng(seed)
+    q = random_quantized(rng, "int4", SHAPE)
+    return binq.linear(rng.standard_normal((4, SHAPE[1]), dtype=np.float32), q).tobytes()
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_set_num_threads_is_what_get_num_threads_says(threads):
+    for count in (1, 2, 7, 256):
+        binq.set_num_threads(count)
+        assert binq.get_num_threads() == count
+
+
+@pytest.mark.parametrize("bad", [0, -1, 257, 1.5, True, "2", None])
+def test_a_bad_number_of_threads_is_refused(threads, bad):
+    before = binq.get_num_threads()
+    with pytest.raises((TypeError, ValueError), match="threads must be"):
+        binq.set_num_threads(bad)
+    assert binq.get_num_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_multiplies_after_its_parent_did(threads):
+    binq.set_num_threads(4)
+    wanted = product()
+    for _ in range(5):
+        with warnings.catch_warnings():
+            # Newer Pythons warn of the very thing that is tested here.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:  # pragma: no cover - the child leaves without reporting
+            os._exit(0 if product() == wanted else 1)
+        deadline = time.monotonic() + 30
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < deadline, "the child hangs"
+            time.sleep(0.005)
+        assert os.waitstatus_to_exitcode(done[1]) == 0
+        assert product() == wanted
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_processes_of_every_start_method_agree(threads, method):
+    binq.set_num_threads(2)
+    wanted = product()
+    code = f"""
+        import multiprocessing, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_threads import product
+        if __name__ == "__main__":
+            product()
+            with multiprocessing.get_context({method!r}).Pool(2) as pool:
+                results = set(pool.map(product, [0, 0]))
+            print(len(results), hash(results.pop()) == hash(product()))
+    """
+    # The child interpreter must not depend on this one's string hash seed.
+    done = run(code, PYTHONHASHSEED="0", PYTHONWARNINGS="ignore")
+    assert done.stdout.split() == ["1", "True"], done.stderr
+    assert product() == wanted
+
+
+def test_many_python_threads_multiply_at_once(threads):
+    binq.set_num_threads(3)
+    wanted = [product(seed) for seed in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(product, [seed % 4 for seed in range(48)]))
+    assert results == [wanted[seed % 4] for seed in range(48)]
+
+
+def test_the_number_of_threads_may_change_between_any_two_products(threads):
+    wanted = product()
+    for count in (8, 1, 3, 2, 16, 1, 5):
+        binq.set_num_threads(count)
+        assert product() == wanted
+
+
+def test_idle_workers_use_no_processor_time(threads):
+    binq.set_num_threads(4)
+    product()
+    time.sleep(0.01)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.05
+
+
+def test_the_interpreter_exits_while_workers_sleep():
+    done = run(
+        """
+        import numpy as np, binq
+        binq.set_num_threads(8)
+        q = binq.QuantizedArray.from_codes(
+            np.ones((2048, 1024), int), np.ones((2048, 8)), format="ternary")
+        print(float((np.ones((2, 1024), np.float32) @ q.T)[0, 0]))
+        """
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "1024.0", "")
+
+
+@pytest.mark.parametrize("value", ["3", " 5 "])
+def test_the_environment_sets_the_number_of_threads(value):
+    done = run("import binq; print(binq.get_num_threads())", BINQ_NUM_THREADS=value)
+    assert done.stdout.strip() == value.strip()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "257", "1.5"])
+def test_a_bad_environment_is_an_error_that_names_it(value):
+    done = run("import binq; binq.get_num_threads()", BINQ_NUM_THREADS=value)
+    assert done.returncode == 1
+    assert "BINQ_NUM_THREADS must be a number from 1 to 256" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
+def test_the_affinity_of_the_process_is_respected():
+    done = run(
+        """
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        import binq
+        print(binq.get_num_threads())
+        """,
+        BINQ_NUM_THREADS="",
+    )
+    assert done.stdout.strip() == "1", done.stderr
+
+
+def test_threadpoolctl_governs_binq(threads):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    binq.set_num_threads(4)
+    with threadpoolctl.threadpool_limits(limits=1, user_api="binq"):
+        assert binq.get_num_threads() == 1
+    assert binq.get_num_threads() == 4
+    found = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "binq"]
+    assert [i["num_threads"] for i in found] == [4]
