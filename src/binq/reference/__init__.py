@@ -6,6 +6,7 @@ matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"
 
 - layout: tiles, groups, packed codes, stored scales and zero points
 - product: dequantize, quantized activations, matmul
+- quantizers: the scale of a group by each method, codes, quantize
 """
 
 from binq.reference.layout import (
@@ -28,6 +29,7 @@ from binq.reference.product import (
     quantize_activations,
     weight_parts,
 )
+from binq.reference.quantizers import quantize, quantize_to_codes
 
 __all__ = [
     "ACTIVATION_LEVELS",
@@ -40,7 +42,9 @@ __all__ = [
     "matmul",
     "pack",
     "pack_zero_points",
+    "quantize",
     "quantize_activations",
+    "quantize_to_codes",
     "tile_scales",
     "unpack",
     "unpack_zero_points",

@@ -1,0 +1,304 @@
+"""How weights become codes, scales and zero points.
+
+One group at a time: a scale (and zero point) is found in float64, rounded to the type it is stored
+in, and every weight then takes the nearest level. Sums of float64 are made in a stated order,
+since their last bits depend on it.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
+
+Floats = NDArray[np.float64]
+
+# A smaller float16 scale has fewer than 5 significant bits.
+SMALLEST_HALF_SCALE = 2.0**-19
+# No level exceeds this: scale · code stays finite in float32.
+LARGEST_LEVEL = 3.4e38
+
+
+def quantize(
+    w: NDArray[Any],
+    format: str,
+    group_size: int | None,
+    method: str = "mse",
+    symmetric: bool = True,
+    scale_dtype: str = "float16",
+) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any] | None]:
+    """Returns weights ``(out_features, in_features)`` as packed codes, scales and zero points.
+
+    The three arrays are as stored; zero points are None where symmetric. w is first rounded to
+    float32 and must be finite.
+
+    Raises OverflowError if float16 does not hold a scale or midpoint: beyond 65504, or so small
+    (below 2^-19) that fewer than 5 significant bits are left.
+    """
+    codes, scales, zero_points = quantize_to_codes(
+        w, format, group_size, method, symmetric, scale_dtype
+    )
+    packed = pack(codes, format, group_size, symmetric)
+    stored = None if zero_points is None else pack_zero_points(zero_points, format)
+    return packed, tile_scales(scales), stored
+
+
+def quantize_to_codes(
+    w: NDArray[Any],
+    format: str,
+    group_size: int | None,
+    method: str = "mse",
+    symmetric: bool = True,
+    scale_dtype: str = "float16",
+) -> tuple[NDArray[np.int8], NDArray[Any], NDArray[Any] | None]:
+    """Returns codes, scales and zero points of :func:`quantize` in row-major order."""
+    w = w.astype(np.float32)
+    out_features, in_features = w.shape
+    scale_groups = count_scale_groups(in_features, group_size)
+    codes = np.zeros(w.shape, np.int8)
+    scales = np.zeros((out_features, scale_groups), scale_dtype)
+    midpoint_type = np.dtype(np.uint8 if format == "int4" else scale_dtype)
+    zero_points = None if symmetric else np.zeros(scales.shape, midpoint_type)
+    size = in_features if group_size is None else group_size
+    for row in range(out_features):
+        for group in range(scale_groups):
+            columns = slice(group * size, min((group + 1) * size, in_features))
+            values = w[row, columns]
+            if not values.any():
+                # An all-zero group: scale 0, midpoint 0; the codes say nothing.
+                codes[row, columns] = 1 if format == "binary" else 0
+                continue
+            scale, zero = find_scale(values.astype(np.float64), format, method, symmetric)
+            half = scale_dtype == "float16"
+            rounded = round_scale(scale, zero, format, half)
+            codes[row, columns] = nearest_codes(values, *rounded, format, symmetric)
+            scales[row, group] = rounded[0]
+            if zero_points is not None:
+                zero_points[row, group] = rounded[1]
+    return codes, scales, zero_points
+
+
+def find_scale(w: Floats, format: str, method: str, symmetric: bool) -> tuple[float, float]:
+    """Returns the scale of one group and its zero point (0 where binary or ternary has none).
+
+    Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8.
+    """
+    if format == "int4":
+        if method == "absmax":
+            return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
+        return best_int4(w, (8, 7) if symmetric else _ZERO_POINTS)
+    if format == "ternary":
+        return (absmean(w) if method == "absmean" else best_ternary(w)), 0.0
+    if symmetric:
+        return absmean(w), 0.0
+    return absmean_two_levels(w) if method == "absmean" else best_two_levels(w)
+
+
+def round_scale(scale: float, zero: float, format: str, half: bool) -> tuple[float, float]:
+    """Returns scale and zero point (int4: unchanged) in the precision they are stored in.
+
+    Raises OverflowError if half precision does not hold them.
+    """
+    if not half:
+        largest = LARGEST_LEVEL / (15 if format == "int4" else 1)
+        scale = float(np.float32(np.clip(scale, -largest, largest)))
+        return scale, zero if format == "int4" else float(np.float32(zero))
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = float(np.float16(scale))
+        midpoint = zero if format == "int4" else float(np.float16(zero))
+    # A midpoint may be small, or 0, beside its scale; alone it must be accurate.
+    judged = rounded if scale != 0 or format == "int4" else midpoint
+    if not (np.isfinite(midpoint) and SMALLEST_HALF_SCALE <= abs(judged) < np.inf):
+        raise OverflowError(f"float16 does not hold the scale {scale} (zero point {zero})")
+    return rounded, midpoint
+
+
+def nearest_codes(
+    w: NDArray[np.float32], scale: float, zero: float, format: str, symmetric: bool
+) -> NDArray[np.int8]:
+    """Returns the code of the level nearest to each weight, with float32 arithmetic.
+
+    - binary: 1 where w >= zero, else −1
+    - ternary: the sign of w where ``|w| > scale / 2``, else 0
+    - int4: rint(w / scale), halves to even, within the codes; 0 where the scale is 0
+    """
+    s = np.float32(scale)
+    if format == "binary":
+        return np.where(w >= np.float32(zero), 1, -1).astype(np.int8)
+    if format == "ternary":
+        return np.where(np.abs(w) > s * np.float32(0.5), np.sign(w), 0).astype(np.int8)
+    steps = np.rint(np.clip(w / s, -zero, 15 - zero)) if s else np.zeros_like(w)
+    return (steps if symmetric else steps + zero).astype(np.int8)
+
+
+def lane_sum(values: Floats) -> float:
+    """Returns the sum in binq's order: eight running sums, added in halves.
+
+    Sum j has elements j, j + 8, j + 16, ...; then sum j + 4 is added to j, j + 2 to j, 1 to 0.
+    """
+    padded = np.zeros(-(-len(values) // 8) * 8)
+    padded[: len(values)] = values
+    lanes = np.add.accumulate(padded.reshape(-1, 8), axis=0)[-1]
+    for half in (4, 2, 1):
+        lanes = lanes[:half] + lanes[half:]
+    return float(lanes[0])
+
+
+def absmean(w: Floats) -> float:
+    """Returns mean(|w|): the best binary scale, and BitNet b1.58's ternary one."""
+    return lane_sum(np.abs(w)) / len(w)
+
+
+def absmean_two_levels(w: Floats) -> tuple[float, float]:
+    """Returns mean(|w − midpoint|) and midpoint = mean(w)."""
+    midpoint = lane_sum(w) / len(w)
+    return lane_sum(np.abs(w - midpoint)) / len(w), midpoint
+
+
+def best_two_levels(w: Floats) -> tuple[float, float]:
+    """Returns half the distance and the midpoint of the two levels with the least squared error.
+
+    The k smallest weights go to one level and the rest to the other, each level the mean of its
+    weights. Of all k, the one that leaves the least error has the largest
+    (P − k·mean)² / (k·(n − k)), where P is the sum of the k smallest.
+    """
+    n = len(w)
+    sums = np.add.accumulate(np.sort(w))
+    total = sums[-1]
+    mean = total / n
+    k = np.arange(1, n)
+    below = sums[:-1]
+    excess = below - k * mean
+    gain = excess * excess * (1.0 / (k * (n - k)))
+    if n == 1 or gain.max() <= 0:
+        return 0.0, mean
+    best = int(gain.argmax())
+    low = below[best] / k[best]
+    high = (total - below[best]) / (n - k[best])
+    low, high = np.clip([low, high], -LARGEST_LEVEL, LARGEST_LEVEL)
+    return max(high - low, 0.0) * 0.5, (low + high) * 0.5
+
+
+def best_ternary(w: Floats) -> float:
+    """Returns the scale of the ternary weights with the least squared error.
+
+    With k weights not zero, they are the k largest, the scale is their mean magnitude S / k, and
+    the error is sum(w²) − S² / k: the best k has the largest S² / k.
+    """
+    sums = np.add.accumulate(np.sort(np.abs(w))[::-1])
+    k = np.arange(1, len(w) + 1)
+    gain = sums * sums * (1.0 / k)
+    best = int(gain.argmax())
+    return float(sums[best] / k[best])
+
+
+def absmax_int4(w: Floats) -> tuple[float, float]:
+    """Returns max(|w|) / 7 and zero point 8."""
+    return float(np.abs(w).max()) / 7.0, 8.0
+
+
+def absmax_int4_asymmetric(w: Floats) -> tuple[float, float]:
+    """Returns (max − min) / 15 and the zero point nearest to −min / scale; the range holds 0."""
+    low, high = min(float(w.min()), 0.0), max(float(w.max()), 0.0)
+    scale = (high - low) / 15.0
+    return scale, float(np.clip(np.rint(-low / scale), 0, 15))
+
+
+# The likely ones first: a good scale found early saves work on the others.
+_ZERO_POINTS = (7, 8, 6, 9, 5, 10, 4, 11, 3, 12, 2, 13, 1, 14, 0, 15)
+
+
+def best_int4(w: Floats, zero_points: tuple[int, ...]) -> tuple[float, float]:
+    """Returns the scale and zero point with the least squared error, of all scales > 0.
+
+    Codes q, each within [−zero_point, 15 − zero_point], with their best scale A / B leave the
+    error sum(w²) − A² / B, where A = sum(w·q) and B = sum(q²). So A² / B is to be made large.
+
+    Symmetric weights have codes −8..7 and a scale of either sign. A negative scale s with codes q
+    is the positive scale −s with codes −q, −7..8: zero point 7. It is returned as (s, 8).
+    """
+    search = _Int4Search(w)
+    for zero_point in zero_points:
+        search.run(zero_point)
+    if zero_points == (8, 7) and search.zero_point == 7:
+        return -search.scale, 8.0
+    return search.scale, float(search.zero_point)
+
+
+class _Int4Search:
+    """Finds the largest A² / B of a group by branch and bound. It is exact.
+
+    Let u = 1 / scale and g(u) = max over all codes of 2·u·A − B. That is a maximum of lines in u,
+    so it is convex and made of straight pieces; rounding u·w gives the codes of the piece at u.
+    The error with scale 1 / u is sum(w²) − g(u) / u², least for g(u) / u² = A² / B at u = B / A.
+
+    Between two points g is below its chord, whose largest value over u² bounds every A² / B whose
+    best scale lies there: an interval that cannot beat the best known is dropped. Any other is cut
+    where the lines of its ends meet. If no piece lies between theirs, the cut finds one of the two
+    again, and both parts are done.
+    """
+
+    def __init__(self, w: Floats) -> None:
+        self.w = w
+        self.gain = 0.0
+        self.scale = 0.0
+        self.zero_point = 0
+
+    def run(self, zero_point: int) -> None:
+        w, low, high = self.w, float(-zero_point), float(15 - zero_point)
+        largest = max(w.max() if high else 0.0, -w.min() if low else 0.0)
+        if largest <= 0:
+            return
+        all_zero = (0.5 / largest, 0.0, 0.0)
+        saturated = np.where(w > 0, high, np.where(w < 0, low, 0.0))
+        ends = (np.inf, *self.line(saturated, zero_point))
+        stack = [(all_zero, ends, 0)]
+        while stack:
+            left, right, depth = stack.pop()
+            if self.bound(left, right) <= self.gain:
+                continue
+            u = meeting_point(left, right, depth)
+            if not left[0] < u < right[0]:
+                continue
+            codes = np.rint(np.clip(u * w, low, high))
+            cut = (u, *self.line(codes, zero_point))
+            for part in ((left, cut, depth + 1), (cut, right, depth + 1)):
+                if part[0][1:] != part[1][1:]:
+                    stack.append(part)
+
+    def line(self, codes: Floats, zero_point: int) -> tuple[float, float]:
+        """Returns A and B of the codes, and keeps them if they are the best yet."""
+        a = lane_sum(self.w * codes)
+        b = float((codes * codes).sum())
+        if b > 0 and a * a / b > self.gain:
+            self.gain = a * a / b
+            self.scale = a / b
+            self.zero_point = zero_point
+        return a, b
+
+    @staticmethod
+    def bound(left: tuple[float, float, float], right: tuple[float, float, float]) -> float:
+        """Returns the largest (chord of g) / u² inside the interval, or 0 if that is at an end."""
+        u0, a0, b0 = left
+        u1, a1, b1 = right
+        g0 = 2 * u0 * a0 - b0
+        slope = 2 * a1 if np.isinf(u1) else (2 * u1 * a1 - b1 - g0) / (u1 - u0)
+        drop = slope * u0 - g0
+        if not (drop > 0 and u0 * slope < 2 * drop < u1 * slope):
+            return 0.0
+        return slope * slope / (4 * drop)
+
+
+def meeting_point(
+    left: tuple[float, float, float], right: tuple[float, float, float], depth: int
+) -> float:
+    """Returns the u where the lines of two points meet.
+
+    Deep in the search it is the middle instead, so that the depth stays limited.
+    """
+    u0, a0, b0 = left
+    u1, a1, b1 = right
+    if depth >= 64:
+        return 2 * u0 if np.isinf(u1) else 0.5 * (u0 + u1)
+    return (b1 - b0) / (2 * (a1 - a0)) if a1 != a0 else u0
