@@ -101,9 +101,9 @@ def round_scale(scale: float, zero: float, format: str, half: bool) -> tuple[flo
     Raises OverflowError if half precision does not hold them.
     """
     if not half:
-        largest = LARGEST_LEVEL / (15 if format == "int4" else 1)
-        scale = float(np.float32(np.clip(scale, -largest, largest)))
-        return scale, zero if format == "int4" else float(np.float32(zero))
+        zero = float(np.clip(zero, -LARGEST_LEVEL, LARGEST_LEVEL))
+        largest = LARGEST_LEVEL / 15 if format == "int4" else LARGEST_LEVEL - abs(zero)
+        return float(np.float32(np.clip(scale, -largest, largest))), float(np.float32(zero))
     with np.errstate(over="ignore", under="ignore"):
         rounded = float(np.float16(scale))
         midpoint = zero if format == "int4" else float(np.float16(zero))
