@@ -17,6 +17,7 @@ from binq._version import __version__
 from binq.array import QuantizedArray
 from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, UnsupportedFormatError
 from binq.linear import linear, matmul
+from binq.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
 __all__ = [
@@ -27,17 +28,17 @@ __all__ = [
     "UnsupportedFormatError",
     "__version__",
     "cpu_info",
+    "dequantize",
     "get_num_threads",
     "linear",
     "matmul",
+    "quantize",
     "set_num_threads",
 ]
 
 # Loaded on first use: files and checkpoints bring libraries that products never need.
 _LAZY = {
-    "dequantize": "binq.quantize",
     "load_file": "binq.files",
-    "quantize": "binq.quantize",
     "quantize_checkpoint": "binq.checkpoint",
     "save_file": "binq.files",
 }

@@ -62,11 +62,11 @@ def quantize(
     searches are described in docs/choosing.md.
 
     >>> import numpy as np, binq
-    >>> w = np.array([[0.1, -0.2, 0.3, 1.0]], np.float32)
+    >>> w = np.array([[0.1, -0.3, 0.3, 1.0]], np.float32)
     >>> binq.quantize(w, "ternary", group_size=32).dequantize()
     array([[0., 0., 0., 1.]], dtype=float32)
     >>> binq.quantize(w, "ternary", group_size=32, method="absmean").codes()
-    array([[0, 0, 1, 1]], dtype=int8)
+    array([[ 0, -1,  1,  1]], dtype=int8)
     """
     kind = get_format(format)
     method = check_choice("method", method, kind.methods)
@@ -129,8 +129,7 @@ def _check_weights(w: Any) -> NDArray[Any]:
         array = as_float32("w", array)
     if array.ndim < 2:
         raise ValueError(
-            "w must be (..., out_features, in_features): 2 or more axes, "
-            f"got shape {array.shape}"
+            f"w must be (..., out_features, in_features): 2 or more axes, got shape {array.shape}"
         )
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
 
@@ -165,7 +164,8 @@ def _quantize(
                 _bytes(matrix),
                 _core.INPUT_TYPES[weights.dtype.name],
                 matrix.strides[0],
-                *shape[-2:],
+                geometry.out_features,
+                geometry.in_features,
                 geometry.group_size or 0,
                 not half,
                 _bytes(packed[index]),

@@ -1,8 +1,5 @@
 # int4: the largest-magnitude rules, the exact branch and bound, and the codes.
 
-cdef extern from *:
-    ctypedef double *restrict_doubles "double * BINQ_RESTRICT"
-
 
 cdef inline void line_at(const Search *search, double u, double low, double high,
                          Cut *cut) noexcept nogil:
