@@ -2,7 +2,7 @@
 # make test            lint, types, the whole test suite, every example and benchmark once
 # make bench           speed, side by side with the rivals; writes docs/benchmarks.md and its plots
 # make coverage        the suite once more with branch coverage
-# make test-neon       kernel tests under qemu-aarch64 (needs the emulator and a cross compiler)
+# make test-neon       the same kernel tests under qemu-aarch64, where the emulator is installed
 # make clean           removes everything that make created
 
 PYTHON ?= python3
@@ -34,7 +34,7 @@ $(VENV)/bench.stamp: $(VENV)/test.stamp
 demo: $(VENV)/binq.stamp
 	$(PY) examples/demo.py $(if $(SRC),--src '$(SRC)') --out $(DEMO)
 
-test: lint types pytest examples benchmark-smoke
+test: lint types pytest examples benchmark-smoke test-neon
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .

@@ -73,6 +73,6 @@ build_modules() {
 [ -d "$SITE/numpy" ] || fetch_wheels
 build_modules
 export PYTHONPATH=$CACHE/src:$SITE PYTHONDONTWRITEBYTECODE=1
-[ $# -gt 0 ] || set -- -q tests/kernels -m "not slow" --hypothesis-profile=emulated
+[ $# -gt 0 ] || set -- -q tests/kernels/test_matmul.py tests/kernels/test_pack.py -m "not slow" --hypothesis-profile=emulated
 exec qemu-aarch64-static -L "$ROOT" "$ROOT/usr/bin/python$VERSION" -m pytest \
     -p no:cacheprovider "$@"
