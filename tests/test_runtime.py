@@ -7,13 +7,8 @@ import pytest
 import binq
 from binq import _core
 
-
-@pytest.fixture
-def threads():
-    """Restores the number of threads."""
-    before = binq.get_num_threads()
-    yield
-    binq.set_num_threads(before)
+AVX2 = {"avx2": True, "fma": True, "f16c": True}
+VNNI = {"avx512": True, "avx512_vnni": True}
 
 
 @pytest.mark.usefixtures("threads")
@@ -54,21 +49,31 @@ def test_cpu_info():
 @pytest.mark.parametrize(
     ("isa", "available", "features", "warning"),
     [
-        ("avx2", ("portable", "avx2"), {"avx2": True}, None),
-        ("neon", ("portable", "neon"), {"neon": True}, None),
-        ("portable", ("portable",), {"avx2": False}, None),
+        ("avx512", ("avx512", "portable"), VNNI | AVX2, None),
+        ("avx2", ("avx2", "portable"), AVX2, None),
+        ("avx2", ("avx2", "portable"), {"avx512": True, "avx512_vnni": False} | AVX2, None),
+        ("neon", ("neon", "portable"), {"neon": True}, None),
+        ("portable", ("portable",), {"avx2": True, "fma": False, "f16c": True}, None),
+        ("portable", ("portable",), {}, None),
         (
             "portable",
             ("portable",),
-            {"avx2": True},
+            AVX2,
             "this processor has avx2 but binq was built without its avx2 kernels: "
             "reinstall binq with a C compiler that knows avx2",
         ),
         (
+            "avx2",
+            ("avx2", "portable"),
+            AVX2 | VNNI,
+            "this processor has avx512 but binq was built without its avx512 kernels: "
+            "reinstall binq with a C compiler that knows avx512",
+        ),
+        (
             "portable",
-            ("portable", "neon"),
+            ("neon", "portable"),
             {"neon": True},
-            "the portable kernels are in use though neon is available (BINQ_ISA?)",
+            "the portable kernels are in use though neon is available: is BINQ_ISA set?",
         ),
     ],
 )

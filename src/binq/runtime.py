@@ -6,6 +6,13 @@ from binq import _core
 from binq._checks import check_int
 from binq._version import __version__
 
+# What each kernel set asks of the processor, best first.
+_NEEDED_FEATURES = {
+    "avx512": ("avx512", "avx512_vnni"),
+    "avx2": ("avx2", "fma", "f16c"),
+    "neon": ("neon",),
+}
+
 
 def get_num_threads() -> int:
     """Returns how many threads a large product or quantization uses.
@@ -37,7 +44,7 @@ def set_num_threads(threads: int) -> None:
 def cpu_info() -> dict[str, Any]:
     """Returns which kernels run here and why, for reports of problems and of speed.
 
-    - isa: the kernels in use: ``"portable"``, ``"avx2"`` or ``"neon"``
+    - isa: the kernels in use: ``"avx512"``, ``"avx2"``, ``"neon"``, or ``"portable"``
     - available: the names that the environment variable ``BINQ_ISA`` takes here
     - features: what the processor and the operating system support
     - threads: see :func:`get_num_threads`
@@ -49,21 +56,26 @@ def cpu_info() -> dict[str, Any]:
     >>> info["isa"] in info["available"]
     True
     """
-    isa, available, features = _core.isa(), _core.available_isas(), _core.cpu_features()
-    warning = None
-    for fast in ("avx2", "neon"):
-        if features.get(fast) and fast not in available:
-            warning = (
-                f"this processor has {fast} but binq was built without its {fast} kernels: "
-                f"reinstall binq with a C compiler that knows {fast}"
-            )
-        elif fast in available and isa == "portable":
-            warning = f"the portable kernels are in use though {fast} is available (BINQ_ISA?)"
     return {
-        "isa": isa,
-        "available": available,
-        "features": features,
+        "isa": _core.isa(),
+        "available": _core.available_isas(),
+        "features": _core.cpu_features(),
         "threads": _core.get_num_threads(),
         "version": __version__,
-        "warning": warning,
+        "warning": _slow_because(_core.isa(), _core.available_isas(), _core.cpu_features()),
     }
+
+
+def _slow_because(isa: str, available: tuple[str, ...], features: dict[str, bool]) -> str | None:
+    """Returns why the kernels in use are not the best for this processor, or None if they are."""
+    for best, needed in _NEEDED_FEATURES.items():
+        if isa == best:
+            return None
+        if best in available:
+            return f"the {isa} kernels are in use though {best} is available: is BINQ_ISA set?"
+        if all(features.get(feature) for feature in needed):
+            return (
+                f"this processor has {best} but binq was built without its {best} kernels: "
+                f"reinstall binq with a C compiler that knows {best}"
+            )
+    return None
