@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import group_sizes, kinds, quantized_arrays, random_quantized, shapes
+from strategies import group_sizes, kinds, quantized_arrays, random_quantized, relay, shapes
 
 import binq
 from binq.formats import get_format
@@ -278,6 +278,16 @@ def test_constructor_leaves_its_arguments_writable():
     assert packed.flags.writeable
     assert not same.packed.flags.writeable
     assert np.shares_memory(same.packed, packed)
+
+
+def test_constructor_takes_any_memory_layout():
+    q = make(symmetric=False)
+    arguments = [relay(a, "fortran") if isinstance(a, np.ndarray) else a for a in stored(q)]
+    same = binq.QuantizedArray(*arguments)
+    assert same == q
+    assert pickle.loads(pickle.dumps(same)) == q
+    np.testing.assert_array_equal(same.dequantize(), q.dequantize())
+    np.testing.assert_array_equal(same[:32].codes(), q[:32].codes())
 
 
 @pytest.mark.parametrize(

@@ -150,25 +150,23 @@ class QuantizedArray(PackedOperand):
         geometry = Geometry(shape[-2], shape[-1], check_group_size(group_size))
         logical = (*shape[:-1], geometry.scale_groups)
         values = check_group_values("scales", scales, logical)
-        midpoints: NDArray[Any] | None = None
+        dtype = _FLOAT16 if _fits_float16(values) else _FLOAT32
+        zeros: NDArray[Any] | None = None
         if zero_points is not None:
             kind.zero_points_shape(geometry)  # raises for a format without zero points
             if kind.integer_zero_points:
-                midpoints = check_codes("zero_points", zero_points, levels, logical)
+                zeros = check_codes("zero_points", zero_points, levels, logical)
             else:
-                midpoints = check_group_values("zero_points", zero_points, logical)
-        floats = [values] if midpoints is None or kind.integer_zero_points else [values, midpoints]
-        if all(_fits_float16(array) for array in floats):
-            values = values.astype(_FLOAT16)
-        if midpoints is not None and not kind.integer_zero_points:
-            midpoints = midpoints.astype(values.dtype)
+                zeros = check_group_values("zero_points", zero_points, logical)
+                dtype = dtype if _fits_float16(zeros) else _FLOAT32
+                zeros = zeros.astype(dtype)
         return cls._from_parts(
             kind,
             shape,
             geometry,
             kind.pack(checked, geometry, symmetric),
-            tile_rows(values, geometry),
-            None if midpoints is None else kind.pack_zero_points(midpoints, geometry),
+            tile_rows(values.astype(dtype), geometry),
+            None if zeros is None else kind.pack_zero_points(zeros, geometry),
         )
 
     @classmethod
