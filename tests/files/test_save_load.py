@@ -1,0 +1,202 @@
+"""save_file and load_file: what goes in comes out, mapped, and nothing half-written stays."""
+
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+
+import hypothesis.strategies as st
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from strategies import LAYOUTS, quantized_arrays, random_quantized, relay
+
+import binq
+from binq.files import SafetensorsFile
+
+reuse_folder = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
+)
+DTYPES = (
+    *(np.bool_, np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64),
+    *(np.float16, np.float32, np.float64, np.complex64, ml_dtypes.bfloat16),
+    *(ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e8m0fnu),
+)
+
+
+@reuse_folder
+@given(q=quantized_arrays(), other=quantized_arrays())
+def test_packed_weights_come_back_as_they_were(tmp_path, q, other):
+    path = tmp_path / "m.safetensors"
+    bias = np.arange(5, dtype=np.float32)
+    binq.save_file({"a.weight": q, "b": other, "a.bias": bias}, path, {"note": "é"})
+    loaded = binq.load_file(path)
+    assert list(loaded) == ["a.bias", "a.weight", "b"]
+    assert loaded["a.weight"] == q
+    assert loaded["b"] == other
+    np.testing.assert_array_equal(loaded["a.bias"], bias)
+    with SafetensorsFile(path) as file:
+        assert file.metadata["note"] == "é"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_arrays_of_every_dtype_and_layout_come_back_equal(tmp_path, dtype, layout):
+    values = np.arange(42).reshape(6, 7).astype(np.float32).astype(dtype)
+    array = relay(values, layout)
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"x": array}, path)
+    loaded = binq.load_file(path)["x"]
+    assert loaded.dtype == np.dtype(dtype)
+    assert loaded.tobytes() == values.tobytes()
+    if np.dtype(dtype).kind != "V" and "float8" not in np.dtype(dtype).name:
+        np.testing.assert_array_equal(safetensors.numpy.load_file(path)["x"], values)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (0, 5, 2)])
+def test_scalars_and_empty_arrays_keep_their_shape(tmp_path, shape):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"x": np.ones(shape, np.float16)}, path)
+    loaded = binq.load_file(path)["x"]
+    assert loaded.shape == shape
+    np.testing.assert_array_equal(loaded, np.ones(shape))
+
+
+def test_a_file_may_hold_nothing(tmp_path):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({}, path)
+    assert binq.load_file(path) == {}
+
+
+def test_loading_maps_the_file_and_copies_nothing(tmp_path):
+    path = tmp_path / "m.safetensors"
+    q = random_quantized(np.random.default_rng(0), "int4", (256, 512))
+    binq.save_file({"q": q, "x": np.arange(1000)}, path)
+    loaded = binq.load_file(path)
+    packed, scales, x = loaded["q"].packed, loaded["q"].scales, loaded["x"]
+    for array in (packed, scales, x):
+        assert not array.flags.owndata
+        assert not array.flags.writeable
+        assert array.flags.aligned
+    start = packed.__array_interface__["data"][0]
+    with SafetensorsFile(path) as file:
+        infos = file.tensors
+        distance = infos["x"].start - infos["q.packed"].start
+    assert x.__array_interface__["data"][0] - start == distance
+    y = np.ones((2, 512), np.float32)
+    np.testing.assert_array_equal(y @ loaded["q"].T, y @ q.T)
+
+
+def test_loaded_weights_pickle(tmp_path):
+    path = tmp_path / "m.safetensors"
+    q = random_quantized(np.random.default_rng(0), "binary", (40, 100), symmetric=False)
+    binq.save_file({"q": q}, path)
+    loaded = binq.load_file(path)["q"]
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(loaded, protocol)) == q
+
+
+def test_saving_over_the_file_that_is_mapped_keeps_the_mapped_values(tmp_path):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"x": np.arange(10000)}, path)
+    loaded = binq.load_file(path)
+    binq.save_file({"x": loaded["x"], "y": np.zeros(3)}, path)
+    np.testing.assert_array_equal(loaded["x"], np.arange(10000))
+    np.testing.assert_array_equal(binq.load_file(path)["x"], np.arange(10000))
+
+
+def test_every_stored_tensor_has_its_sha256(tmp_path):
+    path = tmp_path / "m.safetensors"
+    q = random_quantized(np.random.default_rng(0), "int4", (40, 100), symmetric=False)
+    binq.save_file({"q": q, "x": np.arange(7)}, path)
+    with SafetensorsFile(path) as file:
+        hashes = json.loads(file.metadata["binq"])["sha256"]
+        assert set(hashes) == {"q.packed", "q.scales", "q.zero_points", "x"}
+        for name, digest in hashes.items():
+            assert hashlib.sha256(file.read(name).tobytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "error", "message"),
+    [
+        ({"x": [1, 2]}, None, TypeError, "tensor 'x' must be a numpy array"),
+        ({"x": np.array(["a"])}, None, TypeError, "tensor 'x': a safetensors file cannot hold"),
+        ({"x": np.array([None])}, None, TypeError, "tensor 'x': a safetensors file cannot hold"),
+        ({3: np.ones(1)}, None, TypeError, "tensor names must be strings, got 3"),
+        ({}, {"a": 1}, TypeError, "metadata must map strings to strings"),
+        ({}, {"binq": "x"}, ValueError, "must not have the key 'binq'"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_and_leaves_no_file(
+    tmp_path, tensors, metadata, error, message
+):
+    with pytest.raises(error, match=message):
+        binq.save_file(tensors, tmp_path / "m.safetensors", metadata)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_names_that_collide_are_refused(tmp_path, order):
+    q = random_quantized(np.random.default_rng(0), "int4", (4, 8))
+    tensors = dict([("a", q), ("a.packed", np.zeros(3))][::order])
+    with pytest.raises(ValueError, match=r"two tensors would be stored as 'a\.packed'"):
+        binq.save_file(tensors, tmp_path / "m.safetensors")
+
+
+def test_a_missing_folder_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        binq.save_file({"x": np.ones(3)}, tmp_path / "nowhere" / "m.safetensors")
+
+
+def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"x": np.arange(3)}, path)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(KeyboardInterrupt):
+        binq.save_file({"x": np.arange(4)}, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+    assert len(binq.load_file(path)["x"]) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file size limits")
+def test_a_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"x": np.arange(3)}, path)
+    code = f"""
+        import resource, signal
+        import numpy as np, binq
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            binq.save_file({{"x": np.zeros(1_000_000)}}, {str(path)!r})
+        except Exception as error:
+            print(type(error).__name__)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip(), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+    assert len(binq.load_file(path)["x"]) == 3
+
+
+@pytest.mark.parametrize("seed", range(3))
+@given(cut=st.floats(0, 1, exclude_max=True))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15)
+def test_a_truncated_file_is_a_format_error(tmp_path, seed, cut):
+    path = tmp_path / "m.safetensors"
+    q = random_quantized(np.random.default_rng(seed), "ternary", (40, 100))
+    binq.save_file({"q": q}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * cut)])
+    with pytest.raises(binq.FormatError, match=r"m\.safetensors"):
+        binq.load_file(path)
