@@ -1,6 +1,6 @@
 # Quantization, compiled by each instruction set's module with flags of its own: loops over 8 rows
-# that compilers turn into vectors, no intrinsics. Bit for bit as binq.reference.quantizers: that
-# says what is computed and why it is right; here is how.
+# that compilers turn into vectors, or that use the vectors of lanes.h. Bit for bit as
+# binq.reference.quantizers: that says what is computed and why it is right; here is how.
 #
 # A batch is 8 rows of a tile; a group of them is turned to [column][8 rows], so that every step
 # but the int4 search runs on 8 rows at once.
@@ -10,6 +10,33 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from binq._kernels.table cimport *
+
+cdef extern from "lanes.h" nogil:
+    enum:
+        FLOATS "BINQ_FLOATS"        # in a vector
+        DOUBLES "BINQ_DOUBLES"
+        PARTS "BINQ_PARTS"          # vectors of 8 doubles
+    ctypedef struct floats "binq_floats":
+        pass
+    ctypedef struct doubles "binq_doubles":
+        pass
+    floats load_floats_at "binq_load_floats"(const float *p)
+    void store_floats "binq_store_floats"(float *p, floats a)
+    floats min_floats "binq_min_floats"(floats a, floats b)
+    floats max_floats "binq_max_floats"(floats a, floats b)
+    doubles load "binq_load"(const double *p)
+    void store "binq_store"(double *p, doubles a)
+    doubles widen "binq_widen"(const float *p)
+    doubles splat "binq_splat"(double x)
+    doubles add "binq_add"(doubles a, doubles b)
+    doubles sub "binq_sub"(doubles a, doubles b)
+    doubles mul "binq_mul"(doubles a, doubles b)
+    doubles minimum "binq_min"(doubles a, doubles b)
+    doubles maximum "binq_max"(doubles a, doubles b)
+    doubles rounded "binq_round"(doubles a)  # magnitudes below 2^51 only
+    doubles greater "binq_greater"(doubles a, doubles b)
+    doubles pick "binq_pick"(doubles mask, doubles a, doubles b)
+
 
 cdef enum:
     LANES = 8

@@ -1,49 +1,61 @@
 # int4: the largest-magnitude rules, the exact branch and bound, and the codes.
 
 
+cdef inline double folded(const doubles *sums) noexcept nogil:
+    cdef double s[8]
+    cdef Py_ssize_t part
+    for part in range(PARTS):
+        store(s + part * DOUBLES, sums[part])
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+
+
 cdef inline void line_at(const Search *search, double u, double low, double high,
                          Cut *cut) noexcept nogil:
     # The codes of scale 1 / u, and their A and B: eight running sums, added in halves.
-    # Adding and taking away 1.5 * 2^52 rounds to an integer, halves to even.
-    cdef double a[8]
-    cdef double b[8]
-    cdef double x, value
-    cdef Py_ssize_t i, j
-    memset(a, 0, sizeof(a))
-    memset(b, 0, sizeof(b))
+    cdef doubles a[8]
+    cdef doubles b[8]
+    cdef doubles x, value
+    cdef doubles us = splat(u)
+    cdef doubles lows = splat(low)
+    cdef doubles highs = splat(high)
+    cdef Py_ssize_t i, part
+    for part in range(PARTS):
+        a[part] = splat(0.0)
+        b[part] = splat(0.0)
     for i in range(0, search.n, 8):
-        for j in range(8):
-            value = search.w[i + j]
-            x = u * value
-            x = x if x > low else low
-            x = x if x < high else high
-            x = (x + 6755399441055744.0) - 6755399441055744.0
-            a[j] += value * x
-            b[j] += x * x
+        for part in range(PARTS):
+            value = load(search.w + i + part * DOUBLES)
+            x = rounded(minimum(maximum(mul(us, value), lows), highs))
+            a[part] = add(a[part], mul(value, x))
+            b[part] = add(b[part], mul(x, x))
     cut.u = u
-    cut.a = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
-    cut.b = ((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]))
+    cut.a = folded(a)
+    cut.b = folded(b)
 
 
 cdef inline void saturated_line(const Search *search, double low, double high,
                                 Cut *cut) noexcept nogil:
     # The codes as u goes to infinity, which cut.u stands for as a negative number.
-    cdef double a[8]
-    cdef double b[8]
-    cdef double x, value
-    cdef Py_ssize_t i, j
-    memset(a, 0, sizeof(a))
-    memset(b, 0, sizeof(b))
+    cdef doubles a[8]
+    cdef doubles b[8]
+    cdef doubles x, value
+    cdef doubles zero = splat(0.0)
+    cdef doubles lows = splat(low)
+    cdef doubles highs = splat(high)
+    cdef Py_ssize_t i, part
+    for part in range(PARTS):
+        a[part] = zero
+        b[part] = zero
     for i in range(0, search.n, 8):
-        for j in range(8):
-            value = search.w[i + j]
-            x = high if value > 0.0 else 0.0
-            x = low if value < 0.0 else x
-            a[j] += value * x
-            b[j] += x * x
+        for part in range(PARTS):
+            value = load(search.w + i + part * DOUBLES)
+            x = pick(greater(value, zero), highs, zero)
+            x = pick(greater(zero, value), lows, x)
+            a[part] = add(a[part], mul(value, x))
+            b[part] = add(b[part], mul(x, x))
     cut.u = -1.0
-    cut.a = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
-    cut.b = ((b[0] + b[4]) + (b[2] + b[6])) + ((b[1] + b[5]) + (b[3] + b[7]))
+    cut.a = folded(a)
+    cut.b = folded(b)
 
 
 cdef inline void keep_best(Search *search, const Cut *cut, int zero_point) noexcept nogil:

@@ -1,23 +1,16 @@
 # The exact ternary and two-level quantizers: sort each row of a group, then one pass over the
 # sorted values. Eight rows are sorted at once by a network, whose exchanges are the same for all.
 
-cdef extern from *:
-    """
-    #define BINQ_RESTRICT __restrict
-    """
-    ctypedef float *restrict_floats "float * BINQ_RESTRICT"
-
-
-cdef inline void exchange(restrict_floats low, restrict_floats high,
-                          Py_ssize_t count) noexcept nogil:
-    # Elementwise: the smaller of two to `low`, the larger to `high`.
-    cdef Py_ssize_t i
-    cdef float a, b
-    for i in range(count):
-        a = low[i]
-        b = high[i]
-        low[i] = a if a < b else b
-        high[i] = b if a < b else a
+cdef inline void exchange(float *low, float *high, Py_ssize_t count) noexcept nogil:
+    # Elementwise: the smaller of two to `low`, the larger to `high`. count: a multiple of 8.
+    cdef Py_ssize_t i = 0
+    cdef floats a, b
+    while i < count:
+        a = load_floats_at(low + i)
+        b = load_floats_at(high + i)
+        store_floats(low + i, min_floats(a, b))
+        store_floats(high + i, max_floats(a, b))
+        i += FLOATS
 
 
 cdef inline void sort_rows(float *values, Py_ssize_t n) noexcept nogil:
@@ -49,77 +42,93 @@ cdef inline void sort_rows(float *values, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void best_ternary(Batch *batch) noexcept nogil:
-    cdef double sums[8]
-    cdef double gains[8]
     cdef double best_sums[8]
-    cdef double counts[8]
-    cdef double gain, inverse, total
-    cdef Py_ssize_t k, lane, i
+    cdef double best_counts[8]
+    cdef doubles sums[8]
+    cdef doubles gains[8]
+    cdef doubles chosen[8]
+    cdef doubles counts[8]
+    cdef doubles gain, inverse, count, better
+    cdef Py_ssize_t k, part, lane, i
     cdef const float *values
     for i in range(batch.n * LANES):
         batch.sorted[i] = fabsf(batch.values[i])
     sort_rows(batch.sorted, batch.n)
-    for lane in range(LANES):
-        sums[lane] = 0.0
-        gains[lane] = 0.0
-        best_sums[lane] = 0.0
-        counts[lane] = 1.0
+    for part in range(PARTS):
+        sums[part] = splat(0.0)
+        gains[part] = splat(0.0)
+        chosen[part] = splat(0.0)
+        counts[part] = splat(1.0)
     for k in range(1, batch.n + 1):
         values = batch.sorted + (batch.n - k) * LANES
-        inverse = 1.0 / <double>k
-        for lane in range(LANES):
-            total = sums[lane] + <double>values[lane]
-            sums[lane] = total
-            gain = total * total * inverse
-            best_sums[lane] = total if gain > gains[lane] else best_sums[lane]
-            counts[lane] = <double>k if gain > gains[lane] else counts[lane]
-            gains[lane] = gain if gain > gains[lane] else gains[lane]
+        count = splat(<double>k)
+        inverse = splat(1.0 / <double>k)
+        for part in range(PARTS):
+            sums[part] = add(sums[part], widen(values + part * DOUBLES))
+            gain = mul(mul(sums[part], sums[part]), inverse)
+            better = greater(gain, gains[part])
+            gains[part] = pick(better, gain, gains[part])
+            chosen[part] = pick(better, sums[part], chosen[part])
+            counts[part] = pick(better, count, counts[part])
+    for part in range(PARTS):
+        store(best_sums + part * DOUBLES, chosen[part])
+        store(best_counts + part * DOUBLES, counts[part])
     for lane in range(LANES):
-        batch.scale[lane] = best_sums[lane] / counts[lane]
+        batch.scale[lane] = best_sums[lane] / best_counts[lane]
 
 
 cdef inline void best_two_levels(Batch *batch) noexcept nogil:
     cdef double totals[8]
-    cdef double means[8]
-    cdef double sums[8]
-    cdef double gains[8]
     cdef double best_sums[8]
-    cdef double counts[8]
-    cdef double gain, inverse, total, excess, low, high
+    cdef double best_counts[8]
+    cdef doubles means[8]
+    cdef doubles sums[8]
+    cdef doubles gains[8]
+    cdef doubles chosen[8]
+    cdef doubles counts[8]
+    cdef doubles gain, inverse, count, better, excess
     cdef double n = <double>batch.n
-    cdef Py_ssize_t k, lane
+    cdef double low, high
+    cdef Py_ssize_t k, part, lane
     cdef const float *values
     memcpy(batch.sorted, batch.values, batch.n * LANES * sizeof(float))
     sort_rows(batch.sorted, batch.n)
-    memset(totals, 0, sizeof(totals))
+    for part in range(PARTS):
+        sums[part] = splat(0.0)
     for k in range(batch.n):
-        for lane in range(LANES):
-            totals[lane] += <double>batch.sorted[k * LANES + lane]
+        for part in range(PARTS):
+            sums[part] = add(sums[part], widen(batch.sorted + k * LANES + part * DOUBLES))
+    for part in range(PARTS):
+        store(totals + part * DOUBLES, sums[part])
     for lane in range(LANES):
-        means[lane] = totals[lane] / n
-        sums[lane] = 0.0
-        gains[lane] = 0.0
-        best_sums[lane] = 0.0
-        counts[lane] = 0.0
+        batch.zero[lane] = totals[lane] / n
+    for part in range(PARTS):
+        means[part] = load(batch.zero + part * DOUBLES)
+        sums[part] = splat(0.0)
+        gains[part] = splat(0.0)
+        chosen[part] = splat(0.0)
+        counts[part] = splat(0.0)
     for k in range(1, batch.n):
         values = batch.sorted + (k - 1) * LANES
-        inverse = 1.0 / (<double>k * (n - <double>k))
-        for lane in range(LANES):
-            total = sums[lane] + <double>values[lane]
-            sums[lane] = total
-            excess = total - <double>k * means[lane]
-            gain = excess * excess * inverse
-            best_sums[lane] = total if gain > gains[lane] else best_sums[lane]
-            counts[lane] = <double>k if gain > gains[lane] else counts[lane]
-            gains[lane] = gain if gain > gains[lane] else gains[lane]
+        count = splat(<double>k)
+        inverse = splat(1.0 / (<double>k * (n - <double>k)))
+        for part in range(PARTS):
+            sums[part] = add(sums[part], widen(values + part * DOUBLES))
+            excess = sub(sums[part], mul(count, means[part]))
+            gain = mul(mul(excess, excess), inverse)
+            better = greater(gain, gains[part])
+            gains[part] = pick(better, gain, gains[part])
+            chosen[part] = pick(better, sums[part], chosen[part])
+            counts[part] = pick(better, count, counts[part])
+    for part in range(PARTS):
+        store(best_sums + part * DOUBLES, chosen[part])
+        store(best_counts + part * DOUBLES, counts[part])
     for lane in range(LANES):
-        if counts[lane] == 0.0:
-            batch.scale[lane] = 0.0
-            batch.zero[lane] = means[lane]
-            continue
-        low = best_sums[lane] / counts[lane]
-        high = (totals[lane] - best_sums[lane]) / (n - counts[lane])
-        low = clipped(low, -LARGEST_LEVEL, LARGEST_LEVEL)
-        high = clipped(high, -LARGEST_LEVEL, LARGEST_LEVEL)
-        batch.scale[lane] = (high - low if high > low else 0.0) * 0.5
-        batch.zero[lane] = (low + high) * 0.5
+        batch.scale[lane] = 0.0
+        if best_counts[lane] > 0.0:
+            low = best_sums[lane] / best_counts[lane]
+            high = (totals[lane] - best_sums[lane]) / (n - best_counts[lane])
+            low = clipped(low, -LARGEST_LEVEL, LARGEST_LEVEL)
+            high = clipped(high, -LARGEST_LEVEL, LARGEST_LEVEL)
+            batch.scale[lane] = (high - low if high > low else 0.0) * 0.5
+            batch.zero[lane] = (low + high) * 0.5
