@@ -1,0 +1,148 @@
+# Integer products of many rows of x: a tile of weights is unpacked into L1 once (avx2_tile.pxi)
+# and met by four planes of x at a time, 16 columns of weights by 4 planes in 8 accumulators.
+#
+# maddubs adds pairs of products into int16, and several such pairs add up there before they are
+# widened: 8 deep for int4, 2 * 15 * 128 * 8 = 30720 < 32768; 64 deep for codes of at most 2,
+# 2 * 2 * 128 * 64 = 32768, which only the all -128 of a low plane reaches, as -32768: it fits.
+
+cdef enum:
+    PLANES_AT_ONCE = 4
+
+
+cdef inline Py_ssize_t plane_scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    # The codes of a tile and y of all rows.
+    return w.group_size * 32 + rows * 128
+
+
+cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
+                            Py_ssize_t depth, __m256i *sums_i32x8, int planes) noexcept nogil:
+    # sums[2 p + h] = 8 columns at codes + 32 h . plane p.
+    cdef Py_ssize_t quad, begin, end
+    cdef Py_ssize_t quads = group_size >> 2
+    cdef int p
+    cdef int32_t four
+    cdef __m256i first_u8x32, second_u8x32, x_s8x32
+    cdef __m256i part_i16x16[2 * PLANES_AT_ONCE]
+    cdef __m256i ones_i16x16 = _mm256_set1_epi16(1)
+    for p in range(2 * planes):
+        sums_i32x8[p] = _mm256_setzero_si256()
+    begin = 0
+    while begin < quads:
+        end = min(begin + depth, quads)
+        for p in range(2 * planes):
+            part_i16x16[p] = _mm256_setzero_si256()
+        for quad in range(begin, end):
+            first_u8x32 = _mm256_loadu_si256(<const __m256i *>(codes + quad * 128))
+            second_u8x32 = _mm256_loadu_si256(<const __m256i *>(codes + quad * 128 + 32))
+            for p in range(planes):
+                memcpy(&four, x + p * group_size + quad * 4, 4)
+                x_s8x32 = _mm256_set1_epi32(four)
+                part_i16x16[2 * p] = _mm256_add_epi16(
+                    part_i16x16[2 * p], _mm256_maddubs_epi16(first_u8x32, x_s8x32))
+                part_i16x16[2 * p + 1] = _mm256_add_epi16(
+                    part_i16x16[2 * p + 1], _mm256_maddubs_epi16(second_u8x32, x_s8x32))
+        for p in range(2 * planes):
+            sums_i32x8[p] = _mm256_add_epi32(
+                sums_i32x8[p], _mm256_madd_epi16(part_i16x16[p], ones_i16x16))
+        begin = end
+
+
+cdef inline void add_columns(const TileScales *t, int vector, __m256i sum_i32x8, float x_scale,
+                             int32_t x_sum, float *y) noexcept nogil:
+    # y += (sum - offset * x_sum) * (w_scale * x_scale) for 8 columns of one row of x, each float
+    # operation rounded by itself.
+    cdef __m256 x_scale_f32x8 = _mm256_set1_ps(x_scale)
+    cdef __m256i x_sum_i32x8 = _mm256_set1_epi32(x_sum)
+    cdef __m256 y_f32x8
+    sum_i32x8 = _mm256_sub_epi32(
+        sum_i32x8, _mm256_mullo_epi32(t.offsets_i32x8[vector], x_sum_i32x8))
+    y_f32x8 = _mm256_add_ps(
+        _mm256_loadu_ps(y),
+        _mm256_mul_ps(_mm256_cvtepi32_ps(sum_i32x8),
+                      _mm256_mul_ps(t.scales_f32x8[vector], x_scale_f32x8)))
+    if t.two_levels:
+        y_f32x8 = _mm256_add_ps(y_f32x8, _mm256_mul_ps(
+            _mm256_cvtepi32_ps(x_sum_i32x8),
+            _mm256_mul_ps(t.midpoints_f32x8[vector], x_scale_f32x8)))
+    _mm256_storeu_ps(y, y_f32x8)
+
+
+cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
+                             Py_ssize_t depth, const TileScales *t, const float *x_scales,
+                             const int32_t *x_sums, float *y, int planes,
+                             int rows) noexcept nogil:
+    # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
+    cdef __m256i sums_i32x8[2 * PLANES_AT_ONCE]
+    cdef __m256i sum_i32x8
+    cdef int half, n, h
+    for half in range(2):
+        block_dots(codes + half * 64, x, group_size, depth, sums_i32x8, rows * planes)
+        for n in range(rows):
+            for h in range(2):
+                sum_i32x8 = sums_i32x8[2 * n * planes + h]
+                if planes == 2:
+                    sum_i32x8 = _mm256_add_epi32(
+                        _mm256_slli_epi32(sum_i32x8, 8), sums_i32x8[4 * n + 2 + h])
+                add_columns(t, half * 2 + h, sum_i32x8, x_scales[n], x_sums[n],
+                            y + n * 32 + half * 16 + h * 8)
+
+
+cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
+                                  Py_ssize_t depth, const TileScales *t, const float *x_scales,
+                                  const int32_t *x_sums, float *y, int planes,
+                                  Py_ssize_t rows) noexcept nogil:
+    # Takes as many rows as make a block and returns how many those were. Each shape is written out,
+    # so that it compiles to a loop of its own with its accumulators in registers.
+    if planes == 1:
+        if rows >= 4:
+            block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 1, 4)
+            return 4
+        if rows >= 2:
+            block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 1, 2)
+            return 2
+        block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 1, 1)
+        return 1
+    if rows >= 2:
+        block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 2, 2)
+        return 2
+    block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 2, 1)
+    return 1
+
+
+cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, float *out,
+                            Py_ssize_t out_stride, Py_ssize_t tile) noexcept nogil:
+    cdef Py_ssize_t row
+    cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
+    for row in range(rows):
+        memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
+
+
+cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                float *out, Py_ssize_t out_stride, void *scratch,
+                                Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                int format, int planes) noexcept nogil:
+    cdef Py_ssize_t size = w.group_size * planes
+    cdef Py_ssize_t depth = 8 if format == FORMAT_INT4 else 64
+    cdef const int8_t *x = <const int8_t *>prepared
+    cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
+    cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
+    cdef uint8_t *codes = <uint8_t *>scratch
+    cdef float *y = <float *>(codes + w.group_size * 32)
+    cdef TileScales t
+    cdef Py_ssize_t tile, group, row, at
+    for tile in range(tile_begin, tile_end):
+        memset(y, 0, rows * 32 * sizeof(float))
+        for group in range(w.groups):
+            load_tile_scales(w, format, tile, group, &t)
+            at = group * rows
+            if format == FORMAT_INT4 and rows * planes <= 2:
+                few_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
+                          planes, <int>rows)
+                continue
+            widen_tile(w, format, tile, group, codes)
+            row = 0
+            while row < rows:
+                row += block_rows(codes, x + (at + row) * size, w.group_size, depth, &t,
+                                  x_scales + at + row, x_sums + at + row, y + row * 32, planes,
+                                  rows - row)
+        store_tile(w, y, rows, out, out_stride, tile)
