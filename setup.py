@@ -21,9 +21,11 @@ DIRECTIVES = {
 X86 = platform.machine().lower() in ("x86_64", "amd64", "x64")
 ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 # -ffp-contract=off: a multiply and an add stay two roundings, as in numpy, unless a kernel asks
-# for the fused form. -fno-tree-reassoc: GCC otherwise reorders vector adds and spills accumulators.
+# for the fused form. GCC would otherwise reorder vector adds (tree-reassoc), keep copies of loop
+# values (tree-pre) and move products away from the adds that consume them (tree-ter), and run out
+# of registers in the hot loops: 34 instructions and two spills become 26 and none.
 UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-GCC_ONLY = ["-fno-tree-reassoc"]
+GCC_ONLY = ["-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"]
 ISA_FLAGS = {
     "binq._kernels.avx2": {"unix": ["-mavx2", "-mfma", "-mf16c"], "msvc": ["/arch:AVX2"]},
     "binq._kernels.avx512": {
