@@ -96,6 +96,16 @@ typedef double binq_doubles;
 #define binq_pick(mask, a, b) ((mask) != 0.0 ? (a) : (b))
 #endif
 
+/* Eight float16 as float32. */
+#if defined(__AVX__) && defined(__F16C__)
+#define BINQ_WIDENS_HALVES 1
+#define binq_widen_halves(p, out) \
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p))))
+#else
+#define BINQ_WIDENS_HALVES 0
+#define binq_widen_halves(p, out) ((void)0)
+#endif
+
 enum { BINQ_PARTS = 8 / BINQ_DOUBLES }; /* vectors that hold 8 float64 */
 
 #endif

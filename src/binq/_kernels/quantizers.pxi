@@ -16,6 +16,7 @@ cdef extern from "lanes.h" nogil:
         FLOATS "BINQ_FLOATS"        # in a vector
         DOUBLES "BINQ_DOUBLES"
         PARTS "BINQ_PARTS"          # vectors of 8 doubles
+        WIDENS_HALVES "BINQ_WIDENS_HALVES"
     ctypedef struct floats "binq_floats":
         pass
     ctypedef struct doubles "binq_doubles":
@@ -33,6 +34,7 @@ cdef extern from "lanes.h" nogil:
     doubles mul "binq_mul"(doubles a, doubles b)
     doubles minimum "binq_min"(doubles a, doubles b)
     doubles maximum "binq_max"(doubles a, doubles b)
+    void widen_halves "binq_widen_halves"(const uint16_t *p, float *out)
     doubles rounded "binq_round"(doubles a)  # magnitudes below 2^51 only
     doubles greater "binq_greater"(doubles a, doubles b)
     doubles pick "binq_pick"(doubles mask, doubles a, doubles b)
@@ -46,16 +48,14 @@ cdef double LARGEST_LEVEL = 3.4e38
 cdef double SMALLEST_HALF_SCALE = 1.9073486328125e-06  # 2^-19
 
 
-ctypedef struct Cut:
-    # A point of the int4 search: u = 1 / scale, and the line A, B of the codes there.
-    double u
-    double a
-    double b
-
-
 ctypedef struct Interval:
-    Cut left
-    Cut right
+    # Of the int4 search: its ends u = 1 / scale, and the lines A, B of the codes there.
+    double u0
+    double a0
+    double b0
+    double u1
+    double a1
+    double b1
     int depth
 
 
@@ -113,28 +113,34 @@ cdef inline void load_block(const char *source, int input_type, Py_ssize_t count
                             float *block) noexcept nogil:
     # Up to 8 elements of a row as float32; the rest of the 8 as zeros.
     cdef uint16_t halves[8]
-    cdef double doubles[8]
+    cdef double doubles_[8]
     cdef Py_ssize_t i
     if input_type == INPUT_FLOAT32:
-        if count == 8:
-            memcpy(block, source, 32)
-        else:
-            memset(block, 0, 32)
-            memcpy(block, source, count * 4)
+        copy_block(source, count, 4, block)
     elif input_type == INPUT_FLOAT64:
-        memset(doubles, 0, 64)
-        memcpy(doubles, source, count * 8)
+        copy_block(source, count, 8, doubles_)
         for i in range(8):
-            block[i] = <float>doubles[i]
+            block[i] = <float>doubles_[i]
     else:
-        memset(halves, 0, 16)
-        memcpy(halves, source, count * 2)
-        if input_type == INPUT_FLOAT16:
-            for i in range(8):
-                block[i] = half_to_float(halves[i])
-        else:
+        copy_block(source, count, 2, halves)
+        if input_type == INPUT_BFLOAT16:
             for i in range(8):
                 block[i] = bfloat16_to_float(halves[i])
+        elif WIDENS_HALVES:
+            widen_halves(halves, block)
+        else:
+            for i in range(8):
+                block[i] = half_to_float(halves[i])
+
+
+cdef inline void copy_block(const char *source, Py_ssize_t count, Py_ssize_t size,
+                            void *block) noexcept nogil:
+    # A copy of 8 elements has a constant size, and is then a few instructions.
+    if count == 8:
+        memcpy(block, source, 8 * size)
+    else:
+        memset(block, 0, 8 * size)
+        memcpy(block, source, count * size)
 
 
 cdef inline int load_batch(Batch *batch, const QuantizeJob *job, Py_ssize_t row,

@@ -1,16 +1,17 @@
 # int4: the largest-magnitude rules, the exact branch and bound, and the codes.
 
 
-cdef inline double folded(const doubles *sums) noexcept nogil:
-    cdef double s[8]
+cdef inline double folded(doubles *sums) noexcept nogil:
+    # Eight sums, added in halves.
+    cdef double s[4]
     cdef Py_ssize_t part
-    for part in range(PARTS):
-        store(s + part * DOUBLES, sums[part])
-    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+    for part in range(PARTS // 2):
+        store(s + part * DOUBLES, add(sums[part], sums[part + PARTS // 2]))
+    return (s[0] + s[2]) + (s[1] + s[3])
 
 
 cdef inline void line_at(const Search *search, double u, double low, double high,
-                         Cut *cut) noexcept nogil:
+                         double *a_out, double *b_out) noexcept nogil:
     # The codes of scale 1 / u, and their A and B: eight running sums, added in halves.
     cdef doubles a[8]
     cdef doubles b[8]
@@ -28,14 +29,13 @@ cdef inline void line_at(const Search *search, double u, double low, double high
             x = rounded(minimum(maximum(mul(us, value), lows), highs))
             a[part] = add(a[part], mul(value, x))
             b[part] = add(b[part], mul(x, x))
-    cut.u = u
-    cut.a = folded(a)
-    cut.b = folded(b)
+    a_out[0] = folded(a)
+    b_out[0] = folded(b)
 
 
 cdef inline void saturated_line(const Search *search, double low, double high,
-                                Cut *cut) noexcept nogil:
-    # The codes as u goes to infinity, which cut.u stands for as a negative number.
+                                double *a_out, double *b_out) noexcept nogil:
+    # The codes as u goes to infinity.
     cdef doubles a[8]
     cdef doubles b[8]
     cdef doubles x, value
@@ -53,43 +53,31 @@ cdef inline void saturated_line(const Search *search, double low, double high,
             x = pick(greater(zero, value), lows, x)
             a[part] = add(a[part], mul(value, x))
             b[part] = add(b[part], mul(x, x))
-    cut.u = -1.0
-    cut.a = folded(a)
-    cut.b = folded(b)
+    a_out[0] = folded(a)
+    b_out[0] = folded(b)
 
 
-cdef inline void keep_best(Search *search, const Cut *cut, int zero_point) noexcept nogil:
-    cdef double gain
-    if cut.b > 0.0:
-        gain = cut.a * cut.a / cut.b
-        if gain > search.gain:
-            search.gain = gain
-            search.scale = cut.a / cut.b
-            search.zero_point = zero_point
+cdef inline void keep_best(Search *search, double a, double b, int zero_point) noexcept nogil:
+    if a * a > search.gain * b:
+        search.gain = a * a / b
+        search.scale = a / b
+        search.zero_point = zero_point
 
 
-cdef inline double bound_of(const Cut *left, const Cut *right) noexcept nogil:
-    # The largest (chord of g) / u^2 inside the interval, or 0 if that is at an end.
-    cdef double g = 2.0 * left.u * left.a - left.b
-    cdef double slope, drop
-    if right.u < 0.0:
-        slope = 2.0 * right.a
+cdef inline bint may_beat(double gain, double u0, double a0, double b0,
+                          double u1, double a1, double b1) noexcept nogil:
+    # Whether (chord of g) / u^2, inside the interval, exceeds the best A^2 / B.
+    cdef double g = 2.0 * u0 * a0 - b0
+    cdef double rise, run, drop
+    if u1 < 0.0:
+        rise = 2.0 * a1
+        run = 1.0
     else:
-        slope = (2.0 * right.u * right.a - right.b - g) / (right.u - left.u)
-    drop = slope * left.u - g
-    if not (drop > 0.0 and left.u * slope < 2.0 * drop):
-        return 0.0
-    if right.u >= 0.0 and not 2.0 * drop < right.u * slope:
-        return 0.0
-    return slope * slope / (4.0 * drop)
-
-
-cdef inline double meeting_point(const Interval *part) noexcept nogil:
-    if part.depth >= 64:
-        return 2.0 * part.left.u if part.right.u < 0.0 else 0.5 * (part.left.u + part.right.u)
-    if part.right.a == part.left.a:
-        return part.left.u
-    return (part.right.b - part.left.b) / (2.0 * (part.right.a - part.left.a))
+        rise = (2.0 * u1 * a1 - b1) - g
+        run = u1 - u0
+    drop = rise * u0 - g * run
+    return (drop > 0.0 and u0 * rise < 2.0 * drop and (u1 < 0.0 or 2.0 * drop < u1 * rise)
+            and rise * rise > 4.0 * gain * drop * run)
 
 
 cdef inline void search_zero_point(Search *search, int zero_point, double lowest,
@@ -97,44 +85,60 @@ cdef inline void search_zero_point(Search *search, int zero_point, double lowest
     cdef double low = -zero_point
     cdef double high = 15 - zero_point
     cdef double largest = 0.0
-    cdef Interval part
-    cdef Cut cut
-    cdef Py_ssize_t top = 0
+    # The ends of the interval at hand; u1 < 0 is infinity.
+    cdef double u0, a0, b0, u1, a1, b1, u, a, b
+    cdef int depth = 0
+    cdef Interval *top = search.stack
     if zero_point < 15 and highest > largest:
         largest = highest
     if zero_point > 0 and -lowest > largest:
         largest = -lowest
     if largest <= 0.0:
         return
-    part.depth = 0
-    part.left.u = 0.5 / largest
-    part.left.a = 0.0
-    part.left.b = 0.0
-    saturated_line(search, low, high, &part.right)
-    keep_best(search, &part.right, zero_point)
-    search.stack[0] = part
-    top = 1
-    while top > 0:
+    u0 = 0.5 / largest
+    a0 = 0.0
+    b0 = 0.0
+    u1 = -1.0
+    saturated_line(search, low, high, &a1, &b1)
+    keep_best(search, a1, b1, zero_point)
+    while True:
+        if may_beat(search.gain, u0, a0, b0, u1, a1, b1):
+            if depth >= 64:
+                u = 2.0 * u0 if u1 < 0.0 else 0.5 * (u0 + u1)
+            else:
+                u = (b1 - b0) / (2.0 * (a1 - a0)) if a1 != a0 else u0
+            if u0 < u and (u1 < 0.0 or u < u1):
+                line_at(search, u, low, high, &a, &b)
+                keep_best(search, a, b, zero_point)
+                depth += 1
+                if a == a1 and b == b1:
+                    if a != a0 or b != b0:
+                        u1 = u
+                        continue
+                else:
+                    if a != a0 or b != b0:
+                        top.u0 = u0
+                        top.a0 = a0
+                        top.b0 = b0
+                        top.u1 = u
+                        top.a1 = a
+                        top.b1 = b
+                        top.depth = depth
+                        top += 1
+                    u0 = u
+                    a0 = a
+                    b0 = b
+                    continue
+        if top == search.stack:
+            return
         top -= 1
-        part = search.stack[top]
-        if bound_of(&part.left, &part.right) <= search.gain:
-            continue
-        cut.u = meeting_point(&part)
-        if not part.left.u < cut.u or (part.right.u >= 0.0 and not cut.u < part.right.u):
-            continue
-        line_at(search, cut.u, low, high, &cut)
-        keep_best(search, &cut, zero_point)
-        part.depth += 1
-        if cut.a != part.left.a or cut.b != part.left.b:
-            search.stack[top].left = part.left
-            search.stack[top].right = cut
-            search.stack[top].depth = part.depth
-            top += 1
-        if cut.a != part.right.a or cut.b != part.right.b:
-            search.stack[top].left = cut
-            search.stack[top].right = part.right
-            search.stack[top].depth = part.depth
-            top += 1
+        u0 = top.u0
+        a0 = top.a0
+        b0 = top.b0
+        u1 = top.u1
+        a1 = top.a1
+        b1 = top.b1
+        depth = top.depth
 
 
 cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:

@@ -256,7 +256,7 @@ class _Int4Search:
         stack = [(all_zero, ends, 0)]
         while stack:
             left, right, depth = stack.pop()
-            if self.bound(left, right) <= self.gain:
+            if not self.may_beat(left, right):
                 continue
             u = meeting_point(left, right, depth)
             if not left[0] < u < right[0]:
@@ -271,23 +271,30 @@ class _Int4Search:
         """Returns A and B of the codes, and keeps them if they are the best yet."""
         a = lane_sum(self.w * codes)
         b = float((codes * codes).sum())
-        if b > 0 and a * a / b > self.gain:
+        if a * a > self.gain * b:
             self.gain = a * a / b
             self.scale = a / b
             self.zero_point = zero_point
         return a, b
 
-    @staticmethod
-    def bound(left: tuple[float, float, float], right: tuple[float, float, float]) -> float:
-        """Returns the largest (chord of g) / u² inside the interval, or 0 if that is at an end."""
+    def may_beat(
+        self, left: tuple[float, float, float], right: tuple[float, float, float]
+    ) -> bool:
+        """Returns whether (chord of g) / u², inside the interval, exceeds the best A² / B.
+
+        The chord, rise / run · u − drop / run, is largest over u² at u = 2·drop / rise, where
+        it is rise² / (4·drop·run). At the ends of the interval it is no better than their lines.
+        """
         u0, a0, b0 = left
         u1, a1, b1 = right
         g0 = 2 * u0 * a0 - b0
-        slope = 2 * a1 if np.isinf(u1) else (2 * u1 * a1 - b1 - g0) / (u1 - u0)
-        drop = slope * u0 - g0
-        if not (drop > 0 and u0 * slope < 2 * drop < u1 * slope):
-            return 0.0
-        return slope * slope / (4 * drop)
+        if np.isinf(u1):
+            rise, run = 2 * a1, 1.0
+        else:
+            rise, run = (2 * u1 * a1 - b1) - g0, u1 - u0
+        drop = rise * u0 - g0 * run
+        inside = u0 * rise < 2 * drop and (np.isinf(u1) or 2 * drop < u1 * rise)
+        return bool(drop > 0 and inside and rise * rise > 4 * self.gain * drop * run)
 
 
 def meeting_point(
