@@ -47,26 +47,6 @@ cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t gr
         begin = end
 
 
-cdef inline void add_columns(const TileScales *t, int vector, __m256i sum_i32x8, float x_scale,
-                             int32_t x_sum, float *y) noexcept nogil:
-    # y += (sum - offset * x_sum) * (w_scale * x_scale) for 8 columns of one row of x, each float
-    # operation rounded by itself.
-    cdef __m256 x_scale_f32x8 = _mm256_set1_ps(x_scale)
-    cdef __m256i x_sum_i32x8 = _mm256_set1_epi32(x_sum)
-    cdef __m256 y_f32x8
-    sum_i32x8 = _mm256_sub_epi32(
-        sum_i32x8, _mm256_mullo_epi32(t.offsets_i32x8[vector], x_sum_i32x8))
-    y_f32x8 = _mm256_add_ps(
-        _mm256_loadu_ps(y),
-        _mm256_mul_ps(_mm256_cvtepi32_ps(sum_i32x8),
-                      _mm256_mul_ps(t.scales_f32x8[vector], x_scale_f32x8)))
-    if t.two_levels:
-        y_f32x8 = _mm256_add_ps(y_f32x8, _mm256_mul_ps(
-            _mm256_cvtepi32_ps(x_sum_i32x8),
-            _mm256_mul_ps(t.midpoints_f32x8[vector], x_scale_f32x8)))
-    _mm256_storeu_ps(y, y_f32x8)
-
-
 cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
                              Py_ssize_t depth, const TileScales *t, const float *x_scales,
                              const int32_t *x_sums, float *y, int planes,
@@ -107,14 +87,6 @@ cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssiz
         return 2
     block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 2, 1)
     return 1
-
-
-cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, float *out,
-                            Py_ssize_t out_stride, Py_ssize_t tile) noexcept nogil:
-    cdef Py_ssize_t row
-    cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
-    for row in range(rows):
-        memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
 
 
 cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,

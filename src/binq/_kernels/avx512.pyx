@@ -1,10 +1,14 @@
-"""The kernels for AVX-512 with VNNI, exported as the capsule ``table``."""
+"""The kernels for AVX-512 with VNNI, exported as the capsule ``table``.
+
+Products of few rows of x, by table, are those of AVX2: wider vectors bring them nothing.
+"""
 
 from cpython.pycapsule cimport PyCapsule_New
 from libc.math cimport rintf
-from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
+from binq._kernels.immintrin cimport *
 from binq._kernels.immintrin512 cimport *
 from binq._kernels.table cimport *
 
@@ -13,17 +17,66 @@ include "quantizers.pxi"
 include "portable_tile.pxi"
 include "portable_matmul.pxi"
 include "arrays.pxi"
+include "avx2_activations.pxi"
+include "avx2_scales.pxi"
 include "avx512_tile.pxi"
 include "avx512_matmul.pxi"
 include "avx512_few.pxi"
+include "avx2_lookup.pxi"
+
+
+# Few rows of x meet binary and ternary weights by table, all else as signed bytes: 1 plane for int8,
+# 2 for int16. L is the largest integer that stands for an activation (binq.reference).
+
+cdef enum:                     # the most rows of x for which the table is faster, measured
+    LOOKUP_BINARY_INT8 = 3
+    LOOKUP_BINARY_INT16 = 16
+    LOOKUP_TERNARY_INT8 = 2
+    LOOKUP_TERNARY_INT16 = 3
 
 
 cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
     return prepared_bytes(w, rows, ACTIVATIONS_FLOAT32)
 
 
-cdef Py_ssize_t scratch_any(const Weights *w, Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t prepared_binary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    if rows <= LOOKUP_BINARY_INT16:
+        return lookup_prepared_bytes(w, rows)
+    return plane_prepared_bytes(w, rows, 2)
+
+
+cdef Py_ssize_t prepared_ternary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_INT16:
+        return lookup_prepared_bytes(w, rows)
+    return plane_prepared_bytes(w, rows, 2)
+
+
+cdef Py_ssize_t prepared_binary_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    if rows <= LOOKUP_BINARY_INT8:
+        return lookup_prepared_bytes(w, rows)
+    return plane_prepared_bytes(w, rows, 1)
+
+
+cdef Py_ssize_t prepared_ternary_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_INT8:
+        return lookup_prepared_bytes(w, rows)
+    return plane_prepared_bytes(w, rows, 1)
+
+
+cdef Py_ssize_t prepared_int4_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return plane_prepared_bytes(w, rows, 2)
+
+
+cdef Py_ssize_t prepared_int4_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return plane_prepared_bytes(w, rows, 1)
+
+
+cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
     return scratch_bytes(w, rows)
+
+
+cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return plane_scratch_bytes(w, rows)
 
 
 cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -33,11 +86,81 @@ cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride,
                  ACTIVATIONS_FLOAT32, 1.0)
 
 
+cdef void prepare_binary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                               void *prepared, uint8_t *unfit,
+                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    if rows <= LOOKUP_BINARY_INT16:
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, True, 8191.0)
+    else:
+        plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 8191.0)
+
+
+cdef void prepare_ternary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                                void *prepared, uint8_t *unfit,
+                                Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_INT16:
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, True, 8191.0)
+    else:
+        plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 8191.0)
+
+
+cdef void prepare_binary_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                              void *prepared, uint8_t *unfit,
+                              Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    if rows <= LOOKUP_BINARY_INT8:
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, False, 127.0)
+    else:
+        plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
+
+
+cdef void prepare_ternary_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                               void *prepared, uint8_t *unfit,
+                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_INT8:
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, False, 127.0)
+    else:
+        plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
+
+
+cdef void prepare_int4_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                             void *prepared, uint8_t *unfit,
+                             Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 32639.0)
+
+
+cdef void prepare_int4_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                            void *prepared, uint8_t *unfit,
+                            Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
+
+
 cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
                    FORMAT_BINARY, ACTIVATIONS_FLOAT32)
+
+
+cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                float *out, Py_ssize_t out_stride, void *scratch,
+                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    if rows <= LOOKUP_BINARY_INT16:
+        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
+                        FORMAT_BINARY, True, 1)
+    else:
+        plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                       FORMAT_BINARY, 2)
+
+
+cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
+                               float *out, Py_ssize_t out_stride, void *scratch,
+                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    if rows <= LOOKUP_BINARY_INT8:
+        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
+                        FORMAT_BINARY, False, 1)
+    else:
+        plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                       FORMAT_BINARY, 1)
 
 
 cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -47,6 +170,28 @@ cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ss
                    FORMAT_TERNARY, ACTIVATIONS_FLOAT32)
 
 
+cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                 float *out, Py_ssize_t out_stride, void *scratch,
+                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_INT16:
+        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
+                        FORMAT_TERNARY, True, 2)
+    else:
+        plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                       FORMAT_TERNARY, 2)
+
+
+cdef void multiply_ternary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                float *out, Py_ssize_t out_stride, void *scratch,
+                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_INT8:
+        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
+                        FORMAT_TERNARY, False, 2)
+    else:
+        plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                       FORMAT_TERNARY, 1)
+
+
 cdef void multiply_int4_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
@@ -54,99 +199,41 @@ cdef void multiply_int4_float32(const Weights *w, const void *prepared, Py_ssize
                    FORMAT_INT4, ACTIVATIONS_FLOAT32)
 
 
-cdef Py_ssize_t plane_prepared_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_prepared_bytes(w, rows, 1)
-
-
-cdef Py_ssize_t plane_prepared_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_prepared_bytes(w, rows, 2)
-
-
-cdef Py_ssize_t plane_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_scratch_bytes(w, rows)
-
-
-cdef void plane_prepare_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                            void *prepared, uint8_t *unfit,
-                            Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
-
-
-cdef void plane_prepare_int16_lookup(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                                    void *prepared, uint8_t *unfit,
-                                    Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 8191.0)
-
-
-cdef void plane_prepare_int16_int4(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                                  void *prepared, uint8_t *unfit,
-                                  Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 32639.0)
-
-
-cdef void plane_multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                     float *out, Py_ssize_t out_stride, void *scratch,
-                                     Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+cdef void multiply_int4_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
+                              float *out, Py_ssize_t out_stride, void *scratch,
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                  FORMAT_BINARY, 2)
+                   FORMAT_INT4, 2)
 
 
-cdef void plane_multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                    float *out, Py_ssize_t out_stride, void *scratch,
-                                    Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+cdef void multiply_int4_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
+                             float *out, Py_ssize_t out_stride, void *scratch,
+                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                  FORMAT_BINARY, 1)
-
-
-cdef void plane_multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                      float *out, Py_ssize_t out_stride, void *scratch,
-                                      Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                  FORMAT_TERNARY, 2)
-
-
-cdef void plane_multiply_ternary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                     float *out, Py_ssize_t out_stride, void *scratch,
-                                     Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                  FORMAT_TERNARY, 1)
-
-
-cdef void plane_multiply_int4_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                   float *out, Py_ssize_t out_stride, void *scratch,
-                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                  FORMAT_INT4, 2)
-
-
-cdef void plane_multiply_int4_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                  Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                  FORMAT_INT4, 1)
+                   FORMAT_INT4, 1)
 
 
 cdef KernelTable kernel_table
 kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx512"
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_any, multiply_binary_float32)
+    prepared_float32, prepare_float32, scratch_float32, multiply_binary_float32)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16] = MatmulKernel(
-    plane_prepared_int16, plane_prepare_int16_lookup, plane_scratch, plane_multiply_binary_int16)
+    prepared_binary_int16, prepare_binary_int16, scratch_integer, multiply_binary_int16)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8] = MatmulKernel(
-    plane_prepared_int8, plane_prepare_int8, plane_scratch, plane_multiply_binary_int8)
+    prepared_binary_int8, prepare_binary_int8, scratch_integer, multiply_binary_int8)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_any, multiply_ternary_float32)
+    prepared_float32, prepare_float32, scratch_float32, multiply_ternary_float32)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16] = MatmulKernel(
-    plane_prepared_int16, plane_prepare_int16_lookup, plane_scratch, plane_multiply_ternary_int16)
+    prepared_ternary_int16, prepare_ternary_int16, scratch_integer, multiply_ternary_int16)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8] = MatmulKernel(
-    plane_prepared_int8, plane_prepare_int8, plane_scratch, plane_multiply_ternary_int8)
+    prepared_ternary_int8, prepare_ternary_int8, scratch_integer, multiply_ternary_int8)
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_any, multiply_int4_float32)
+    prepared_float32, prepare_float32, scratch_float32, multiply_int4_float32)
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16] = MatmulKernel(
-    plane_prepared_int16, plane_prepare_int16_int4, plane_scratch, plane_multiply_int4_int16)
+    prepared_int4_int16, prepare_int4_int16, scratch_integer, multiply_int4_int16)
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8] = MatmulKernel(
-    plane_prepared_int8, plane_prepare_int8, plane_scratch, plane_multiply_int4_int8)
+    prepared_int4_int8, prepare_int4_int8, scratch_integer, multiply_int4_int8)
 kernel_table.quantize_scratch_bytes = quantize_scratch_bytes
 kernel_table.quantize[FORMAT_BINARY] = quantize_binary
 kernel_table.quantize[FORMAT_TERNARY] = quantize_ternary

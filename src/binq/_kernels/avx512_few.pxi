@@ -36,7 +36,7 @@ cdef inline void few_dots(const uint8_t *packed, const int8_t *x, Py_ssize_t gro
 
 
 cdef inline void few_rows(const Weights *w, Py_ssize_t tile, Py_ssize_t group, const int8_t *x,
-                          const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                          const WideScales *t, const float *x_scales, const int32_t *x_sums,
                           float *y, int planes, int rows) noexcept nogil:
     cdef __m512i sums_i32x16[8]
     cdef int n
@@ -47,7 +47,7 @@ cdef inline void few_rows(const Weights *w, Py_ssize_t tile, Py_ssize_t group, c
 
 
 cdef inline void few_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group, const int8_t *x,
-                           const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                           const WideScales *t, const float *x_scales, const int32_t *x_sums,
                            float *y, int planes, int rows) noexcept nogil:
     # Each shape is written out, so that it compiles to a loop of its own.
     if planes == 2 and rows == 1:

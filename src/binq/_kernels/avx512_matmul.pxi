@@ -1,94 +1,15 @@
-# Products on AVX-512 VNNI: unsigned codes of weights times signed bytes of x, in int32.
-#
-# An int8 activation is one byte. An int16 activation is two, x = 256 * high + low with low in
-# -128..127: the same product twice, put together exactly as 256 * sum(high) + sum(low). A prepared
-# buffer holds, in this order (`planes` is 1 or 2, high before low),
-#   codes int8 [group][row][plane][group_size], scales float32 [group][row], sums int32 [group][row]
-# Rows of one group lie close together: at a stride of in_features they would share an L1 set.
-#
-# Few rows of x meet the weights as they are unpacked in registers (avx512_few.pxi); many rows meet
-# a tile unpacked into L1 once, 8 planes of rows at a time, in 2 x 8 accumulators of 16 columns.
+# Products on AVX-512 VNNI: unsigned codes of weights times the signed bytes of avx2_activations.pxi,
+# in int32. Few rows of int4 meet the weights as they are unpacked in registers (avx512_few.pxi);
+# many rows meet a tile unpacked into L1 once, 8 planes of rows at a time, in 2 x 8 accumulators of
+# 16 columns.
 
 cdef enum:
     PLANES_AT_ONCE = 8
 
 
-cdef inline Py_ssize_t plane_prepared_bytes(const Weights *w, Py_ssize_t rows,
-                                            Py_ssize_t planes) noexcept nogil:
-    return w.groups * rows * (w.group_size * planes + 8)
-
-
 cdef inline Py_ssize_t plane_scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
     # The codes of a tile and y of all rows.
     return w.group_size * 32 + rows * 128
-
-
-cdef inline void plane_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
-                               Py_ssize_t rows, void *prepared, uint8_t *unfit,
-                               Py_ssize_t row_begin, Py_ssize_t row_end,
-                               Py_ssize_t planes, float levels) noexcept nogil:
-    cdef int8_t *codes = <int8_t *>prepared
-    cdef Py_ssize_t size = w.group_size * planes
-    cdef float *scales = <float *>(codes + w.groups * rows * size)
-    cdef int32_t *sums = <int32_t *>(scales + w.groups * rows)
-    cdef Py_ssize_t row, group, at, count
-    cdef bint fits
-    for row in range(row_begin, row_end):
-        fits = True
-        for group in range(w.groups):
-            at = group * rows + row
-            count = min(w.group_size, w.in_features - group * w.group_size)
-            fits &= quantize_group(x + row * x_stride + group * w.group_size, count, w.group_size,
-                                   codes + at * size, planes, levels, scales + at, sums + at)
-        unfit[row] = not fits
-        if not fits:
-            for group in range(w.groups):
-                at = group * rows + row
-                memset(codes + at * size, 0, size)
-                scales[at] = 0.0
-                sums[at] = 0
-
-
-cdef inline bint quantize_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,
-                                int8_t *codes, Py_ssize_t planes, float levels,
-                                float *scale, int32_t *total) noexcept nogil:
-    # One row and kernel group of x, as binq.reference.quantize_activations.
-    cdef float padded[256]
-    cdef Py_ssize_t k
-    cdef __m512i bits_u32x16 = _mm512_setzero_si512()
-    cdef __m512i sum_i32x16 = _mm512_setzero_si512()
-    cdef __m512i code_i32x16
-    cdef __m512 inverse_f32x16
-    cdef uint32_t largest
-    cdef float amax
-    if count < group_size:
-        memset(padded, 0, sizeof(padded))
-        memcpy(padded, x, count * sizeof(float))
-        x = padded
-    for k in range(0, group_size, 16):
-        # As integers, absolute values order like the floats; inf and NaN come above all.
-        bits_u32x16 = _mm512_max_epu32(bits_u32x16, _mm512_and_si512(
-            _mm512_loadu_si512(x + k), _mm512_set1_epi32(0x7FFFFFFF)))
-    largest = _mm512_reduce_max_epu32(bits_u32x16)
-    memcpy(&amax, &largest, sizeof(float))
-    scale[0] = amax / levels
-    # 0x7F800000 is inf; 0x0D800000 is 2^-100, below which the inverse could overflow.
-    if largest >= 0x7F800000 or 0 < largest < 0x0D800000:
-        return False
-    inverse_f32x16 = _mm512_set1_ps(levels / amax if largest else <float>0.0)
-    for k in range(0, group_size, 16):
-        code_i32x16 = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + k), inverse_f32x16))
-        sum_i32x16 = _mm512_add_epi32(sum_i32x16, code_i32x16)
-        if planes == 1:
-            _mm_storeu_si128(<__m128i *>(codes + k), _mm512_cvtepi32_epi8(code_i32x16))
-        else:
-            # The low byte as it is, read as signed; what that leaves is a multiple of 256.
-            _mm_storeu_si128(<__m128i *>(codes + group_size + k),
-                             _mm512_cvtepi32_epi8(code_i32x16))
-            _mm_storeu_si128(<__m128i *>(codes + k), _mm512_cvtepi32_epi8(_mm512_srai_epi32(
-                _mm512_add_epi32(code_i32x16, _mm512_set1_epi32(128)), 8)))
-    total[0] = _mm512_reduce_add_epi32(sum_i32x16)
-    return True
 
 
 cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
@@ -114,7 +35,7 @@ cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t gr
         sums_i32x16[p] = block_i32x16[p]
 
 
-cdef struct TileScales:
+cdef struct WideScales:
     # What one tile and kernel group adds to y: offsets of the codes, scales, midpoints.
     __m512i offsets_i32x16[2]
     __m512 scales_f32x16[2]
@@ -122,8 +43,8 @@ cdef struct TileScales:
     bint two_levels
 
 
-cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
-                                  TileScales *t) noexcept nogil:
+cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
+                                  WideScales *t) noexcept nogil:
     load_offsets(w, format, tile, group, t.offsets_i32x16)
     load_scales(w, w.scales, tile, group, t.scales_f32x16)
     t.two_levels = format == FORMAT_BINARY and w.zero_points != NULL
@@ -131,7 +52,7 @@ cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile,
         load_scales(w, w.zero_points, tile, group, t.midpoints_f32x16)
 
 
-cdef inline void add_row(const TileScales *t, const __m512i *sums_i32x16, int planes,
+cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int planes,
                          float x_scale, int32_t x_sum, float *y) noexcept nogil:
     # y += sum * (w_scale * x_scale), each operation rounded by itself, for one row of x.
     cdef int h
@@ -157,7 +78,7 @@ cdef inline void add_row(const TileScales *t, const __m512i *sums_i32x16, int pl
 
 
 cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
-                             const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                             const WideScales *t, const float *x_scales, const int32_t *x_sums,
                              float *y, int planes, int rows) noexcept nogil:
     # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
     cdef __m512i sums_i32x16[2 * PLANES_AT_ONCE]
@@ -168,7 +89,7 @@ cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t g
 
 
 cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
-                                  const TileScales *t, const float *x_scales,
+                                  const WideScales *t, const float *x_scales,
                                   const int32_t *x_sums, float *y, int planes,
                                   Py_ssize_t rows) noexcept nogil:
     # Takes as many rows as make a block and returns how many those were. Each shape is written out,
@@ -195,14 +116,6 @@ cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssiz
     return 1
 
 
-cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, float *out,
-                            Py_ssize_t out_stride, Py_ssize_t tile) noexcept nogil:
-    cdef Py_ssize_t row
-    cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
-    for row in range(rows):
-        memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
-
-
 cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end,
@@ -213,12 +126,12 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
     cdef uint8_t *codes = <uint8_t *>scratch
     cdef float *y = <float *>(codes + w.group_size * 32)
-    cdef TileScales t
+    cdef WideScales t
     cdef Py_ssize_t tile, group, row, at
     for tile in range(tile_begin, tile_end):
         memset(y, 0, rows * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, format, tile, group, &t)
+            load_wide_scales(w, format, tile, group, &t)
             at = group * rows
             if format == FORMAT_INT4 and rows * planes <= 4:
                 few_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,

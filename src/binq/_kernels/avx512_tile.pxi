@@ -6,7 +6,7 @@
 #   binary   2 * bit      less 1          ternary   a + b   less 1
 #   int4     nibble       less its zero point (8 where symmetric)
 
-cdef inline __m512i spread_bytes(const uint8_t *bytes) noexcept nogil:
+cdef inline __m512i spread_16_bytes(const uint8_t *bytes) noexcept nogil:
     # 16 bytes, one a row, each repeated in the four bytes of its row's dword.
     cdef __m512i dwords_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(<const __m128i *>bytes))
     return _mm512_shuffle_epi8(dwords_i32x16, _mm512_set4_epi32(
@@ -21,7 +21,7 @@ cdef inline void widen_binary(const uint8_t *packed, Py_ssize_t k8s, uint8_t *co
     cdef __m512i high_u8x64 = _mm512_set1_epi32(<int>0x80402010)
     for k8 in range(k8s):
         for half in range(2):
-            bytes_u8x64 = spread_bytes(packed + k8 * 32 + half * 16)
+            bytes_u8x64 = spread_16_bytes(packed + k8 * 32 + half * 16)
             _mm512_store_si512(codes + k8 * 256 + half * 64, _mm512_maskz_mov_epi8(
                 _mm512_test_epi8_mask(bytes_u8x64, low_u8x64), two_u8x64))
             _mm512_store_si512(codes + k8 * 256 + 128 + half * 64, _mm512_maskz_mov_epi8(
@@ -38,8 +38,8 @@ cdef inline void widen_ternary(const uint8_t *packed, Py_ssize_t k8s,
     bits_u8x64[1] = _mm512_set1_epi32(<int>0x80402010)
     for k8 in range(k8s):
         for half in range(2):
-            first_u8x64 = spread_bytes(packed + k8 * 64 + half * 16)
-            second_u8x64 = spread_bytes(packed + k8 * 64 + 32 + half * 16)
+            first_u8x64 = spread_16_bytes(packed + k8 * 64 + half * 16)
+            second_u8x64 = spread_16_bytes(packed + k8 * 64 + 32 + half * 16)
             for quad in range(2):
                 sum_u8x64 = _mm512_add_epi8(
                     _mm512_maskz_mov_epi8(

@@ -59,6 +59,7 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_broadcastsi128_si256(__m128i a) noexcept
 
     __m256i _mm256_and_si256(__m256i a, __m256i b) noexcept
+    __m256i _mm256_xor_si256(__m256i a, __m256i b) noexcept
     __m256i _mm256_or_si256(__m256i a, __m256i b) noexcept
     __m256i _mm256_andnot_si256(__m256i a, __m256i b) noexcept
     __m256i _mm256_slli_epi16(__m256i a, int n) noexcept
@@ -79,6 +80,11 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_max_epu32(__m256i a, __m256i b) noexcept
     __m256i _mm256_cmpeq_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_shuffle_epi8(__m256i a, __m256i order) noexcept
+    __m256i _mm256_sign_epi16(__m256i a, __m256i b) noexcept
+    __m256i _mm256_packus_epi16(__m256i a, __m256i b) noexcept
+    __m256i _mm256_unpacklo_epi16(__m256i a, __m256i b) noexcept
+    __m256i _mm256_unpackhi_epi16(__m256i a, __m256i b) noexcept
+    __m256i _mm256_cvtepu16_epi32(__m128i a) noexcept
     __m256i _mm256_unpacklo_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_unpackhi_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_permute2x128_si256(__m256i a, __m256i b, int order) noexcept

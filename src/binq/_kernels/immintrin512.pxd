@@ -3,19 +3,14 @@
 
 from libc.stdint cimport int32_t, uint64_t
 
+from binq._kernels.immintrin cimport __m128i, __m256i
+
 cdef extern from "immintrin.h" nogil:
-    ctypedef struct __m128i:
-        pass
-    ctypedef struct __m256i:
-        pass
     ctypedef struct __m512i:
         pass
     ctypedef struct __m512:
         pass
     ctypedef uint64_t __mmask64
-
-    __m128i _mm_loadu_si128(const __m128i *p) noexcept
-    __m256i _mm256_loadu_si256(const __m256i *p) noexcept
 
     __m512i _mm512_load_si512(const void *p) noexcept
     __m512i _mm512_loadu_si512(const void *p) noexcept
@@ -31,7 +26,6 @@ cdef extern from "immintrin.h" nogil:
     __m512i _mm512_and_si512(__m512i a, __m512i b) noexcept
     __m512i _mm512_srli_epi32(__m512i a, unsigned int n) noexcept
     __m512i _mm512_slli_epi32(__m512i a, unsigned int n) noexcept
-    __m512i _mm512_srai_epi32(__m512i a, unsigned int n) noexcept
     __m512i _mm512_srli_epi16(__m512i a, unsigned int n) noexcept
     __m512i _mm512_shuffle_epi8(__m512i a, __m512i order) noexcept
     __m512i _mm512_cvtepu8_epi32(__m128i a) noexcept
@@ -48,9 +42,3 @@ cdef extern from "immintrin.h" nogil:
     __m512 _mm512_mul_ps(__m512 a, __m512 b) noexcept
     __m512 _mm512_add_ps(__m512 a, __m512 b) noexcept
     __m512i _mm512_set4_epi32(int d, int c, int b, int a) noexcept
-    __m512i _mm512_max_epu32(__m512i a, __m512i b) noexcept
-    unsigned int _mm512_reduce_max_epu32(__m512i a) noexcept
-    int _mm512_reduce_add_epi32(__m512i a) noexcept
-    __m512i _mm512_cvtps_epi32(__m512 a) noexcept
-    __m128i _mm512_cvtepi32_epi8(__m512i a) noexcept
-    void _mm_storeu_si128(__m128i *p, __m128i v) noexcept

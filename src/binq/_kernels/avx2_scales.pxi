@@ -1,0 +1,76 @@
+# What one tile and kernel group adds to y, in vectors of 8 columns, and how it is added.
+
+cdef struct TileScales:
+    # What one tile and kernel group adds to y: offsets of the codes, scales, midpoints.
+    __m256i offsets_i32x8[4]
+    __m256 scales_f32x8[4]
+    __m256 midpoints_f32x8[4]
+    bint two_levels
+
+
+cdef inline void load_vectors(const Weights *w, const void *stored, Py_ssize_t tile,
+                              Py_ssize_t group, __m256 *values_f32x8) noexcept nogil:
+    # 32 scales or midpoints of one tile and group.
+    cdef Py_ssize_t r
+    cdef Py_ssize_t start = (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 32
+    for r in range(4):
+        if w.scales_float32:
+            values_f32x8[r] = _mm256_loadu_ps(<const float *>stored + start + r * 8)
+        else:
+            values_f32x8[r] = _mm256_cvtph_ps(_mm_loadu_si128(
+                <const __m128i *>(<const uint16_t *>stored + start + r * 8)))
+
+
+cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
+                                  TileScales *t) noexcept nogil:
+    cdef __m128i nibbles_u8x16, low_u8x16, high_u8x16
+    cdef Py_ssize_t r
+    load_vectors(w, w.scales, tile, group, t.scales_f32x8)
+    t.two_levels = format == FORMAT_BINARY and w.zero_points != NULL
+    if t.two_levels:
+        load_vectors(w, w.zero_points, tile, group, t.midpoints_f32x8)
+    if format != FORMAT_INT4 or w.zero_points == NULL:
+        for r in range(4):
+            t.offsets_i32x8[r] = _mm256_set1_epi32(8 if format == FORMAT_INT4 else 1)
+        return
+    nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
+        <const uint8_t *>w.zero_points
+        + (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 16))
+    low_u8x16 = _mm_and_si128(nibbles_u8x16, _mm_set1_epi8(15))
+    high_u8x16 = _mm_and_si128(_mm_srli_epi16(nibbles_u8x16, 4), _mm_set1_epi8(15))
+    t.offsets_i32x8[0] = _mm256_cvtepu8_epi32(low_u8x16)
+    t.offsets_i32x8[1] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(low_u8x16, 0x4E))
+    t.offsets_i32x8[2] = _mm256_cvtepu8_epi32(high_u8x16)
+    t.offsets_i32x8[3] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(high_u8x16, 0x4E))
+
+
+cdef inline void add_columns(const TileScales *t, int vector, __m256i sum_i32x8, float x_scale,
+                             int32_t x_sum, float *y) noexcept nogil:
+    # The sum of unsigned codes, for 8 columns of one row of x.
+    add_sums(t, vector,
+             _mm256_sub_epi32(sum_i32x8, _mm256_mullo_epi32(
+                 t.offsets_i32x8[vector], _mm256_set1_epi32(x_sum))),
+             x_scale, x_sum, y)
+
+
+cdef inline void add_sums(const TileScales *t, int vector, __m256i sum_i32x8, float x_scale,
+                          int32_t x_sum, float *y) noexcept nogil:
+    # y += sum * (w_scale * x_scale), each operation rounded by itself.
+    cdef __m256 x_scale_f32x8 = _mm256_set1_ps(x_scale)
+    cdef __m256 y_f32x8 = _mm256_add_ps(
+        _mm256_loadu_ps(y),
+        _mm256_mul_ps(_mm256_cvtepi32_ps(sum_i32x8),
+                      _mm256_mul_ps(t.scales_f32x8[vector], x_scale_f32x8)))
+    if t.two_levels:
+        y_f32x8 = _mm256_add_ps(y_f32x8, _mm256_mul_ps(
+            _mm256_set1_ps(<float>x_sum),
+            _mm256_mul_ps(t.midpoints_f32x8[vector], x_scale_f32x8)))
+    _mm256_storeu_ps(y, y_f32x8)
+
+
+cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, float *out,
+                            Py_ssize_t out_stride, Py_ssize_t tile) noexcept nogil:
+    cdef Py_ssize_t row
+    cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
+    for row in range(rows):
+        memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
