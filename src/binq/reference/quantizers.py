@@ -277,9 +277,7 @@ class _Int4Search:
             self.zero_point = zero_point
         return a, b
 
-    def may_beat(
-        self, left: tuple[float, float, float], right: tuple[float, float, float]
-    ) -> bool:
+    def may_beat(self, left: tuple[float, float, float], right: tuple[float, float, float]) -> bool:
         """Returns whether (chord of g) / u², inside the interval, exceeds the best A² / B.
 
         The chord, rise / run · u − drop / run, is largest over u² at u = 2·drop / rise, where

@@ -1,0 +1,69 @@
+"""Prints the tables of docs/choosing.md: what each format, method and group size loses.
+
+    python benchmarks/errors.py
+
+Relative squared error, sum((w - w_hat)²) / sum(w²), of 1024 x 4096 random weights.
+"""
+
+import numpy as np
+
+import binq
+
+DISTRIBUTIONS = {
+    "Gaussian": lambda rng, shape: rng.standard_normal(shape),
+    "Laplace": lambda rng, shape: rng.laplace(size=shape),
+    "Student t5": lambda rng, shape: rng.standard_t(5, shape),
+}
+METHODS = [
+    ("int4", "mse", True),
+    ("int4", "absmax", True),
+    ("int4", "mse", False),
+    ("int4", "absmax", False),
+    ("ternary", "mse", True),
+    ("ternary", "absmean", True),
+    ("binary", "mse", True),
+    ("binary", "mse", False),
+    ("binary", "absmean", False),
+]
+GROUP_SIZES = (32, 64, 128, 256, None)
+
+
+def loss(w, q):
+    return np.square(q.dequantize() - w).sum() / np.square(w, dtype=np.float64).sum()
+
+
+def label(format, method, symmetric):
+    return f"{format}{'' if symmetric else ' asymmetric'} | {method}"
+
+
+def main():
+    shape = (1024, 4096)
+    samples = {
+        name: draw(np.random.default_rng(0), shape).astype(np.float32)
+        for name, draw in DISTRIBUTIONS.items()
+    }
+    print("| format | method | bits | " + " | ".join(DISTRIBUTIONS) + " |")
+    print("|---|---|---|" + "---|" * len(DISTRIBUTIONS))
+    for case in METHODS:
+        format, method, symmetric = case
+        cells = []
+        for w in samples.values():
+            q = binq.quantize(w, format, method=method, symmetric=symmetric)
+            cells.append(f"{loss(w, q):.4f}")
+        print(f"| {label(*case)} | {q.bits_per_weight:.3f} | " + " | ".join(cells) + " |")
+
+    print("\n| format | " + " | ".join(f"{size or 'row'}" for size in GROUP_SIZES) + " |")
+    print("|---|" + "---|" * len(GROUP_SIZES))
+    w = samples["Gaussian"]
+    for format, method, symmetric in METHODS:
+        if method == "mse":
+            cells = []
+            for size in GROUP_SIZES:
+                q = binq.quantize(w, format, group_size=size, symmetric=symmetric)
+                cells.append(f"{loss(w, q):.4f} ({q.bits_per_weight:.2f})")
+            name = format if symmetric else f"{format} asymmetric"
+            print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
