@@ -1,7 +1,6 @@
 """The kernels for AVX2, FMA and F16C, exported as the capsule ``table``."""
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.math cimport rintf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -11,7 +10,6 @@ from binq._kernels.table cimport *
 include "float16.pxi"
 include "quantizers.pxi"
 include "portable_tile.pxi"
-include "portable_matmul.pxi"
 include "arrays.pxi"
 include "avx2_activations.pxi"
 include "avx2_scales.pxi"
@@ -19,6 +17,7 @@ include "avx2_tile.pxi"
 include "avx2_matmul.pxi"
 include "avx2_few.pxi"
 include "avx2_lookup.pxi"
+include "avx2_float.pxi"
 
 
 # Few rows of x meet binary and ternary weights by table, all else as signed bytes: 1 plane for int8,
@@ -32,7 +31,7 @@ cdef enum:                     # the most rows of x for which the table is faste
 
 
 cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return prepared_bytes(w, rows, ACTIVATIONS_FLOAT32)
+    return float_prepared_bytes(w, rows)
 
 
 cdef Py_ssize_t prepared_binary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -68,7 +67,7 @@ cdef Py_ssize_t prepared_int4_int8(const Weights *w, Py_ssize_t rows) noexcept n
 
 
 cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return scratch_bytes(w, rows)
+    return float_scratch_bytes(w, rows)
 
 
 cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -78,8 +77,7 @@ cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogi
 cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
                           void *prepared, uint8_t *unfit,
                           Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    prepare_rows(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
-                 ACTIVATIONS_FLOAT32, 1.0)
+    float_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
 
 
 cdef void prepare_binary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -133,8 +131,8 @@ cdef void prepare_int4_int8(const Weights *w, const float *x, Py_ssize_t x_strid
 cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_BINARY, ACTIVATIONS_FLOAT32)
+    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                   FORMAT_BINARY)
 
 
 cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -162,8 +160,8 @@ cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_
 cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                    float *out, Py_ssize_t out_stride, void *scratch,
                                    Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_TERNARY, ACTIVATIONS_FLOAT32)
+    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                   FORMAT_TERNARY)
 
 
 cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -191,8 +189,8 @@ cdef void multiply_ternary_int8(const Weights *w, const void *prepared, Py_ssize
 cdef void multiply_int4_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_INT4, ACTIVATIONS_FLOAT32)
+    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                   FORMAT_INT4)
 
 
 cdef void multiply_int4_int16(const Weights *w, const void *prepared, Py_ssize_t rows,

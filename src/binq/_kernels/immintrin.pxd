@@ -14,6 +14,7 @@ cdef extern from "immintrin.h" nogil:
         pass
 
     __m128i _mm_loadu_si128(const __m128i *p) noexcept
+    __m128i _mm_loadl_epi64(const __m128i *p) noexcept
     void _mm_storeu_si128(__m128i *p, __m128i v) noexcept
     void _mm_storel_epi64(__m128i *p, __m128i v) noexcept
     __m128i _mm_setzero_si128() noexcept
