@@ -193,7 +193,55 @@ def test_other_real_numbers(values):
     assert np.allclose(q.dequantize(), np.asarray(values, np.float64), rtol=0.2)
 
 
+def test_scales_are_rounded_to_the_nearest_float16(isa):
+    """At every float16 from 2^-19 on, halfway to the next, and just beside that."""
+    halves = np.arange(np.float16(2.0**-19).view(np.uint16), 0x7BFF, dtype=np.uint16)
+    exact = halves.view(np.float16).astype(np.float32)
+    middle = (exact[1:] + exact[:-1]) / 2
+    values = np.concatenate(
+        [exact, middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9e9))]
+    )
+    w = np.repeat(values[:, np.newaxis], 2, axis=1)
+    q = binq.quantize(w, "binary", group_size=32)
+    assert (q.group_scales()[:, 0] == values.astype(np.float16)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_every_16_bit_float_is_read_as_it_is(isa, dtype):
+    every = np.arange(2**16, dtype=np.uint16).view(dtype)
+    with np.errstate(invalid="ignore"):
+        finite = every[np.isfinite(every)]
+    w = np.resize(finite, (-(-finite.size // 64), 64))
+    kept = binq.quantize(w, "binary", symmetric=False, group_size=32, scale_dtype="float32")
+    wide = w.astype(np.float32)
+    assert kept == binq.quantize(
+        wide, "binary", symmetric=False, group_size=32, scale_dtype="float32"
+    )
+    assert_equal(kept, reference.quantize(wide, "binary", 32, "mse", False, "float32"))
+
+
+def test_weights_of_all_magnitudes_in_one_group(isa):
+    rng = np.random.default_rng(15)
+    powers = np.ldexp(1.0, np.arange(-149, 128))
+    for w in (powers, powers * rng.uniform(0.5, 1, 277), 1.1 ** -np.arange(300.0)):
+        w = (w * rng.choice([-1, 1], len(w)))[np.newaxis].astype(np.float32)
+        for format, method, symmetric in METHODS:
+            q, _ = quantize(w, format, method, symmetric, None, "float32")
+            parts, _ = expected(w, format, method, symmetric, None, "float32")
+            assert_equal(q, parts)
+            assert np.isfinite(q.dequantize()).all()
+
+
 # Exactness.
+
+
+def test_the_int4_search_ends_by_halving():
+    """Deep in the search the cut is in the middle, whatever the lines."""
+    left, right = (1.0, 2.0, 3.0), (2.0, 4.0, 8.0)
+    assert quantizers.meeting_point(left, right, 0) == 1.25
+    assert quantizers.meeting_point(left, right, 64) == 1.5
+    assert quantizers.meeting_point(left, (np.inf, 4.0, 8.0), 64) == 2.0
+    assert quantizers.meeting_point(left, (2.0, 2.0, 8.0), 0) == 1.0
 
 
 @given(
@@ -368,6 +416,14 @@ def test_nonfinite_weights_can_be_read_as_zero(isa, dtype, value):
         assert q == wanted
 
 
+def test_signalling_nans_are_only_not_finite(isa):
+    w = np.ones((2, 40), ml_dtypes.bfloat16)
+    w.view(np.uint16)[1, 3] = 0x7F81
+    with pytest.raises(binq.NonFiniteError, match=r"w\[1, 3\] = nan"):
+        binq.quantize(w, "int4")
+    assert binq.quantize(w, "ternary", nonfinite="zero").codes().sum() == 79
+
+
 def test_float64_beyond_float32_is_refused():
     with pytest.raises(ValueError, match=r"w\[0, 1\] = 1e\+300 does not fit float32"):
         binq.quantize(np.array([[1.0, 1e300]]), "int4")
@@ -404,6 +460,7 @@ def test_scales_that_float16_cannot_hold_are_kept_in_float32():
             "scale_dtype must be one of 'float16', 'float32'",
         ),
         ({"scale_dtype": np.float64}, ValueError, "scale_dtype must be one of"),
+        ({"scale_dtype": object()}, TypeError, "scale_dtype must be one of"),
         ({"nonfinite": "ignore"}, ValueError, "nonfinite must be one of 'raise', 'zero'"),
         ({"w": np.zeros(4)}, ValueError, r"w must be .* 2 or more axes, got shape \(4,\)"),
         ({"w": np.zeros((2, 2), complex)}, TypeError, "w must hold real numbers"),

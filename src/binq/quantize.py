@@ -1,6 +1,7 @@
 """quantize and dequantize: float weights to packed ones and back."""
 
 import warnings
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -107,14 +108,11 @@ def dequantize(q: QuantizedArray, dtype: DTypeLike | None = None) -> NDArray[Any
     return q.dequantize(dtype)
 
 
-def _check_scale_dtype(scale_dtype: DTypeLike) -> str:
-    name = scale_dtype
-    if not isinstance(name, str):
-        try:
-            name = np.dtype(scale_dtype).name
-        except TypeError:
-            name = repr(scale_dtype)
-    return check_choice("scale_dtype", name, _SCALE_DTYPES)
+def _check_scale_dtype(scale_dtype: Any) -> str:
+    if not isinstance(scale_dtype, str):
+        with suppress(TypeError):  # check_choice words the error
+            scale_dtype = np.dtype(scale_dtype).name
+    return check_choice("scale_dtype", scale_dtype, _SCALE_DTYPES)
 
 
 def _check_weights(w: Any) -> NDArray[Any]:
@@ -196,7 +194,7 @@ def _without_nonfinite(weights: NDArray[Any], zero_nonfinite: bool) -> NDArray[A
     count = 0
     first = -1
     for start in range(0, flat.size, _BLOCK):
-        wrong = np.flatnonzero(~np.isfinite(flat[start : start + _BLOCK]))
+        wrong = np.flatnonzero(~_isfinite(flat[start : start + _BLOCK]))
         if wrong.size and first < 0:
             first = start + int(wrong[0])
         count += wrong.size
@@ -208,5 +206,11 @@ def _without_nonfinite(weights: NDArray[Any], zero_nonfinite: bool) -> NDArray[A
             'nonfinite="zero" reads them as 0'
         )
     if count:
-        weights = np.where(np.isfinite(weights), weights, weights.dtype.type(0))
+        weights = np.where(_isfinite(weights), weights, weights.dtype.type(0))
     return as_float32("w", weights) if weights.dtype == np.float64 else weights
+
+
+def _isfinite(weights: NDArray[Any]) -> NDArray[np.bool_]:
+    with np.errstate(invalid="ignore"):  # a signalling NaN of bfloat16 would warn
+        finite: NDArray[np.bool_] = np.isfinite(weights)
+    return finite
