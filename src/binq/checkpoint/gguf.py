@@ -1,0 +1,269 @@
+"""Reads the header of a GGUF file (versions 2 and 3, little-endian), strictly, and its bytes.
+
+A file is a header, key-value metadata, a table of tensors and the aligned data. Nothing that the
+header declares is believed before it is checked against the size of the file. The table gives
+offsets only, so a type that two programs lay out differently is told by the room it takes.
+"""
+
+import os
+import struct
+import threading
+from dataclasses import dataclass
+from io import BufferedReader
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.errors import FormatError, UnsupportedFormatError
+
+MAGIC = b"GGUF"
+MAX_TENSORS = 1_000_000
+MAX_KEYS = 100_000
+MAX_NAME = 1 << 16
+MAX_TEXT = 1 << 26
+MAX_AXES = 4
+MAX_DEPTH = 4
+# Arrays longer than this (vocabularies) are checked and skipped, not kept.
+KEPT_ARRAY = 1024
+
+# ggml type id -> (name, weights of a block, bytes of a block); plain types as safetensors has them.
+TYPES: dict[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    8: ("Q8_0", 32, 34),
+    12: ("Q4_K", 256, 144),
+    14: ("Q6_K", 256, 210),
+    24: ("I8", 1, 1),
+    25: ("I16", 1, 2),
+    26: ("I32", 1, 4),
+    27: ("I64", 1, 8),
+    28: ("F64", 1, 8),
+    30: ("BF16", 1, 2),
+    34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
+    41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
+}
+# The same id 42 with blocks of 128 is in use too; Q2_0_G128 is our name for it.
+_Q2_0 = 42
+_Q2_0_WIDE = ("Q2_0_G128", 128, 34)
+# Known ids that are refused by name.
+OTHER_TYPES = {
+    3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K",
+    16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
+    22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 40: "NVFP4",
+    142: "PQ2_0 (weights in a rotated basis)", 143: "PTQ1_0 (weights in a rotated basis)",
+}  # fmt: skip
+
+_SCALARS = {
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
+    12: "<d",
+}  # fmt: skip
+_STRING = 8
+_ARRAY = 9
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """One tensor: its type, its shape with the input axis last, and its bytes in the file."""
+
+    type: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+class GgufFile:
+    """An open GGUF file whose header has been checked against its size.
+
+    - tensors: name -> GgufTensor, in the order of the data
+    - metadata: the key-value pairs, without arrays of more than 1024 elements
+
+    Raises FormatError for a malformed file and UnsupportedFormatError, with the name, for a
+    version or tensor type that is not read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._file = self.path.open("rb")
+        try:
+            self.size = os.fstat(self._file.fileno()).st_size
+            header = _Header(self._file, self.size, self.path)
+            self.metadata = header.metadata
+            self.tensors = header.tensors
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Returns bytes ``[start, stop)`` of a tensor. Raises FormatError where they are gone."""
+        tensor = self.tensors[name]
+        if not 0 <= start <= stop <= tensor.nbytes:
+            raise IndexError(f"bytes {start} to {stop} are not within tensor {name!r}")
+        buffer = np.empty(stop - start, np.uint8)
+        with self._lock:
+            self._file.seek(tensor.start + start)
+            got = self._file.readinto(buffer.data) if buffer.size else 0
+        if got != buffer.size:
+            raise FormatError(f"{self.path}: tensor {name!r}: the file ends before its data")
+        return buffer
+
+
+class _Header:
+    """Parses a header; every read is checked against the end of the file first."""
+
+    def __init__(self, file: BufferedReader, size: int, path: Path) -> None:
+        self._file, self._size, self._path = file, size, path
+        self._at = 0
+        if self._take(4, "magic") != MAGIC:
+            raise FormatError(f"{path}: not a GGUF file: it does not begin with 'GGUF'")
+        version = self._number("<I", "version")
+        if version not in (2, 3):
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in (2, 3)
+            what = "a big-endian file" if swapped else f"version {version}"
+            raise UnsupportedFormatError(f"{path}: GGUF {what} is not supported")
+        count = self._count(MAX_TENSORS, 24, "tensors")
+        keys = self._count(MAX_KEYS, 12, "metadata keys")
+        self.metadata: dict[str, Any] = {}
+        for _ in range(keys):
+            key = self._string(MAX_NAME, "a metadata key")
+            if key in self.metadata:
+                self._fail(f"metadata key {key!r} appears twice")
+            self.metadata[key] = self._value(self._number("<I", key), key, 0)
+        if self.metadata.get("split.count", 1) not in (0, 1):
+            raise UnsupportedFormatError(f"{path}: a GGUF model split over several files")
+        self.tensors = self._place([self._entry() for _ in range(count)])
+
+    def _entry(self) -> tuple[str, int, tuple[int, ...], int]:
+        name = self._string(MAX_NAME, "a tensor name")
+        axes = self._number("<I", name)
+        if axes > MAX_AXES:
+            self._fail(f"tensor {name!r} has {axes} axes, more than {MAX_AXES}")
+        sizes = tuple(self._number("<Q", name) for _ in range(axes))
+        if any(not 0 < size < 1 << 48 for size in sizes):
+            self._fail(f"tensor {name!r} has a size outside 1 to 2**48 - 1")
+        kind = self._number("<I", name)
+        offset = self._number("<Q", name)
+        return name, kind, sizes[::-1], offset
+
+    def _place(self, entries: list[tuple[str, int, tuple[int, ...], int]]) -> dict[str, GgufTensor]:
+        """Returns the tensors with their checked places in the file."""
+        alignment = self.metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 20 or alignment % 8:
+            self._fail(f"general.alignment is {alignment!r}")
+        data = -(-self._at // alignment) * alignment
+        entries.sort(key=lambda entry: entry[3])
+        if len({entry[0] for entry in entries}) != len(entries):
+            self._fail("a tensor name appears twice")
+        # The room of each tensor: to where the next one begins, or to the end of the file.
+        ends = [entry[3] for entry in entries[1:]] + [max(0, self._size - data)]
+        kinds = dict(TYPES)
+        if any(entry[1] == _Q2_0 for entry in entries):
+            kinds[_Q2_0] = self._q2_0(entries, ends, alignment)
+        tensors = {}
+        for (name, kind, shape, offset), end in zip(entries, ends, strict=True):
+            if kind not in kinds:
+                known = OTHER_TYPES.get(kind, "unknown")
+                raise UnsupportedFormatError(
+                    f"{self._path}: tensor {name!r} has type {kind}, {known}: not supported"
+                )
+            type, weights, nbytes = kinds[kind]
+            if (shape[-1] if shape else 1) % weights:
+                self._fail(f"tensor {name!r}: rows of {shape[-1]} are no whole {type} blocks")
+            if offset % alignment:
+                self._fail(f"tensor {name!r} lies at {offset}, no multiple of {alignment}")
+            size = prod(shape) // weights * nbytes
+            if size > end - offset:
+                self._fail(f"tensor {name!r} overlaps the next one or ends after the file")
+            tensors[name] = GgufTensor(type, shape, data + offset, size)
+        return tensors
+
+    def _q2_0(
+        self,
+        entries: list[tuple[str, int, tuple[int, ...], int]],
+        ends: list[int],
+        alignment: int,
+    ) -> tuple[str, int, int]:
+        """Returns the one layout of Q2_0 whose sizes are those of all such tensors."""
+        fitting = []
+        for layout in (TYPES[_Q2_0], _Q2_0_WIDE):
+            _, weights, nbytes = layout
+            fits = True
+            for (_, kind, shape, offset), end in zip(entries, ends, strict=True):
+                if kind == _Q2_0:
+                    size = prod(shape) // weights * nbytes
+                    fits = fits and not shape[-1] % weights and 0 <= end - offset - size < alignment
+            if fits:
+                fitting.append(layout)
+        if len(fitting) != 1:
+            raise UnsupportedFormatError(
+                f"{self._path}: the sizes of its Q2_0 tensors do not tell blocks of 64 from 128"
+            )
+        return fitting[0]
+
+    def _value(self, kind: int, key: str, depth: int) -> Any:
+        if kind in _SCALARS:
+            return self._number(_SCALARS[kind], key)
+        if kind == _STRING:
+            return self._string(MAX_TEXT, key)
+        if kind != _ARRAY or depth == MAX_DEPTH:
+            self._fail(f"metadata {key!r} has a value of type {kind}")
+        inner = self._number("<I", key)
+        least = struct.calcsize(_SCALARS[inner]) if inner in _SCALARS else 8
+        count = self._count(1 << 32, least, key)
+        if inner in _SCALARS and count > KEPT_ARRAY:
+            self._skip(count * least, key)
+            return None
+        kept = []
+        for _ in range(count):
+            value = self._value(inner, key, depth + 1)
+            if count <= KEPT_ARRAY:
+                kept.append(value)
+        return kept if count <= KEPT_ARRAY else None
+
+    def _string(self, limit: int, what: str) -> str:
+        length = self._count(limit, 1, what)
+        try:
+            return self._take(length, what).decode("utf-8")
+        except UnicodeDecodeError:
+            if what.startswith("a "):
+                self._fail(f"{what} is not UTF-8")
+            return ""  # tokens of a vocabulary may be any bytes
+
+    def _count(self, limit: int, least: int, what: str) -> int:
+        """Returns a count of things of at least ``least`` bytes that the file has room for."""
+        count = int(self._number("<Q", what))
+        if count > limit or count * least > self._size - self._at:
+            self._fail(f"{what}: a count of {count} is more than the file has room for")
+        return count
+
+    def _number(self, code: str, what: str) -> Any:
+        return struct.unpack(code, self._take(struct.calcsize(code), what))[0]
+
+    def _skip(self, length: int, what: str) -> None:
+        if length > self._size - self._at:
+            self._fail(f"it ends within {what}")
+        self._at += length
+        self._file.seek(self._at)
+
+    def _take(self, length: int, what: str) -> bytes:
+        if length > self._size - self._at:
+            self._fail(f"it ends within {what}")
+        data = self._file.read(length)
+        if len(data) != length:
+            self._fail(f"it ends within {what}")
+        self._at += length
+        return data
+
+    def _fail(self, reason: str) -> Any:
+        raise FormatError(f"{self._path}: {reason}")

@@ -1,0 +1,229 @@
+"""Opens a checkpoint: a folder of safetensors files as the model hubs have them, or a GGUF file."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.checkpoint.gguf import GgufFile
+from binq.errors import FormatError
+from binq.files.dtypes import numpy_dtype
+from binq.files.reader import SafetensorsFile
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_MAX_JSON = 1 << 28
+
+
+@dataclass(frozen=True)
+class StoredInfo:
+    """One stored tensor: its type, shape and size, and the file that holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    file: str
+
+
+class Checkpoint:
+    """An open checkpoint: its configuration and its stored tensors by name.
+
+    - path: a folder with ``model.safetensors.index.json`` (whose weight map alone says what
+      belongs to the model: nothing is globbed) or ``model.safetensors``, or one GGUF file; or the
+      path of such a file
+    - config: the parsed ``config.json``, or for GGUF the metadata of the file
+
+    Files are opened when first needed. Safe to read from several threads; pickles as its path.
+
+    Raises FileNotFoundError where there is no checkpoint and FormatError for a malformed one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._files: dict[str, SafetensorsFile] = {}
+        self._gguf: GgufFile | None = None
+        self._map: dict[str, str] = {}
+        self._folder = self.path if self.path.is_dir() else self.path.parent
+        self._open()
+
+    def _open(self) -> None:
+        if not self.path.is_dir():
+            if self.path.suffix == ".gguf":
+                self._open_gguf(self.path)
+            else:
+                self._map = dict.fromkeys(self._file(self.path.name), self.path.name)
+            return
+        config = self.path / "config.json"
+        if (self.path / INDEX).exists():
+            self._map = _weight_map(self.path / INDEX)
+        elif (self.path / SINGLE).exists():
+            self._map = dict.fromkeys(self._file(SINGLE), SINGLE)
+        else:
+            found = sorted(self.path.glob("*.gguf"))
+            if len(found) > 1:
+                raise FormatError(f"{self.path}: {len(found)} GGUF files: name one of them")
+            if not found:
+                raise FileNotFoundError(
+                    f"{self.path}: no {INDEX}, {SINGLE} or GGUF file: not a checkpoint"
+                )
+            self._open_gguf(found[0])
+            return
+        if config.exists():
+            self.config = _load_object(config)
+
+    def _open_gguf(self, path: Path) -> None:
+        self._gguf = GgufFile(path)
+        self._map = dict.fromkeys(self._gguf.tensors, path.name)
+        self.config = dict(self._gguf.metadata)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Returns whether the checkpoint is a GGUF file."""
+        return self._gguf is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors."""
+        return tuple(self._map)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Returns the names of the files with tensors, in order of first use."""
+        return tuple(dict.fromkeys(self._map.values()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._map
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._map)
+
+    def info(self, name: str) -> StoredInfo:
+        """Returns what a stored tensor is. Raises KeyError for a name that there is not."""
+        file = self._map[name]
+        if self._gguf is not None:
+            tensor = self._gguf.tensors[name]
+            return StoredInfo(tensor.type, tensor.shape, tensor.nbytes, file)
+        info = self._holder(name).info(name)
+        return StoredInfo(info.dtype, info.shape, info.nbytes, file)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Returns a whole stored tensor as a new array of its own type."""
+        info = self.info(name)
+        data = self.read_bytes(name, 0, info.nbytes)
+        return data.view(numpy_dtype(info.dtype)).reshape(info.shape)
+
+    def read_span(
+        self, name: str, start: int, stop: int, row_shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """Returns rows ``[start, stop)`` of the tensor seen as a list of rows of ``row_shape``."""
+        dtype = numpy_dtype(self.info(name).dtype)
+        row = dtype.itemsize * prod(row_shape)
+        data = self.read_bytes(name, start * row, stop * row)
+        return data.view(dtype).reshape(stop - start, *row_shape)
+
+    def read_columns(self, name: str, matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns columns ``[start, stop)`` of one matrix of a stack ``(..., rows, columns)``.
+
+        One read a row, of the wanted bytes only; a single read where they are all the columns.
+        """
+        info = self.info(name)
+        rows, columns = info.shape[-2:]
+        if start == 0 and stop == columns:
+            return self.read_span(name, matrix * rows, (matrix + 1) * rows, (columns,))
+        dtype = numpy_dtype(info.dtype)
+        item = dtype.itemsize
+        out = np.empty((rows, (stop - start) * item), np.uint8)
+        for row in range(rows):
+            offset = ((matrix * rows + row) * columns + start) * item
+            out[row] = self.read_bytes(name, offset, offset + out.shape[1])
+        return out.view(dtype)
+
+    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Returns bytes ``[start, stop)`` of a stored tensor as a new array."""
+        if self._gguf is not None:
+            return self._gguf.read_bytes(name, start, stop)
+        return self._holder(name).read_bytes(name, start, stop)
+
+    def close(self) -> None:
+        """Closes the files."""
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+        if self._gguf is not None:
+            self._gguf.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Checkpoint, (self.path,)
+
+    def _holder(self, name: str) -> SafetensorsFile:
+        file = self._file(self._map[name])
+        if name not in file:
+            raise FormatError(f"{file.path}: no tensor {name!r}, though {INDEX} places it there")
+        return file
+
+    def _file(self, name: str) -> SafetensorsFile:
+        with self._lock:
+            if name not in self._files:
+                path = self._folder / name
+                if not path.is_file():
+                    raise FormatError(f"{path}: the file is missing, though {INDEX} names it")
+                self._files[name] = SafetensorsFile(path)
+            return self._files[name]
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Returns tensor name -> file name, checked: files lie in the folder itself."""
+    entries = _load_object(path).get("weight_map")
+    if not isinstance(entries, dict):
+        raise FormatError(f"{path}: no object weight_map")
+    for name, file in entries.items():
+        plain = isinstance(file, str) and file.endswith(".safetensors")
+        if not plain or any(mark in file for mark in ("/", "\\", ":", "\0")):
+            raise FormatError(
+                f"{path}: tensor {name!r} is placed in {file!r}, not in a .safetensors file "
+                "of this folder"
+            )
+    return entries
+
+
+def _load_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object from a file. Raises FormatError naming the file and the reason."""
+    size = path.stat().st_size
+    if size > _MAX_JSON:
+        raise FormatError(f"{path}: {size} bytes of JSON, more than {_MAX_JSON}")
+    try:
+        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: not a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name appears twice in an object")
+    return result

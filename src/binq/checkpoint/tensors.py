@@ -1,0 +1,327 @@
+"""The weights of a checkpoint as a quantizer sees them, whatever the file stores.
+
+A :class:`LogicalTensor` has a name, a shape ``(..., out_features, in_features)``, a role in the
+model and a :class:`Storage` that knows which stored tensors it is made of and how. Both are small
+and picklable: a worker needs them and the path of the checkpoint, nothing else.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array import QuantizedArray
+
+if TYPE_CHECKING:
+    from binq.checkpoint.source import Checkpoint
+
+# Blocks of rows that are only looked at, not kept, take about this much memory.
+_SCAN_BYTES = 1 << 25
+
+
+@dataclass(frozen=True)
+class ExactFormat:
+    """The packed format that holds a tensor without loss, as :func:`binq.quantize` names it."""
+
+    format: str
+    group_size: int | None
+    symmetric: bool = True
+    scale_dtype: str = "float16"
+
+
+class Storage(ABC):
+    """How one weight lies in the stored tensors. Derived classes are frozen dataclasses."""
+
+    scheme: ClassVar[str]
+    # Whether the stored tensors can be copied as they are to a safetensors file.
+    copyable: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Returns the logical shape: the last two axes are (out_features, in_features)."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """Returns the type of the stored weights, such as ``"BF16"`` or ``"Q1_0"``."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors, the weights first."""
+
+    @abstractmethod
+    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns rows of one matrix, in a float dtype that holds them exactly."""
+
+    def good_rows(self, budget: int) -> int:
+        """Returns how many rows to read at a time to stay within about ``budget`` bytes."""
+        rows = budget // max(1, 12 * self.shape[-1])
+        return max(32, rows // 32 * 32)
+
+    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+        """Returns the format that holds the weights without loss, or None; may read them all."""
+        return None
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
+    ) -> QuantizedArray:
+        """Returns rows of one matrix in the format that ``exact_format`` gave."""
+        raise ValueError(f"{self.stored[0]}: {self.scheme} weights have no lossless form")
+
+
+@dataclass(frozen=True)
+class LogicalTensor:
+    """One weight (or other tensor) of a checkpoint.
+
+    - name: its name in the output
+    - storage: where and how it is stored
+    - role: ``"linear"``, ``"expert"``, ``"embedding"``, ``"head"``, ``"router"``, ``"norm"``,
+      ``"conv"``, ``"vision"``, ``"audio"``, ``"mtp"``, ``"bias"``, ``"gate"`` or ``"other"``
+    - quantize: whether the family's policy quantizes it
+    - reason: why it is kept as it is, where it is
+    """
+
+    name: str
+    storage: Storage
+    role: str = "other"
+    quantize: bool = False
+    reason: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Returns the logical shape ``(..., out_features, in_features)``."""
+        return self.storage.shape
+
+    @property
+    def dtype(self) -> str:
+        """Returns the type of the stored weights."""
+        return self.storage.dtype
+
+    @property
+    def scheme(self) -> str:
+        """Returns the name of the storage scheme, such as ``"plain"`` or ``"fp8_block"``."""
+        return self.storage.scheme
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors that the weight is made of."""
+        return self.storage.stored
+
+    @property
+    def copyable(self) -> bool:
+        """Returns whether keeping it means copying ``stored``; if not, write float32 values."""
+        return self.storage.copyable
+
+    @property
+    def matrices(self) -> int:
+        """Returns how many matrices the leading axes hold (1 for a plain matrix)."""
+        return prod(self.shape[:-2])
+
+    @property
+    def size(self) -> int:
+        """Returns the number of weights."""
+        return prod(self.shape)
+
+    def read_rows(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.float32]:
+        """Returns rows ``[start, stop)`` of one matrix of the stack, float32 (rows, in_features).
+
+        Memory is a few times that of the result. Raises FormatError for damaged files.
+        """
+        return to_float32(self.read_values(source, matrix, start, stop))
+
+    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns the same values in the float dtype in which they are cheapest to read."""
+        rows = self.shape[-2]
+        if not 0 <= start <= stop <= rows:
+            raise IndexError(f"{self.name}: rows {start} to {stop} are not within {rows} rows")
+        if not 0 <= matrix < self.matrices:
+            raise IndexError(f"{self.name}: no matrix {matrix} in a stack of {self.matrices}")
+        return self.storage.read_values(source, matrix, start, stop)
+
+    def read(self, source: "Checkpoint") -> NDArray[np.float32]:
+        """Returns the whole tensor as float32 in its logical shape."""
+        if len(self.shape) < 2 or self.size == 0:
+            return to_float32(source.read(self.stored[0])).reshape(self.shape)
+        out = np.empty((self.matrices, *self.shape[-2:]), np.float32)
+        for matrix in range(self.matrices):
+            for start, stop in self.blocks(_SCAN_BYTES):
+                out[matrix, start:stop] = self.read_values(source, matrix, start, stop)
+        return out.reshape(self.shape)
+
+    def blocks(self, budget: int) -> list[tuple[int, int]]:
+        """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""
+        return row_blocks(self.storage, budget)
+
+    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+        """Returns the packed format that holds the weights without any loss, or None.
+
+        Looks at the stored values, in bounded memory: a float tensor with two values a group is
+        a binary one.
+        """
+        return self.storage.exact_format(source)
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
+    ) -> QuantizedArray:
+        """Returns rows ``[start, stop)`` of one matrix without loss, in the format of ``exact``."""
+        return self.storage.exact_rows(source, exact, matrix, start, stop)
+
+
+class CodedStorage(Storage):
+    """Weights stored as small integers: ``scale * (code - zero)``, a scale and zero a group."""
+
+    # Codes lie in [low, high] before the zero is subtracted.
+    @property
+    @abstractmethod
+    def levels(self) -> tuple[int, int]: ...
+
+    @property
+    @abstractmethod
+    def group(self) -> int | None:
+        """Returns the group size, None for one scale a row."""
+
+    @abstractmethod
+    def read_codes(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns integers (rows, in_features)."""
+
+    @abstractmethod
+    def read_groups(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+        """Returns scales (rows, groups) and the integer zeros of the same shape, or None."""
+
+    def read_values(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.float32]:
+        codes = self._centred(source, matrix, start, stop)
+        scales, _ = self.read_groups(source, matrix, start, stop)
+        values = codes.astype(np.float32)
+        values *= self._spread(scales)
+        return values
+
+    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+        group = self.group
+        if group is not None and group >= self.shape[-1]:
+            group = None
+        if group not in (32, 64, 128, 256, None) or 0 in self.shape:
+            return None
+        small, nonzero, half = True, True, True
+        signed = unsigned = True
+        low, high = self.levels
+        for matrix, start, stop in _all_blocks(self):
+            scales, zeros = self.read_groups(source, matrix, start, stop)
+            if not np.isfinite(scales).all():
+                return None
+            half = half and fits_float16(scales)
+            least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
+            signed = signed and low - most >= -8 and high - least <= 7
+            unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
+            if small:
+                codes = self._centred(source, matrix, start, stop)
+                small = codes.min() >= -1 and codes.max() <= 1
+                nonzero = nonzero and bool(codes.all())
+        scale_dtype = "float16" if half else "float32"
+        if small:
+            return ExactFormat("binary" if nonzero else "ternary", group, True, scale_dtype)
+        if signed or unsigned:
+            return ExactFormat("int4", group, signed, scale_dtype)
+        return None
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
+    ) -> QuantizedArray:
+        scales, zeros = self.read_groups(source, matrix, start, stop)
+        if exact.symmetric:
+            codes, zeros = self._centred(source, matrix, start, stop), None
+        else:
+            codes = self.read_codes(source, matrix, start, stop)
+        return pack_exact(exact, codes, scales, zeros)
+
+    def _centred(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        codes = self.read_codes(source, matrix, start, stop)
+        _, zeros = self.read_groups(source, matrix, start, stop)
+        if zeros is None:
+            return codes
+        return codes.astype(np.int16) - self._spread(zeros).astype(np.int16)
+
+    def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Returns one value a weight from one a group; a single one a row broadcasts."""
+        return spread(values, self.group, self.shape[-1])
+
+
+def spread(values: NDArray[Any], group: int | None, columns: int) -> NDArray[Any]:
+    """Returns (rows, columns) from one value a group, or (rows, 1), which broadcasts."""
+    if group is None or values.shape[-1] == 1:
+        return values
+    return np.repeat(values, group, axis=-1)[..., :columns]
+
+
+def pack_exact(
+    exact: ExactFormat,
+    codes: NDArray[Any],
+    scales: NDArray[np.float32],
+    zeros: NDArray[Any] | None = None,
+) -> QuantizedArray:
+    """Returns codes as packed weights whose scales have the dtype that ``exact`` names."""
+    # The row's own length may be shorter than the stored group: then there is one scale.
+    if exact.group_size is None:
+        scales = scales[:, :1]
+        zeros = None if zeros is None else zeros[:, :1]
+    if zeros is not None and exact.format == "int4":
+        zeros = zeros.astype(np.uint8)
+    packed = QuantizedArray.from_codes(
+        codes.astype(np.int8),
+        scales,
+        format=exact.format,
+        group_size=exact.group_size,
+        zero_points=zeros,
+    )
+    if packed.scales.dtype == exact.scale_dtype:
+        return packed
+    # from_codes chose float16 for these rows, while other rows of the tensor need float32.
+    midpoints = packed.zero_points
+    if midpoints is not None and midpoints.dtype.kind == "f":
+        midpoints = midpoints.astype(exact.scale_dtype)
+    return QuantizedArray(
+        packed.format,
+        packed.shape,
+        packed.group_size,
+        packed.symmetric,
+        packed.packed,
+        packed.scales.astype(exact.scale_dtype),
+        midpoints,
+    )
+
+
+def fits_float16(values: NDArray[np.float32]) -> bool:
+    """Returns whether float16 holds every value exactly."""
+    with np.errstate(over="ignore", under="ignore"):
+        return bool((values.astype(np.float16).astype(np.float32) == values).all())
+
+
+def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns values as float32; bfloat16 by a shift, which is several times as fast."""
+    if values.dtype.name == "bfloat16":
+        wide = values.view(np.uint16).astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def row_blocks(storage: Storage, budget: int) -> list[tuple[int, int]]:
+    """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""
+    rows = storage.shape[-2]
+    step = storage.good_rows(budget)
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _all_blocks(storage: Storage) -> list[tuple[int, int, int]]:
+    blocks = row_blocks(storage, _SCAN_BYTES)
+    return [(matrix, *block) for matrix in range(prod(storage.shape[:-2])) for block in blocks]
