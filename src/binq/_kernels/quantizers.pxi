@@ -59,13 +59,26 @@ ctypedef struct Interval:
     int depth
 
 
-ctypedef struct Search:
+ctypedef struct Best:
+    # The int4 search: a group of weights and the best that is known of it.
     const double *w             # padded with zeros to a multiple of 8
     Py_ssize_t n
-    Interval *stack
     double gain
     double scale
-    int zero_point
+    double zero_point
+
+
+ctypedef struct Search:
+    # Of one zero point: the interval at hand, those that wait, and the cut in evaluation.
+    double low
+    double high
+    Interval at
+    Interval *stack
+    Interval *top
+    bint is_open
+    double u
+    double a
+    double b
 
 
 ctypedef struct Batch:
@@ -87,6 +100,7 @@ cdef inline double clipped(double value, double low, double high) noexcept nogil
 
 
 include "quantizers_sorted.pxi"
+include "quantizers_search.pxi"
 include "quantizers_int4.pxi"
 
 
@@ -98,7 +112,7 @@ cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
 cdef Py_ssize_t quantize_scratch_bytes(const QuantizeJob *job, int format) noexcept nogil:
     cdef Py_ssize_t columns = group_columns(job)
     return (columns * (2 * LANES * <Py_ssize_t>sizeof(float) + <Py_ssize_t>sizeof(double))
-            + SEARCH_DEPTH * <Py_ssize_t>sizeof(Interval))
+            + 2 * SEARCH_DEPTH * <Py_ssize_t>sizeof(Interval))
 
 
 cdef inline void batch_init(Batch *batch, const QuantizeJob *job, void *scratch) noexcept nogil:

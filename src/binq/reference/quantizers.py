@@ -5,6 +5,8 @@ in, and every weight then takes the nearest level. Sums of float64 are made in a
 since their last bits depend on it.
 """
 
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -87,7 +89,7 @@ def find_scale(w: Floats, format: str, method: str, symmetric: bool) -> tuple[fl
     if format == "int4":
         if method == "absmax":
             return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
-        return best_int4(w, (8, 7) if symmetric else _ZERO_POINTS)
+        return best_int4(w, symmetric)
     if format == "ternary":
         return (absmean(w) if method == "absmean" else best_ternary(w)), 0.0
     if symmetric:
@@ -205,11 +207,13 @@ def absmax_int4_asymmetric(w: Floats) -> tuple[float, float]:
     return scale, float(np.clip(np.rint(-low / scale), 0, 15))
 
 
-# The likely ones first: a good scale found early saves work on the others.
-_ZERO_POINTS = (7, 8, 6, 9, 5, 10, 4, 11, 3, 12, 2, 13, 1, 14, 0, 15)
+# Pairs of zero points that are searched by turns, the likely ones first: a good scale found early
+# saves work on the others.
+_SYMMETRIC = ((8, 7),)
+_ASYMMETRIC = tuple((7 - step, 8 + step) for step in range(8))
 
 
-def best_int4(w: Floats, zero_points: tuple[int, ...]) -> tuple[float, float]:
+def best_int4(w: Floats, symmetric: bool) -> tuple[float, float]:
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
     Codes q, each within [−zero_point, 15 − zero_point], with their best scale A / B leave the
@@ -219,9 +223,10 @@ def best_int4(w: Floats, zero_points: tuple[int, ...]) -> tuple[float, float]:
     is the positive scale −s with codes −q, −7..8: zero point 7. It is returned as (s, 8).
     """
     search = _Int4Search(w)
-    for zero_point in zero_points:
-        search.run(zero_point)
-    if zero_points == (8, 7) and search.zero_point == 7:
+    for one, two in _SYMMETRIC if symmetric else _ASYMMETRIC:
+        for _ in zip_longest(search.turns(one), search.turns(two)):
+            pass
+    if symmetric and search.zero_point == 7:
         return -search.scale, 8.0
     return search.scale, float(search.zero_point)
 
@@ -245,7 +250,8 @@ class _Int4Search:
         self.scale = 0.0
         self.zero_point = 0
 
-    def run(self, zero_point: int) -> None:
+    def turns(self, zero_point: int) -> Iterator[None]:
+        """Searches one zero point; yields before each evaluation, to let another have a turn."""
         w, low, high = self.w, float(-zero_point), float(15 - zero_point)
         largest = max(w.max() if high else 0.0, -w.min() if low else 0.0)
         if largest <= 0:
@@ -261,6 +267,7 @@ class _Int4Search:
             u = meeting_point(left, right, depth)
             if not left[0] < u < right[0]:
                 continue
+            yield
             codes = np.rint(np.clip(u * w, low, high))
             cut = (u, *self.line(codes, zero_point))
             for part in ((left, cut, depth + 1), (cut, right, depth + 1)):
