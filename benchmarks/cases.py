@@ -52,7 +52,8 @@ def read_bandwidth(threads: int, seconds: float = 0.3) -> float:
     memchr = ctypes.CDLL(None).memchr
     memchr.restype = ctypes.c_void_p
     memchr.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-    buffers = [np.zeros(nbytes, np.uint8) for _ in range(threads)]
+    # Written once: untouched zeros would all be one page of memory.
+    buffers = [np.full(nbytes, 2, np.uint8) for _ in range(threads)]
 
     def scan(buffer: NDArray[np.uint8]) -> None:
         memchr(buffer.ctypes.data, 1, nbytes)

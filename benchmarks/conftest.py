@@ -10,6 +10,11 @@ from cases import Floats, activations, copies_for, relative_error, weights
 from rivals import MULTIPLIERS
 
 
+# Bits of a weight, rounded down: enough matrices rotate for none to stay in cache.
+BITS = {"float32": 32, "int4": 4, "ternary": 2, "binary": 1}
+BITS |= {"Q4_0": 4, "repacked": 4, "TQ2_0": 2, "Q1_0": 1}
+
+
 @lru_cache(maxsize=2)
 def _exact(out_features: int, in_features: int, rows: int) -> tuple[Floats, Floats, Any]:
     w, x = weights(out_features, in_features), activations(rows, in_features)
@@ -24,8 +29,8 @@ def time_product(benchmark: Any) -> Callable[..., None]:
         name: str, out_features: int, in_features: int, rows: int, threads: int = 1, **labels: Any
     ) -> None:
         w, x, exact = _exact(out_features, in_features, rows)
-        nbytes = int(w.size * (4 if name == "numpy float32" else 0.6))
-        copies = copies_for(nbytes, rows) if labels.pop("rotate", True) else 1
+        bits = BITS[name.split()[-1] if "llama" in name else name.split()[1]]
+        copies = copies_for(w.size * bits // 8, rows) if labels.pop("rotate", True) else 1
         multiplier = MULTIPLIERS[name](w, x, copies, threads)
         multiplier.multiply()
         benchmark.extra_info.update(

@@ -8,6 +8,7 @@ A multiplier holds ``copies`` quantized copies of one weight matrix and one x:
 its classes out of it.
 """
 
+import copy
 import ctypes
 import importlib.util
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class Binq:
         method = "absmax" if self.format == "int4" else "absmean"
         q = binq.quantize(w, self.format, group_size=GROUP_SIZE, method=method)
         self.bits_per_weight = q.bits_per_weight
-        self.q = [q.copy() for _ in range(copies)]
+        self.q = [copy.deepcopy(q) for _ in range(copies)]
         self.x = x
         self.y = np.empty((len(x), len(w)), np.float32)
         binq.set_num_threads(threads)

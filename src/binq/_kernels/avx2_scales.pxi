@@ -1,5 +1,9 @@
 # What one tile and kernel group adds to y, in vectors of 8 columns, and how it is added.
 
+cdef enum:
+    PREFETCH_SCALES = 1024    # bytes ahead
+
+
 cdef struct TileScales:
     # What one tile and kernel group adds to y: offsets of the codes, scales, midpoints.
     __m256i offsets_i32x8[4]
@@ -13,6 +17,8 @@ cdef inline void load_vectors(const Weights *w, const void *stored, Py_ssize_t t
     # 32 scales or midpoints of one tile and group.
     cdef Py_ssize_t r
     cdef Py_ssize_t start = (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 32
+    _mm_prefetch(<const char *>stored + start * (4 if w.scales_float32 else 2) + PREFETCH_SCALES,
+                 _MM_HINT_T0)
     for r in range(4):
         if w.scales_float32:
             values_f32x8[r] = _mm256_loadu_ps(<const float *>stored + start + r * 8)

@@ -14,6 +14,11 @@ cdef extern from "immintrin.h" nogil:
         pass
 
     __m128i _mm_loadu_si128(const __m128i *p) noexcept
+    enum:
+        _MM_HINT_T0
+        _MM_HINT_T1
+    void _mm_prefetch(const void *p, int hint) noexcept
+
     __m128i _mm_loadl_epi64(const __m128i *p) noexcept
     void _mm_storeu_si128(__m128i *p, __m128i v) noexcept
     void _mm_storel_epi64(__m128i *p, __m128i v) noexcept
