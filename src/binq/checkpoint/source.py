@@ -57,14 +57,12 @@ class Checkpoint:
         self._open()
 
     def _open(self) -> None:
-        if not self.path.is_dir():
-            if self.path.suffix == ".gguf":
-                self._open_gguf(self.path)
-            else:
-                self._map = dict.fromkeys(self._file(self.path.name), self.path.name)
+        if self.path.suffix == ".gguf" and not self.path.is_dir():
+            self._open_gguf(self.path)
             return
-        config = self.path / "config.json"
-        if (self.path / INDEX).exists():
+        if not self.path.is_dir():
+            self._map = dict.fromkeys(self._file(self.path.name), self.path.name)
+        elif (self.path / INDEX).exists():
             self._map = _weight_map(self.path / INDEX)
         elif (self.path / SINGLE).exists():
             self._map = dict.fromkeys(self._file(SINGLE), SINGLE)
@@ -78,6 +76,7 @@ class Checkpoint:
                 )
             self._open_gguf(found[0])
             return
+        config = self._folder / "config.json"
         if config.exists():
             self.config = _load_object(config)
 
@@ -180,7 +179,7 @@ class Checkpoint:
     def _holder(self, name: str) -> SafetensorsFile:
         file = self._file(self._map[name])
         if name not in file:
-            raise FormatError(f"{file.path}: no tensor {name!r}, though {INDEX} places it there")
+            raise FormatError(f"{file.path}: no tensor {name!r}, which {INDEX} places there")
         return file
 
     def _file(self, name: str) -> SafetensorsFile:
@@ -188,7 +187,8 @@ class Checkpoint:
             if name not in self._files:
                 path = self._folder / name
                 if not path.is_file():
-                    raise FormatError(f"{path}: the file is missing, though {INDEX} names it")
+                    kind = FileNotFoundError if path == self.path else FormatError
+                    raise kind(f"{path}: there is no such file")
                 self._files[name] = SafetensorsFile(path)
             return self._files[name]
 

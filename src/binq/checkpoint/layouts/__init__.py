@@ -1,0 +1,77 @@
+"""The families of models, one file each, all of one shape: a ``FAMILY``.
+
+:func:`logical_tensors` is the way in: it returns what a checkpoint holds, whatever its storage,
+and what the family's policy does with it.
+"""
+
+from binq.checkpoint.layouts import (
+    bitnet,
+    deepseek,
+    dense,
+    gemma4,
+    gguf,
+    gpt_oss,
+    llama4,
+    qwen35,
+)
+from binq.checkpoint.layouts.family import UNKNOWN, Family, judge
+from binq.checkpoint.schemes import collect_storage
+from binq.checkpoint.source import Checkpoint
+from binq.checkpoint.tensors import ExactFormat, LogicalTensor, Storage
+from binq.errors import UnsupportedFormatError
+
+__all__ = ["FAMILIES", "UNKNOWN", "Family", "find_family", "logical_tensors"]
+
+FAMILIES: dict[str, Family] = {
+    model_type: module.FAMILY
+    for module in (bitnet, deepseek, dense, gemma4, gpt_oss, llama4, qwen35)
+    for model_type in module.FAMILY.model_types
+}
+# Already in one or two bits a weight: what the model was trained in.
+_LOW_BIT = ("binary", "ternary")
+_LOSSLESS = "already stored in {}: kept exactly so"
+
+
+def find_family(source: Checkpoint) -> Family:
+    """Returns the family of a checkpoint. Raises UnsupportedFormatError naming an unknown one."""
+    if source.is_gguf:
+        kind = source.config.get("general.architecture")
+        if kind in gguf.FAMILY.model_types:
+            return gguf.FAMILY
+        raise UnsupportedFormatError(f"{source.path}: GGUF architecture {kind!r}")
+    kind = source.config.get("model_type")
+    if kind not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise UnsupportedFormatError(f"{source.path}: model_type {kind!r}; known are {known}")
+    return FAMILIES[kind]
+
+
+def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
+    """Returns every tensor of a checkpoint with its role and the family's policy, in file order.
+
+    Embeddings and output heads that are stored in one or two bits (Bonsai) are to be quantized:
+    that is lossless. Reads the headers of the files and little else.
+
+    Raises UnsupportedFormatError, with its name, for a model, a quantization method or a packing
+    that is not known: nothing is guessed.
+    """
+    family = find_family(source)
+    rules = family.rules(source.config)
+    tensors = []
+    for name, storage in collect_storage(source, family.is_input_major).items():
+        verdict = judge(rules, name, storage.shape)
+        if verdict.role in ("embedding", "head"):
+            exact = _low_bit(source, storage)
+            if exact is not None:
+                reason = _LOSSLESS.format(exact.format)
+                tensors.append(LogicalTensor(name, storage, verdict.role, True, reason))
+                continue
+        tensors.append(LogicalTensor(name, storage, *verdict))
+    return tensors
+
+
+def _low_bit(source: Checkpoint, storage: Storage) -> ExactFormat | None:
+    if len(storage.shape) != 2:
+        return None
+    exact = storage.exact_format(source)
+    return exact if exact is not None and exact.format in _LOW_BIT else None

@@ -1,0 +1,32 @@
+"""DeepSeek V3: latent attention, experts one by one, and a last layer that drafts tokens."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from binq.checkpoint.layouts.common import DENSE, MTP
+from binq.checkpoint.layouts.family import Family, Rule, layers
+
+_RULES = (
+    Rule(r"\.self_attn\.(q_a|q_b|kv_b)_proj\.weight$", "linear"),
+    Rule(r"\.self_attn\.kv_a_proj_with_mqa\.weight$", "linear"),
+    *DENSE,
+)
+
+
+def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """Returns the rules; layers from num_hidden_layers on belong to the drafting module."""
+    count = layers(config)
+    if count is None:
+        return _RULES
+    drafting = config.get("num_nextn_predict_layers") or 0
+    numbers = "|".join(str(count + at) for at in range(drafting))
+    if not numbers:
+        return _RULES
+    return (Rule(rf"^model\.layers\.({numbers})\.", "mtp", MTP), *_RULES)
+
+
+FAMILY = Family(
+    name="DeepSeek V3",
+    model_types=("deepseek_v3",),
+    rules=_rules,
+)

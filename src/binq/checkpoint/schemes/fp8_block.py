@@ -1,0 +1,107 @@
+"""float8 (e4m3) with one scale a block of rows and columns: ``weight * weight_scale_inv``.
+
+The block size is the configuration's: the shape of the scales does not tell it where the last
+block is ragged. Source: the README_WEIGHTS of DeepSeek V3.
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_dtypes import float8_e4m3fn
+from numpy.typing import NDArray
+
+from binq.checkpoint.tensors import Storage, to_float32
+from binq.errors import FormatError, UnsupportedFormatError
+
+if TYPE_CHECKING:
+    from binq.checkpoint.source import Checkpoint
+
+METHOD = "fp8"
+_SUFFIX = "_scale_inv"
+_VALUES = np.arange(256, dtype=np.uint8).view(float8_e4m3fn).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Fp8Block(Storage):
+    """A float8 tensor and the float tensor of its block scales."""
+
+    scheme = "fp8_block"
+    name: str
+    stored_shape: tuple[int, ...]
+    scales: str
+    scales_shape: tuple[int, ...]
+    block: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored_shape
+
+    @property
+    def dtype(self) -> str:
+        return "F8_E4M3"
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        return (self.name, self.scales)
+
+    def read_values(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.float32]:
+        rows, columns = self.shape[-2:]
+        at = matrix * rows
+        codes = source.read_bytes(self.name, (at + start) * columns, (at + stop) * columns)
+        values: NDArray[np.float32] = _VALUES[codes].reshape(stop - start, columns)
+        high, wide = self.block
+        first, last = start // high, -(-stop // high)
+        scale_rows, scale_columns = self.scales_shape[-2:]
+        at = matrix * scale_rows
+        scales = to_float32(source.read_span(self.scales, at + first, at + last, (scale_columns,)))
+        for block in range(first, last):
+            top, bottom = max(start, block * high), min(stop, (block + 1) * high)
+            row = np.repeat(scales[block - first], wide)[:columns]
+            values[top - start : bottom - start] *= row
+        return values
+
+
+def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
+    """Returns the float8 weights of a checkpoint by name."""
+    block = _block_size(source, config)
+    found: dict[str, Storage] = {}
+    for name in sorted(names):
+        if name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX) not in names:
+            raise FormatError(f"{source.path}: {name!r} has no {name.removesuffix(_SUFFIX)!r}")
+        info = source.info(name)
+        if info.dtype != "F8_E4M3":
+            continue
+        scales = name + _SUFFIX
+        if scales not in names:
+            raise FormatError(f"{source.path}: float8 tensor {name!r} has no {scales!r}")
+        if len(info.shape) < 2:
+            raise FormatError(f"{source.path}: float8 tensor {name!r} is no matrix: {info.shape}")
+        scale = source.info(scales)
+        blocks = tuple(-(-size // step) for size, step in zip(info.shape[-2:], block, strict=True))
+        if scale.shape != (*info.shape[:-2], *blocks) or scale.dtype not in ("F32", "BF16", "F16"):
+            raise FormatError(
+                f"{source.path}: {scales!r} is {scale.dtype} {scale.shape}, expected floats "
+                f"{(*info.shape[:-2], *blocks)} for blocks of {block[0]} by {block[1]}"
+            )
+        found[name] = Fp8Block(name, info.shape, scales, scale.shape, block)
+    return found
+
+
+def _block_size(source: "Checkpoint", config: Mapping[str, Any]) -> tuple[int, int]:
+    kind = config.get("fmt", "e4m3")
+    if kind != "e4m3":
+        raise UnsupportedFormatError(f"{source.path}: fp8 weights of fmt {kind!r}")
+    block = config.get("weight_block_size")
+    if block is None:
+        raise UnsupportedFormatError(f"{source.path}: fp8 weights without weight_block_size")
+    if not (
+        isinstance(block, list)
+        and len(block) == 2
+        and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in block)
+    ):
+        raise FormatError(f"{source.path}: weight_block_size must be two sizes, got {block!r}")
+    return block[0], block[1]
