@@ -69,6 +69,35 @@ def quantize(
     >>> binq.quantize(w, "ternary", group_size=32, method="absmean").codes()
     array([[ 0, -1,  1,  1]], dtype=int8)
     """
+    q, widened = quantize_unwarned(
+        w,
+        format,
+        group_size=group_size,
+        method=method,
+        symmetric=symmetric,
+        scale_dtype=scale_dtype,
+        nonfinite=nonfinite,
+    )
+    if widened:
+        warnings.warn(
+            "float16 does not hold every scale of w: its scales are kept in float32",
+            ScaleRangeWarning,
+            stacklevel=2,
+        )
+    return q
+
+
+def quantize_unwarned(
+    w: ArrayLike,
+    format: str,
+    *,
+    group_size: int | None = 128,
+    method: str = "mse",
+    symmetric: bool = True,
+    scale_dtype: DTypeLike = "float16",
+    nonfinite: str = "raise",
+) -> tuple[QuantizedArray, bool]:
+    """Returns what :func:`quantize` returns, and whether its scales had to become float32."""
     kind = get_format(format)
     method = check_choice("method", method, kind.methods)
     if not check_bool("symmetric", symmetric) and not kind.has_asymmetric:
@@ -83,14 +112,10 @@ def quantize(
     if status & _core.STATUS_NONFINITE:
         weights = _without_nonfinite(weights, zero_nonfinite)
         q, status = _quantize(weights, kind, geometry, method, symmetric, half)
-    if status & _core.STATUS_SCALE_RANGE:
-        warnings.warn(
-            "float16 does not hold every scale of w: its scales are kept in float32",
-            ScaleRangeWarning,
-            stacklevel=2,
-        )
+    widened = bool(status & _core.STATUS_SCALE_RANGE)
+    if widened:
         q, _ = _quantize(weights, kind, geometry, method, symmetric, half=False)
-    return q
+    return q, widened
 
 
 def dequantize(q: QuantizedArray, dtype: DTypeLike | None = None) -> NDArray[Any]:

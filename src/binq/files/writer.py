@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from binq.files.header import LENGTH_BYTES, TensorInfo, checked_nbytes
 
 ALIGNMENT = 64  # the data begins at a multiple of this: arrays mapped from the file are aligned
-_NO_HASH = "0" * 64
 
 
 @contextlib.contextmanager
@@ -56,90 +55,97 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class StreamWriter:
-    """A safetensors file written tensor by tensor, piece by piece, in the order of ``tensors``.
+class AppendWriter:
+    """A safetensors file written tensor by tensor, piece by piece, in bounded memory.
 
     - path: where the file is written; not renamed, that is :func:`replacing`'s work
-    - tensors: name -> (safetensors dtype, shape)
-    - metadata: strings for ``__metadata__``; its ``"binq"`` text is JSON and gets the sha256 of
-      every tensor, which are only known at the end
+    - names: the names that will be written, so that room for the header can be left
 
-    The header has its final length from the start, so that the data is written once.
+    Types, shapes and hashes are known at the end only, so the header is written last, into the
+    room left for it, and padded with spaces, as the format allows.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        tensors: Mapping[str, tuple[str, tuple[int, ...]]],
-        metadata: Mapping[str, str],
-    ) -> None:
+    def __init__(self, path: Path, names: Iterable[str]) -> None:
+        # A name stands in the header, in the hashes and in the description of a packed tensor,
+        # each time with its quotes escaped; numbers and words take the rest.
+        room = 8192 + sum(600 + 4 * len(json.dumps(name)) for name in names)
+        self._room = room + (-(LENGTH_BYTES + room) % ALIGNMENT)
         self._infos: dict[str, TensorInfo] = {}
-        end = 0
-        for name, (dtype, shape) in tensors.items():
-            nbytes = checked_nbytes(dtype, shape)
-            self._infos[name] = TensorInfo(dtype, shape, end, end + nbytes)
-            end += nbytes
-        self._metadata = dict(metadata)
-        self._hashes = dict.fromkeys(self._infos, _NO_HASH)
-        self._pending = iter(self._infos.items())
-        self._hash: Any = None
-        self._left = 0
+        self._hashes: dict[str, Any] = {}
         self._name = ""
-        header = self._header()
-        self.data_bytes = end
+        self._written = 0
         self._file = path.open("xb")
-        self._file.write(header)
+        self._file.seek(LENGTH_BYTES + self._room)
 
-    def begin(self, name: str) -> None:
-        """Starts the next tensor, which must be ``name``."""
-        self._finish_tensor()
-        expected, info = next(self._pending)
-        if expected != name:
-            raise RuntimeError(f"the next tensor of the file is {expected!r}, not {name!r}")
-        self._name, self._left, self._hash = name, info.nbytes, hashlib.sha256()
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Returns the bytes of each tensor by name."""
+        return {name: info.nbytes for name, info in self._infos.items()}
+
+    def begin(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        """Starts the next tensor, of a safetensors type and a shape."""
+        self._check_finished()
+        if name in self._infos:
+            raise ValueError(f"two tensors would be stored as {name!r}")
+        start = max((info.stop for info in self._infos.values()), default=0)
+        nbytes = checked_nbytes(dtype, shape)
+        self._infos[name] = TensorInfo(dtype, tuple(shape), start, start + nbytes)
+        self._hashes[name] = hashlib.sha256()
+        self._name, self._written = name, 0
 
     def write(self, data: NDArray[Any]) -> None:
         """Appends an array's bytes, in C order, to the tensor that was begun."""
         part = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        if part.nbytes > self._left:
-            raise RuntimeError(f"tensor {self._name!r} got more bytes than its shape has")
-        self._left -= part.nbytes
-        self._hash.update(part.data)
+        self._written += part.nbytes
+        self._hashes[self._name].update(part.data)
         self._file.write(part.data)
 
-    def close(self) -> None:
-        """Writes the final header. Raises RuntimeError where a tensor is missing or short."""
-        self._finish_tensor()
-        if missing := next(self._pending, None):
-            raise RuntimeError(f"tensor {missing[0]!r} was never written")
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.close()
+    def mark(self) -> int:
+        """Returns a number by which :meth:`rewind` knows this point between two tensors."""
+        self._check_finished()
+        return len(self._infos)
 
-    def abandon(self) -> None:
-        """Closes the file as it is."""
-        self._file.close()
+    def rewind(self, mark: int) -> None:
+        """Forgets all that was written since ``mark``."""
+        for name in list(self._infos)[mark:]:
+            del self._infos[name], self._hashes[name]
+        stop = max((info.stop for info in self._infos.values()), default=0)
+        self._file.seek(LENGTH_BYTES + self._room + stop)
+        self._file.truncate()
+        self._name = next(reversed(self._infos), "")
+        self._written = self._infos[self._name].nbytes if self._infos else 0
 
-    def _finish_tensor(self) -> None:
-        if self._left:
-            raise RuntimeError(f"tensor {self._name!r} lacks {self._left} bytes")
-        if self._hash is not None:
-            self._hashes[self._name] = self._hash.hexdigest()
-
-    def _header(self) -> bytes:
-        metadata = dict(self._metadata)
-        if "binq" in metadata:
-            metadata["binq"] = with_hashes(metadata["binq"], self._hashes)
-        entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    def close(self, metadata: Mapping[str, str]) -> None:
+        """Writes the header. The JSON under the key ``"binq"`` gets the sha256 of every tensor."""
+        self._check_finished()
+        hashes = {name: digest.hexdigest() for name, digest in self._hashes.items()}
+        strings = dict(metadata)
+        if "binq" in strings:
+            strings["binq"] = with_hashes(strings["binq"], hashes)
+        entries: dict[str, Any] = {"__metadata__": strings}
         for name, info in self._infos.items():
             entries[name] = {
                 "dtype": info.dtype,
                 "shape": list(info.shape),
                 "data_offsets": [info.start, info.stop],
             }
-        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT)
-        return struct.pack("<Q", len(text)) + text
+        text = json.dumps(entries, separators=(",", ":")).encode()
+        if len(text) > self._room:
+            raise RuntimeError(f"the header takes {len(text)} bytes, {self._room} were left for it")
+        self._file.seek(0)
+        self._file.write(struct.pack("<Q", self._room) + text.ljust(self._room))
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Closes the file as it is."""
+        self._file.close()
+
+    def _check_finished(self) -> None:
+        if self._infos and self._written != self._infos[self._name].nbytes:
+            raise RuntimeError(
+                f"tensor {self._name!r} has {self._infos[self._name].nbytes} bytes, "
+                f"{self._written} were written"
+            )
 
 
 def write_safetensors(

@@ -1,0 +1,161 @@
+"""What will become of each tensor of a checkpoint, decided before a byte is written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from binq.checkpoint.layouts import logical_tensors
+from binq.checkpoint.rules import Choice, Rule, parse_choice, parse_rules
+from binq.checkpoint.source import Checkpoint
+from binq.checkpoint.tensors import ExactFormat, LogicalTensor
+from binq.files.metadata import Description
+from binq.formats import get_format
+
+# Weights are read, quantized and written in blocks of rows of about this many bytes.
+BLOCK_BYTES = 1 << 26
+FLOATS = ("BF16", "F16", "F32", "F64")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the bytes of the output, besides the source."""
+
+    default: Choice
+    rules: tuple[str, ...] = ()
+    embeddings: str | None = None
+    lm_head: str | None = None
+    max_shard_bytes: int = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept."""
+
+    tensor: LogicalTensor
+    choice: Choice | None = None
+    exact: ExactFormat | None = None
+    reason: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return self.choice is None
+
+    @property
+    def description(self) -> Description:
+        """Returns what the output says of a packed tensor."""
+        shape = self.tensor.shape
+        if self.exact is not None:
+            return Description(
+                self.exact.format, shape, self.exact.group_size, self.exact.symmetric
+            )
+        assert self.choice is not None
+        return Description(self.choice.format, shape, self.choice.group_size, self.choice.symmetric)
+
+    @property
+    def label(self) -> str:
+        """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``."""
+        if self.exact is not None:
+            exact = Choice(self.exact.format, self.exact.group_size, "", self.exact.symmetric)
+            return f"{exact} exact"
+        return self.tensor.dtype if self.choice is None else str(self.choice)
+
+    def bytes_before(self, source: Checkpoint) -> int:
+        """Returns the bytes of the stored tensors."""
+        return sum(source.info(name).nbytes for name in self.tensor.stored)
+
+    def bytes_after(self, source: Checkpoint) -> int:
+        """Returns the bytes in the output, scales as float16 where they are not known to differ."""
+        if self.kept:
+            if self.tensor.copyable:
+                return self.bytes_before(source)
+            return self.tensor.size * 4
+        dtype = np.dtype(self.exact.scale_dtype if self.exact else np.float16)
+        return sum(t.itemsize * prod(s) for t, s in self.description.part_shapes(dtype))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every tensor of a checkpoint, in the order and the shards of the output."""
+
+    items: tuple[Item, ...]
+    shards: tuple[tuple[Item, ...], ...]
+    peak_bytes: int
+
+    def shard_name(self, number: int) -> str:
+        """Returns the file name of shard ``number``, counted from 0."""
+        return f"model-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
+
+
+def make_plan(source: Checkpoint, settings: Settings) -> Plan:
+    """Returns the plan for a checkpoint.
+
+    Raises ValueError for a rule that matches no tensor or asks for what cannot be done, naming
+    rule and tensor.
+    """
+    rules = parse_rules(settings.rules, settings.default)
+    tensors = logical_tensors(source)
+    unmatched = [r.text for r in rules if not any(r.matches(t.name) for t in tensors)]
+    if unmatched:
+        raise ValueError(f"rule {unmatched[0]!r} matches no tensor of {source.path}")
+    items = tuple(_decide(source, tensor, rules, settings) for tensor in tensors)
+    shards: list[list[Item]] = [[]]
+    filled = 0
+    for item in items:
+        nbytes = item.bytes_after(source)
+        if shards[-1] and filled + nbytes > settings.max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(item)
+        filled += nbytes
+    return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default))
+
+
+def _decide(
+    source: Checkpoint, tensor: LogicalTensor, rules: Sequence[Rule], settings: Settings
+) -> Item:
+    rule = next((r for r in rules if r.matches(tensor.name)), None)
+    if rule is not None:
+        choice, reason = rule.choice, f"rule {rule.text}"
+    elif tensor.role in ("embedding", "head") and not tensor.quantize:
+        wanted = settings.embeddings
+        if tensor.role == "head" and settings.lm_head is not None:
+            wanted = settings.lm_head
+        choice = None if wanted in (None, "keep") else parse_choice(wanted or "", settings.default)
+        reason = tensor.reason
+    else:
+        choice = settings.default if tensor.quantize else None
+        reason = tensor.reason
+    if choice is None:
+        return Item(tensor, reason=reason)
+    if len(tensor.shape) < 2 or (tensor.scheme == "plain" and tensor.dtype not in FLOATS):
+        if rule is None:
+            return Item(tensor, reason="not a matrix of floats")
+        raise ValueError(
+            f"rule {rule.text!r} asks to quantize {tensor.name!r}, "
+            f"which is {tensor.dtype} of shape {tensor.shape}: not a matrix of floats"
+        )
+    # What already is low-bit stays exactly what it is, unless fewer bits are wanted.
+    exact = tensor.exact_format(source)
+    if exact is not None and get_format(exact.format).bits > get_format(choice.format).bits:
+        exact = None
+    return Item(tensor, choice, exact)
+
+
+def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
+    """Returns a bound of the memory of a conversion, beside the interpreter's own.
+
+    Three blocks of rows (read ahead, at work, its dequantized copy) at up to three times their
+    float32 size, and the scales of the largest tensor.
+    """
+    peak = 0
+    for item in items:
+        if item.kept:
+            continue
+        columns = max(1, item.tensor.shape[-1])
+        rows = max(stop - start for start, stop in item.tensor.blocks(BLOCK_BYTES) or [(0, 0)])
+        group = (item.exact or default).group_size or columns
+        scales = item.tensor.size // min(group, columns) * 4
+        peak = max(peak, 9 * rows * columns * 4 + 2 * scales)
+    return max(peak, 2 * BLOCK_BYTES)

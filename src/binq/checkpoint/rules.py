@@ -1,0 +1,87 @@
+"""What a user may ask for each tensor: ordered rules, the first that matches wins."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from binq._checks import check_choice, check_group_size
+from binq.formats import FORMATS, get_format
+
+KEEP = "keep"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a tensor is quantized: format, group size, method and symmetry."""
+
+    format: str
+    group_size: int | None = 128
+    method: str = "mse"
+    symmetric: bool = True
+
+    def __str__(self) -> str:
+        group = "row" if self.group_size is None else f"g{self.group_size}"
+        return f"{self.format} {group}" + ("" if self.symmetric else " asymmetric")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tensors whose name matches ``pattern`` get ``choice``, or are kept where that is None."""
+
+    pattern: str
+    choice: Choice | None
+    text: str
+
+    def matches(self, name: str) -> bool:
+        """Returns whether the glob matches the whole name; case counts."""
+        return fnmatchcase(name, self.pattern)
+
+
+def check_choice_of(choice: Choice) -> Choice:
+    """Returns ``choice`` if such a quantization exists. Raises ValueError naming the argument."""
+    kind = get_format(check_choice("format", choice.format, FORMATS))
+    check_group_size(choice.group_size)
+    check_choice("method", choice.method, kind.methods)
+    if not choice.symmetric and not kind.has_asymmetric:
+        raise ValueError(f"symmetric must be True for {choice.format}, got False")
+    return choice
+
+
+def parse_choice(text: str, default: Choice) -> Choice:
+    """Returns the choice that ``FORMAT[:gN|:row][:METHOD][:asymmetric]`` spells.
+
+    What the text leaves out is taken from ``default``; a method that the format does not have
+    becomes the format's own default. Raises ValueError that quotes the text.
+    """
+    name, *options = text.split(":")
+    try:
+        kind = get_format(check_choice("format", name, FORMATS))
+        group_size, symmetric = default.group_size, default.symmetric or not kind.has_asymmetric
+        method = default.method if default.method in kind.methods else kind.methods[0]
+        for option in options:
+            if option == "row":
+                group_size = None
+            elif option[:1] == "g" and option[1:].isdecimal():
+                group_size = check_group_size(int(option[1:]))
+            elif option == "asymmetric":
+                symmetric = False
+            else:
+                method = check_choice("method", option, kind.methods)
+        return check_choice_of(Choice(name, group_size, method, symmetric))
+    except ValueError as error:
+        raise ValueError(f"rule {text!r}: {error}") from None
+
+
+def parse_rules(texts: Iterable[str], default: Choice) -> tuple[Rule, ...]:
+    """Returns the rules that ``GLOB=FORMAT[:gN][:METHOD]`` or ``GLOB=keep`` spell, in order.
+
+    Raises ValueError that quotes the rule that is malformed.
+    """
+    rules = []
+    for text in texts:
+        pattern, equals, action = text.partition("=")
+        if not pattern or not equals or not action:
+            raise ValueError(f"rule {text!r} must be GLOB=FORMAT[:gN][:METHOD] or GLOB=keep")
+        choice = None if action == KEEP else parse_choice(action, default)
+        rules.append(Rule(pattern, choice, text))
+    return tuple(rules)
