@@ -11,7 +11,7 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from binq._version import __version__
 from binq.array import QuantizedArray
@@ -19,6 +19,10 @@ from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, Unsuppor
 from binq.linear import linear, matmul
 from binq.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
+
+if TYPE_CHECKING:
+    from binq.checkpoint import quantize_checkpoint
+    from binq.files import load_file, save_file
 
 __all__ = [
     "FormatError",
@@ -31,8 +35,11 @@ __all__ = [
     "dequantize",
     "get_num_threads",
     "linear",
+    "load_file",
     "matmul",
     "quantize",
+    "quantize_checkpoint",
+    "save_file",
     "set_num_threads",
 ]
 

@@ -79,6 +79,7 @@ def quantize_checkpoint(
     >>> import binq, numpy as np, pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> (folder / "src").mkdir()
+    >>> _ = (folder / "src" / "config.json").write_text('{"model_type": "qwen3"}')
     >>> w = {"model.layers.0.mlp.up_proj.weight": np.ones((64, 128), np.float16)}
     >>> binq.save_file(w, folder / "src" / "model.safetensors")
     >>> report = binq.quantize_checkpoint(folder / "src", folder / "dst", "int4")
