@@ -26,6 +26,8 @@ ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 # of registers in the hot loops: 34 instructions and two spills become 26 and none.
 UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 GCC_ONLY = ["-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"]
+# What Windows shows of a module besides its initialisation: threadpoolctl looks for these.
+EXPORTS = {"binq._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
 ISA_FLAGS = {
     "binq._kernels.avx2": {"unix": ["-mavx2", "-mfma", "-mf16c"], "msvc": ["/arch:AVX2"]},
     "binq._kernels.avx512": {
@@ -53,7 +55,9 @@ def source(name):
 
 
 def extension(name):
-    return Extension(name, [source(name).as_posix()], depends=DEPENDS)
+    return Extension(
+        name, [source(name).as_posix()], depends=DEPENDS, export_symbols=EXPORTS.get(name)
+    )
 
 
 class BuildExt(build_ext):

@@ -15,6 +15,7 @@ import pytest
 from strategies import random_quantized
 
 import binq
+from binq import _core
 
 SHAPE = (1024, 1024)
 
@@ -69,6 +70,57 @@ def test_a_forked_child_multiplies_after_its_parent_did(threads):
         assert product() == wanted
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_in_the_middle_of_products_of_other_threads(threads):
+    """Whatever locks of the pool were held at that moment, parent and children go on."""
+    done = run(
+        f"""
+        import os, sys, threading
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import binq
+        from test_threads import product
+        binq.set_num_threads(4)
+        wanted, stop = product(), threading.Event()
+        def multiply():
+            while not stop.is_set():
+                assert product() == wanted
+        callers = [threading.Thread(target=multiply) for _ in range(3)]
+        for caller in callers:
+            caller.start()
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if product() == wanted else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        for caller in callers:
+            caller.join()
+        print("done")
+        """,
+        PYTHONWARNINGS="ignore",
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="calls the C library's fork")
+def test_a_fork_that_python_does_not_know_of():
+    done = run(
+        f"""
+        import ctypes, os, sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import binq
+        from test_threads import product
+        binq.set_num_threads(4)
+        wanted = product()
+        child = ctypes.PyDLL(None).fork()
+        if child == 0:
+            os._exit(0 if product() == wanted else 1)
+        print(os.waitpid(child, 0)[1])
+        """
+    )
+    assert done.stdout == "0\n", done.stderr
+
+
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_processes_of_every_start_method_agree(threads, method):
     binq.set_num_threads(2)
@@ -101,6 +153,27 @@ def test_the_number_of_threads_may_change_between_any_two_products(threads):
     wanted = product()
     for count in (8, 1, 3, 2, 16, 1, 5):
         binq.set_num_threads(count)
+        assert product() == wanted
+
+
+def test_the_kernel_set_may_change_while_others_multiply(threads):
+    binq.set_num_threads(2)
+    before, wanted = _core.isa(), product()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            results = [pool.submit(product) for _ in range(30)]
+            while not all(result.done() for result in results):
+                for isa in _core.available_isas():
+                    _core.use_isa(isa)
+    finally:
+        _core.use_isa(before)
+    assert {result.result() for result in results} == {wanted}
+
+
+def test_many_more_threads_than_processors(threads):
+    wanted = product()
+    binq.set_num_threads(256)
+    for _ in range(20):
         assert product() == wanted
 
 
@@ -137,6 +210,29 @@ def test_a_bad_environment_is_an_error_that_names_it(value):
     done = run("import binq; binq.get_num_threads()", BINQ_NUM_THREADS=value)
     assert done.returncode == 1
     assert "BINQ_NUM_THREADS must be a number from 1 to 256" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_reserve_little_memory():
+    """A default stack of 8 MB a worker would count against a limit of the address space."""
+    done = run(
+        rf"""
+        import re, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import binq
+        from test_threads import product
+        def size():
+            return int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+        binq.set_num_threads(1)
+        product()
+        before = size()
+        binq.set_num_threads(33)
+        product()
+        print((size() - before) // 1024)
+        """
+    )
+    assert int(done.stdout) < 64, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")

@@ -1,7 +1,8 @@
 """The native door of binq: chooses the kernels of this CPU and runs them on packed weights.
 
-Nothing here checks what a user could get wrong: binq's Python modules have done so. Every loop
-over rows of weights is cut into tiles of 32 rows and shared among the threads of binq._threads.
+binq's Python modules have checked what a user could get wrong; what is checked here once more, in
+a few nanoseconds, is that no size leads out of a buffer. Every loop over rows of weights is cut
+into tiles of 32 rows and shared among the threads of binq._threads.
 """
 
 import os
@@ -41,12 +42,17 @@ globals().update(FORMATS=_FORMATS, STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCA
 cdef enum:
     BLOCK_ROWS = 512          # rows of x prepared at a time: bounds memory for any batch
     ALIGNMENT = 64
-    PARALLEL_PRODUCTS = 1 << 20  # products below which waking a thread costs more than it brings
+    # The unit of cost is an integer product of a vectorised kernel: some 10 picoseconds.
+    PARALLEL_COST = 1 << 21   # from here on, another thread brings more than its waking costs
+    SLOW = 8                  # a product of floats or of plain loops, an element written
 
 # Preference of the kernel sets that a CPU can run, best first.
 _ISAS = ("avx512", "avx2", "neon", "portable")
 
-cdef KernelTable kernels
+# The table of the kernel set in use: static data of its module, which is never unloaded. Every call
+# reads the pointer once, so that use_isa may run at any time.
+cdef const KernelTable *kernels = NULL
+cdef bint plain_loops = False
 
 
 # ----------------------------------------------------------------------------- dispatch
@@ -91,17 +97,18 @@ def isa() -> str:
 
 
 def use_isa(name: str) -> None:
-    """Switches every later call to the named kernel set; not while another thread multiplies."""
-    global kernels
-    cdef KernelTable *table
+    """Switches every later call to the named kernel set."""
+    global kernels, plain_loops
+    cdef const KernelTable *table
     names = available_isas()
     if name not in names:
         raise ValueError(f"BINQ_ISA must be one of {', '.join(names)} on this machine, got {name!r}")
     capsule = import_module(f"binq._kernels.{name}").table
-    table = <KernelTable *>PyCapsule_GetPointer(capsule, "binq.KernelTable")
+    table = <const KernelTable *>PyCapsule_GetPointer(capsule, "binq.KernelTable")
     if table.version != TABLE_VERSION:
         raise ImportError(f"binq._kernels.{name} was compiled for another version of binq")
-    kernels = table[0]
+    kernels = table
+    plain_loops = name == "portable"
 
 
 # ----------------------------------------------------------------------------- memory
@@ -126,8 +133,8 @@ cdef inline Py_ssize_t aligned(Py_ssize_t nbytes) noexcept nogil:
     return (nbytes + ALIGNMENT - 1) & ~<Py_ssize_t>(ALIGNMENT - 1)
 
 
-cdef inline int threads_for(double products) noexcept nogil:
-    return thread_limit() if products >= PARALLEL_PRODUCTS else 1
+cdef inline int threads_for(double cost) noexcept nogil:
+    return thread_limit() if cost >= PARALLEL_COST else 1
 
 
 cdef inline Py_ssize_t grain_for(Py_ssize_t items, int threads) noexcept nogil:
@@ -148,8 +155,33 @@ cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_featur
     w.scale_groups = w.groups if group_size else 1
 
 
-cdef const void *address(const uint8_t[::1] buffer):
-    return NULL if buffer is None or buffer.shape[0] == 0 else <const void *>&buffer[0]
+cdef const void *address(const uint8_t[::1] buffer) noexcept:
+    if buffer is None or buffer.shape[0] == 0:
+        return NULL
+    return &buffer[0]
+
+
+cdef int check_size(name, const uint8_t[::1] buffer, Py_ssize_t nbytes) except -1:
+    if buffer.shape[0] != nbytes:
+        raise ValueError(f"{name} must have {nbytes} bytes, got {buffer.shape[0]}")
+    return 0
+
+
+cdef int check_buffers(int format, const Weights *w, const uint8_t[::1] packed,
+                       const uint8_t[::1] scales, const uint8_t[::1] zero_points) except -1:
+    # No size that Python let through may become a read or write out of bounds.
+    cdef Py_ssize_t scale_bytes = 4 if w.scales_float32 else 2
+    cdef Py_ssize_t scale_blocks = w.tiles * w.scale_groups
+    if format < 0 or format >= FORMATS:
+        raise ValueError(f"format must be one of {sorted(_FORMATS.values())}, got {format}")
+    if w.group_size not in (32, 64, 128, 256):
+        raise ValueError(f"group_size must be 0, 32, 64, 128 or 256, got {w.group_size}")
+    check_size("packed", packed, w.tiles * w.groups * w.group_size * (4 << format))
+    check_size("scales", scales, scale_blocks * TILE_ROWS * scale_bytes)
+    if zero_points is not None:
+        check_size("zero_points", zero_points,
+                   scale_blocks * (16 if format == FORMAT_INT4 else TILE_ROWS * scale_bytes))
+    return 0
 
 
 # ----------------------------------------------------------------------------- products
@@ -158,6 +190,7 @@ cdef struct Product:
     const Weights *w
     const MatmulKernel *kernel
     DequantizeKernel dequantize
+    double cost               # of one product
     const float *x
     Py_ssize_t rows
     char *prepared
@@ -179,14 +212,29 @@ cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) n
                       p.scratch + slot * p.scratch_bytes, begin, end)
 
 
+cdef inline float dot(const float *x, const float *w, Py_ssize_t count) noexcept nogil:
+    # Float products, summed exactly enough in eight chains that the processor runs side by side.
+    cdef double totals[8]
+    cdef double total = 0.0
+    cdef Py_ssize_t k, i
+    for i in range(8):
+        totals[i] = 0.0
+    for k in range(count >> 3):
+        for i in range(8):
+            totals[i] += <double>x[8 * k + i] * <double>w[8 * k + i]
+    for k in range(count & ~7, count):
+        totals[k & 7] += <double>x[k] * <double>w[k]
+    for i in range(8):
+        total += totals[i]
+    return <float>total
+
+
 cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     # Rows with inf, NaN or nothing but tiny numbers, by float arithmetic on dequantized weights.
     cdef Product *p = <Product *>job
     cdef float *tile_weights = <float *>(p.scratch + slot * p.scratch_bytes)
-    cdef const float *x
-    cdef Py_ssize_t tile, row, column, k
+    cdef Py_ssize_t tile, row, column
     cdef Py_ssize_t in_features = p.w.in_features
-    cdef double total
     for tile in range(begin, end):
         # The kernel writes row r of the matrix to out + r * stride: shifted, so that this tile's
         # first row is the scratch buffer's.
@@ -195,18 +243,14 @@ cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noex
         for row in range(p.rows):
             if not p.unfit[row]:
                 continue
-            x = p.x + row * in_features
             for column in range(min(<Py_ssize_t>TILE_ROWS, p.w.out_features - tile * TILE_ROWS)):
-                total = 0.0
-                for k in range(in_features):
-                    total += <double>x[k] * <double>tile_weights[column * in_features + k]
-                p.out[row * p.w.out_features + tile * TILE_ROWS + column] = <float>total
+                p.out[row * p.w.out_features + tile * TILE_ROWS + column] = dot(
+                    p.x + row * in_features, tile_weights + column * in_features, in_features)
 
 
-cdef int run_product(Product *p, int format) noexcept nogil:
+cdef int run_product(Product *p) noexcept nogil:
     # One block of at most BLOCK_ROWS rows of x. Returns 0 where memory ran out.
-    cdef double products = <double>p.rows * p.w.out_features * p.w.in_features
-    cdef int threads = threads_for(products)
+    cdef int threads = threads_for(p.cost * p.rows * p.w.out_features * p.w.in_features)
     cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
     cdef Py_ssize_t unfit_bytes = aligned(p.rows)
     cdef Py_ssize_t row
@@ -285,32 +329,48 @@ cdef class PackedMatrix:
         self.format = format
         self.owners = (packed, scales, zero_points)
         set_geometry(&self.weights, out_features, in_features, group_size)
+        self.weights.scales_float32 = scales_float32
+        check_buffers(format, &self.weights, packed, scales, zero_points)
         self.weights.packed = <const uint8_t *>address(packed)
         self.weights.scales = address(scales)
-        self.weights.zero_points = NULL if zero_points is None else address(zero_points)
-        self.weights.scales_float32 = scales_float32
+        self.weights.zero_points = address(zero_points)
+
+    cdef int check_shape(self, Py_ssize_t rows, Py_ssize_t columns) except -1:
+        if rows != self.weights.out_features or columns != self.weights.in_features:
+            raise ValueError(
+                f"the output must have shape {(self.weights.out_features, self.weights.in_features)}, "
+                f"got {(rows, columns)}"
+            )
+        return 0
 
     def multiply(self, const float[:, ::1] x not None, float[:, ::1] out not None,
                  int activations):
         """Writes ``x @ dequantize(w).T`` to ``out``."""
         cdef Product p
+        cdef const KernelTable *table = kernels
         cdef Py_ssize_t begin, rows = x.shape[0]
         cdef int enough = 1
+        if (x.shape[1] != self.weights.in_features or out.shape[0] != rows
+                or out.shape[1] != self.weights.out_features):
+            raise ValueError("x and out must have the shapes of the product")
+        if activations < 0 or activations >= ACTIVATION_MODES:
+            raise ValueError(f"activations must be one of {list(ACTIVATIONS.values())}, got {activations}")
         if rows == 0 or self.weights.out_features == 0:
             return
         if self.weights.in_features == 0:
             out[:, :] = 0.0
             return
         p.w = &self.weights
-        p.kernel = &kernels.matmul[self.format][activations]
-        p.dequantize = kernels.dequantize[self.format]
+        p.kernel = &table.matmul[self.format][activations]
+        p.dequantize = table.dequantize[self.format]
+        p.cost = SLOW if activations == ACTIVATIONS_FLOAT32 or plain_loops else 1.0
         with nogil:
             begin = 0
             while begin < rows and enough:
                 p.rows = min(<Py_ssize_t>BLOCK_ROWS, rows - begin)
                 p.x = &x[begin, 0]
                 p.out = &out[begin, 0]
-                enough = run_product(&p, self.format)
+                enough = run_product(&p)
                 begin += BLOCK_ROWS
         if not enough:
             raise MemoryError("not enough memory to prepare the rows of x")
@@ -318,6 +378,7 @@ cdef class PackedMatrix:
     def dequantize(self, float[:, ::1] out not None):
         """Writes the weights as float32 to ``out``."""
         cdef Elementwise e
+        self.check_shape(out.shape[0], out.shape[1])
         if out.shape[0] == 0 or out.shape[1] == 0:
             return
         e.w = &self.weights
@@ -329,6 +390,7 @@ cdef class PackedMatrix:
     def unpack(self, int8_t[:, ::1] codes not None):
         """Writes the codes to ``codes``."""
         cdef Elementwise e
+        self.check_shape(codes.shape[0], codes.shape[1])
         if codes.shape[0] == 0 or codes.shape[1] == 0:
             return
         e.w = &self.weights
@@ -340,7 +402,7 @@ cdef class PackedMatrix:
 
 cdef void run_elementwise(Task task, Elementwise *e, Py_ssize_t tiles,
                           Py_ssize_t in_features) noexcept nogil:
-    cdef int threads = threads_for(<double>tiles * TILE_ROWS * in_features * 4)
+    cdef int threads = threads_for(<double>tiles * TILE_ROWS * in_features * SLOW)
     parallel_for(task, e, tiles, grain_for(tiles, threads), threads)
 
 
@@ -353,6 +415,7 @@ def pack(int format, const int8_t[:, ::1] codes not None, uint8_t[::1] packed no
     if codes.shape[0] == 0 or codes.shape[1] == 0:
         return
     set_geometry(&w, codes.shape[0], codes.shape[1], group_size)
+    check_size("packed", packed, w.tiles * w.groups * w.group_size * (4 << format))
     # Kernels ask only whether there are zero points, which tells what a nibble means.
     w.zero_points = NULL if symmetric else &asymmetric
     e.w = &w
@@ -372,10 +435,17 @@ def quantize(int format, int method, bint symmetric, const uint8_t[::1] values n
     cdef Elementwise e
     cdef QuantizeJob job
     cdef Weights w
+    cdef const KernelTable *table = kernels
     cdef int i, threads, status = 0
     if out_features == 0 or in_features == 0:
         return 0
     set_geometry(&w, out_features, in_features, group_size)
+    w.scales_float32 = scales_float32
+    check_buffers(format, &w, packed, scales, zero_points)
+    if row_stride < 0 or values.shape[0] < (
+            (out_features - 1) * row_stride
+            + in_features * (8 if input_type == INPUT_FLOAT64 else 4 if input_type == INPUT_FLOAT32 else 2)):
+        raise ValueError(f"values must hold {out_features} rows, got {values.shape[0]} bytes")
     job.values = <const char *>address(values)
     job.row_stride = row_stride
     job.input_type = input_type
@@ -392,12 +462,12 @@ def quantize(int format, int method, bint symmetric, const uint8_t[::1] values n
     job.scales = &scales[0]
     job.zero_points = NULL if zero_points is None else &zero_points[0]
     e.job = &job
-    e.quantize = kernels.quantize[format]
+    e.quantize = table.quantize[format]
     for i in range(256):
         e.status[i] = 0
     with nogil:
         threads = threads_for(<double>out_features * in_features * 64)
-        e.scratch_bytes = aligned(kernels.quantize_scratch_bytes(&job, format))
+        e.scratch_bytes = aligned(table.quantize_scratch_bytes(&job, format))
         e.scratch = <char *>allocate(threads * e.scratch_bytes)
         if e.scratch != NULL:
             parallel_for(quantize_task, &e, w.tiles, 1, threads)

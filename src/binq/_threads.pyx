@@ -19,124 +19,159 @@ cdef extern from "_system_threads.h" nogil:
     void binq_mutex_unlock(binq_mutex *m) noexcept
     void binq_condition_init(binq_condition *c) noexcept
     void binq_condition_wait(binq_condition *c, binq_mutex *m) noexcept
+    void binq_condition_wake(binq_condition *c) noexcept
     void binq_condition_wake_all(binq_condition *c) noexcept
     int binq_thread_start(void (*entry)(void *) noexcept nogil, void *argument) noexcept
+    void binq_after_fork(void (*reset)() noexcept nogil) noexcept
     long long binq_fetch_add(counter *p, long long n) noexcept
     long long binq_load(counter *p) noexcept
     void binq_store(counter *p, long long v) noexcept
+    int binq_swap_if(counter *p, long long *expected, long long v) noexcept
     void binq_pause() noexcept
+    void binq_yield() noexcept
 
 cdef enum:
     MAX_THREADS = 256
-    SPINS = 2000              # about 20 microseconds: the gap between two products of a model
+    ROUNDS = 20               # times a waiting thread looks before it sleeps: about 20 microseconds,
+    PAUSES = 16               # the gap between two products of a model, with a pause in between
+
+# One job, as its threads copy it.
+cdef struct Job:
+    Task task
+    void *data
+    Py_ssize_t items
+    Py_ssize_t grain
+    long long pieces
+    long long number          # counts jobs
 
 cdef binq_mutex gate          # held by the caller whose job runs
-cdef binq_mutex lock          # guards all of the fields below
+cdef binq_mutex lock          # guards the next block
 cdef binq_condition wake      # a job came
-cdef binq_condition done      # the last worker left the job
+cdef binq_condition done      # its last piece is done
+cdef Job current
 cdef int workers = 0          # threads that exist, besides callers
-cdef int limit = 1            # threads a job may have, the caller included
-cdef counter generation = 0   # counts jobs
-cdef counter active = 0       # workers inside the job
 cdef int seats = 0            # workers that may still join the job
 cdef int slots = 0            # slots given out in this job
-cdef Task job_task = NULL
-cdef void *job_data = NULL
-cdef Py_ssize_t job_items = 0
-cdef Py_ssize_t job_grain = 1
-cdef counter job_next = 0
+
+cdef counter limit = 1        # threads a job may have, the caller included
+cdef counter number = 0       # current.number, to be looked at without the lock
+# The job's number and the next piece to take, in one word: a thread that comes late to a job finds
+# either no piece or another number, so that nobody has to wait for it.
+cdef counter ticket = 0
+cdef counter finished = 0     # pieces of the job that are done
 
 
-cdef void take_pieces(int slot) noexcept nogil:
-    cdef Py_ssize_t begin, end
-    while True:
-        begin = binq_fetch_add(&job_next, job_grain)
-        if begin >= job_items:
-            return
-        end = begin + job_grain
-        job_task(job_data, begin, end if end < job_items else job_items, slot)
+cdef long long take_pieces(const Job *job, int slot) noexcept nogil:
+    # Returns how many pieces of the job this thread did.
+    cdef long long at = binq_load(&ticket)
+    cdef long long count = 0
+    cdef Py_ssize_t begin
+    while (at >> 32) == job.number and (at & 0x7FFFFFFF) < job.pieces:
+        if binq_swap_if(&ticket, &at, at + 1):
+            begin = (at & 0x7FFFFFFF) * job.grain
+            job.task(job.data, begin, min(begin + job.grain, job.items), slot)
+            count += 1
+            at = binq_load(&ticket)
+    return count
+
+
+cdef void look_until(counter *value, long long wanted, bint equal) noexcept nogil:
+    # Looks for a while; gives the core away in between, which the thread waited for may need.
+    cdef int i, j
+    for i in range(ROUNDS):
+        for j in range(PAUSES):
+            if (binq_load(value) == wanted) == equal:
+                return
+            binq_pause()
+        binq_yield()
 
 
 cdef void work(void *unused) noexcept nogil:
-    # The life of a worker: sleep, join a job if it has a seat, take pieces, leave.
+    # The life of a worker: sleep, join a job if it has a seat, take pieces.
     global seats, slots
-    cdef long long seen = 0
-    cdef int slot, spin
+    cdef Job job
+    cdef long long seen = 0, count
+    cdef int slot
     while True:
-        spin = 0
-        while spin < SPINS and binq_load(&generation) == seen:
-            binq_pause()
-            spin += 1
+        look_until(&number, seen, False)
         binq_mutex_lock(&lock)
-        while binq_load(&generation) == seen:
+        while current.number == seen:
             binq_condition_wait(&wake, &lock)
-        seen = binq_load(&generation)
-        if seats == 0:
-            binq_mutex_unlock(&lock)
+        job = current
+        seen = job.number
+        slot = 0
+        if seats:
+            seats -= 1
+            slots += 1
+            slot = slots
+        binq_mutex_unlock(&lock)
+        if not slot:
             continue
-        seats -= 1
-        slots += 1
-        slot = slots
-        binq_fetch_add(&active, 1)
-        binq_mutex_unlock(&lock)
-        take_pieces(slot)
-        binq_mutex_lock(&lock)
-        if binq_fetch_add(&active, -1) == 1:
-            binq_condition_wake_all(&done)
-        binq_mutex_unlock(&lock)
+        count = take_pieces(&job, slot)
+        if count and binq_fetch_add(&finished, count) + count == job.pieces:
+            # The lock: the caller may be between its last look and its sleep.
+            binq_mutex_lock(&lock)
+            binq_condition_wake(&done)
+            binq_mutex_unlock(&lock)
 
 
-cdef void parallel_for(Task task, void *job, Py_ssize_t items, Py_ssize_t grain,
+cdef void parallel_for(Task task, void *data, Py_ssize_t items, Py_ssize_t grain,
                        int threads) noexcept nogil:
-    global workers, seats, slots, job_task, job_data, job_items, job_grain
-    cdef int spin = 0
-    if threads > MAX_THREADS:
-        threads = MAX_THREADS
-    if threads > (items + grain - 1) // grain:
-        threads = <int>((items + grain - 1) // grain)
-    if threads <= 1 or not binq_mutex_try(&gate):
-        task(job, 0, items, 0)
+    global current, workers, seats, slots
+    cdef Job job
+    cdef long long count
+    cdef int helpers, i
+    grain = max(grain, 1 + (items >> 30))
+    job.pieces = (items + grain - 1) // grain
+    helpers = <int>min(<long long>min(threads, MAX_THREADS), job.pieces) - 1
+    if helpers <= 0 or not binq_mutex_try(&gate):
+        task(data, 0, items, 0)
         return
+    job.task = task
+    job.data = data
+    job.items = items
+    job.grain = grain
     binq_mutex_lock(&lock)
-    while workers < threads - 1 and binq_thread_start(work, NULL):
+    while workers < helpers and binq_thread_start(work, NULL):
         workers += 1
-    job_task = task
-    job_data = job
-    job_items = items
-    job_grain = grain
-    binq_store(&job_next, 0)
+    helpers = min(helpers, workers)
+    job.number = (current.number + 1) & 0x7FFFFFFF
+    current = job
     slots = 0
-    seats = threads - 1
-    binq_fetch_add(&generation, 1)
-    binq_condition_wake_all(&wake)
+    seats = helpers
+    binq_store(&finished, 0)
+    binq_store(&ticket, job.number << 32)
+    binq_store(&number, job.number)
     binq_mutex_unlock(&lock)
-    take_pieces(0)
-    while spin < SPINS and binq_load(&active):
-        binq_pause()
-        spin += 1
-    binq_mutex_lock(&lock)
-    seats = 0                 # who wakes too late finds no seat
-    while binq_load(&active):
-        binq_condition_wait(&done, &lock)
-    binq_mutex_unlock(&lock)
+    if helpers == workers:
+        binq_condition_wake_all(&wake)
+    else:
+        for i in range(helpers):
+            binq_condition_wake(&wake)
+    count = take_pieces(&job, 0)
+    if binq_fetch_add(&finished, count) + count != job.pieces:
+        look_until(&finished, job.pieces, True)
+        binq_mutex_lock(&lock)
+        while binq_load(&finished) != job.pieces:
+            binq_condition_wait(&done, &lock)
+        binq_mutex_unlock(&lock)
     binq_mutex_unlock(&gate)
 
 
 cdef int thread_limit() noexcept nogil:
-    return limit
+    return <int>binq_load(&limit)
 
 
 # Exported to the C level under these names for threadpoolctl.
 cdef public int binq_get_num_threads() noexcept nogil:
-    return limit
+    return thread_limit()
 
 
 cdef public void binq_set_num_threads(int threads) noexcept nogil:
-    global limit
-    limit = 1 if threads < 1 else MAX_THREADS if threads > MAX_THREADS else threads
+    binq_store(&limit, max(1, min(threads, MAX_THREADS)))
 
 
-cdef void reset() noexcept:
+cdef void reset() noexcept nogil:
     # Makes the pool as new. In a forked child no worker exists and any lock may have been held.
     global workers, seats
     binq_mutex_init(&gate)
@@ -145,21 +180,19 @@ cdef void reset() noexcept:
     binq_condition_init(&done)
     workers = 0
     seats = 0
-    binq_store(&active, 0)
+    current.number = 0
+    binq_store(&number, 0)
+    binq_store(&ticket, 0)
 
 
 def get_num_threads() -> int:
     """Returns how many threads a product may use."""
-    return limit
+    return thread_limit()
 
 
 def set_num_threads(int threads) -> None:
     """Sets how many threads a product may use, 1 to 256."""
     binq_set_num_threads(threads)
-
-
-def _reset_after_fork() -> None:
-    reset()
 
 
 def _initial_threads() -> int:
@@ -203,6 +236,5 @@ def _register_with_threadpoolctl() -> None:
 
 reset()
 set_num_threads(_initial_threads())
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+binq_after_fork(reset)
 _register_with_threadpoolctl()

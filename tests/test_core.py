@@ -1,0 +1,66 @@
+"""The native door: no shape that slips through becomes a read or write out of bounds."""
+
+import numpy as np
+import pytest
+from strategies import random_quantized
+
+import binq
+from binq import _core
+
+INT8 = _core.ACTIVATIONS["int8"]
+
+
+@pytest.fixture
+def matrix() -> _core.PackedMatrix:
+    return random_quantized(np.random.default_rng(0), "int4", (40, 100))._matrices()[0]
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "out_shape"),
+    [((2, 99), (2, 40)), ((2, 101), (2, 40)), ((2, 100), (1, 40)), ((2, 100), (2, 41))],
+)
+def test_multiply_refuses_other_shapes(matrix, x_shape, out_shape):
+    x, out = np.zeros(x_shape, np.float32), np.zeros(out_shape, np.float32)
+    with pytest.raises(ValueError, match="x and out must have the shapes of the product"):
+        matrix.multiply(x, out, INT8)
+
+
+@pytest.mark.parametrize("shape", [(39, 100), (40, 99), (100, 40), (0, 0)])
+def test_dequantize_and_unpack_refuse_other_shapes(matrix, shape):
+    with pytest.raises(ValueError, match=r"the output must have shape \(40, 100\), got"):
+        matrix.dequantize(np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match=r"the output must have shape \(40, 100\), got"):
+        matrix.unpack(np.zeros(shape, np.int8))
+
+
+@pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
+@pytest.mark.parametrize("part", ["packed", "scales", "zero_points"])
+def test_short_buffers_are_refused(format, part):
+    symmetric = format == "ternary"
+    q = random_quantized(np.random.default_rng(0), format, (40, 100), 32, symmetric)
+    parts = {
+        "packed": q.packed.reshape(-1),
+        "scales": q.scales.reshape(-1).view(np.uint8),
+        "zero_points": None if symmetric else q.zero_points.reshape(-1).view(np.uint8),
+    }
+    _core.PackedMatrix(_core.FORMATS[format], *parts.values(), 40, 100, 32, False)
+    if parts[part] is None:
+        return
+    parts[part] = parts[part][:-1]
+    with pytest.raises(ValueError, match=f"{part} must have"):
+        _core.PackedMatrix(_core.FORMATS[format], *parts.values(), 40, 100, 32, False)
+
+
+@pytest.mark.parametrize(("format", "mode"), [(-1, 0), (3, 0), (0, -1), (0, 3)])
+def test_unknown_numbers_of_formats_and_modes_are_refused(format, mode):
+    packed, scales = np.zeros(32 * 4, np.uint8), np.zeros(64, np.uint8)
+    x, out = np.zeros((1, 32), np.float32), np.zeros((1, 32), np.float32)
+    with pytest.raises(ValueError, match="must be one of"):
+        _core.PackedMatrix(format, packed, scales, None, 32, 32, 32, False).multiply(x, out, mode)
+
+
+def test_empty_products():
+    for rows, out_features, in_features in ((0, 3, 4), (2, 0, 4), (2, 3, 0)):
+        q = binq.quantize(np.zeros((out_features, in_features), np.float32), "int4")
+        y = binq.linear(np.ones((rows, in_features), np.float32), q)
+        np.testing.assert_array_equal(y, np.zeros((rows, out_features), np.float32))
