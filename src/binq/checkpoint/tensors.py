@@ -143,6 +143,8 @@ class LogicalTensor:
             raise IndexError(f"{self.name}: rows {start} to {stop} are not within {rows} rows")
         if not 0 <= matrix < self.matrices:
             raise IndexError(f"{self.name}: no matrix {matrix} in a stack of {self.matrices}")
+        if start == stop:
+            return np.zeros((0, self.shape[-1]), np.float32)
         return self.storage.read_values(source, matrix, start, stop)
 
     def read(self, source: "Checkpoint") -> NDArray[np.float32]:
@@ -207,10 +209,8 @@ class CodedStorage(Storage):
         return values
 
     def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
-        group = self.group
-        if group is not None and group >= self.shape[-1]:
-            group = None
-        if group not in (32, 64, 128, 256, None) or 0 in self.shape:
+        group = packed_group(self.group, self.shape[-1])
+        if group == 0 or 0 in self.shape:
             return None
         small, nonzero, half = True, True, True
         signed = unsigned = True
@@ -254,6 +254,13 @@ class CodedStorage(Storage):
     def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
         """Returns one value a weight from one a group; a single one a row broadcasts."""
         return spread(values, self.group, self.shape[-1])
+
+
+def packed_group(group: int | None, columns: int) -> int | None:
+    """Returns the group size of packed weights with the same scales, or 0 where there is none."""
+    if group is None or group in (32, 64, 128, 256):
+        return group
+    return None if group >= columns else 0
 
 
 def spread(values: NDArray[Any], group: int | None, columns: int) -> NDArray[Any]:

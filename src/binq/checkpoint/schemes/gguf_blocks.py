@@ -97,7 +97,8 @@ def _q4_k(blocks: _Bytes) -> NDArray[np.float32]:
     minima = np.concatenate([middle & six, (high >> 4) | ((middle >> 2) & np.uint8(0x30))], axis=1)
     data = blocks[:, 16:].reshape(-1, 4, 32)
     codes = np.stack([data & four, data >> 4], axis=2).reshape(-1, 8, 32)
-    values = codes * (scale * scales)[:, :, None] - (least * minima)[:, :, None]
+    values: NDArray[np.float32] = codes * (scale * scales)[:, :, None]
+    values -= (least * minima)[:, :, None]
     return values.reshape(len(blocks), 256)
 
 

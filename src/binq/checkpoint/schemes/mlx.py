@@ -82,8 +82,7 @@ class MlxAffine(Storage):
                 if self.bits > 1 and plain.ternary:
                     codes = self._read_codes(source, matrix, start, stop)
                     plain.ternary = int(codes.max()) <= 2
-        group = None if self.group >= self.shape[-1] else self.group
-        return plain.result(group, self.bits)
+        return plain.result(self.group, self.bits)
 
     def exact_rows(
         self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int

@@ -65,7 +65,7 @@ class Plain(Storage):
                 if not scan.groups:
                     return None
                 scan.look(to_float32(self.read_values(source, matrix, start, stop)))
-        return scan.result()
+        return scan.result(self.shape[-1])
 
     def exact_rows(
         self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
@@ -130,10 +130,13 @@ class _GroupScan:
                 self._ternary.add(group)
             self._half = self._half and fits_float16(most)
 
-    def result(self) -> ExactFormat | None:
+    def result(self, columns: int) -> ExactFormat | None:
         if not self.groups:
             return None
         group = self.groups[0]
+        if group is None:
+            # A row that is one group anyway has the size that other tensors are likely to have.
+            group = next((size for size in (128, 256) if size >= columns), None)
         format = "ternary" if group in self._ternary else "binary"
         return ExactFormat(format, group, True, "float16" if self._half else "float32")
 

@@ -1,0 +1,85 @@
+"""Every family, whole: names, roles and policy, exact values, lossless forms, pickling."""
+
+import pickle
+
+import numpy as np
+import pytest
+from checkpoint.models import MODELS
+
+from binq.checkpoint.layouts import UNKNOWN, logical_tensors
+from binq.checkpoint.source import Checkpoint
+
+
+@pytest.fixture(params=sorted(MODELS))
+def written(request, tmp_path):
+    return MODELS[request.param](tmp_path / "model")
+
+
+def test_names_and_policy_are_those_of_the_family(written):
+    with Checkpoint(written.path) as source:
+        tensors = {tensor.name: tensor for tensor in logical_tensors(source)}
+        assert tensors.keys() == written.values.keys()
+        assert {name for name, tensor in tensors.items() if tensor.quantize} == written.quantized
+        stored = [part for tensor in tensors.values() for part in tensor.stored]
+    assert sorted(stored) == sorted(source.names), "a stored tensor is unread or read twice"
+    for tensor in tensors.values():
+        assert tensor.reason != UNKNOWN
+        assert tensor.quantize or tensor.reason
+
+
+def test_every_value_is_exact(written):
+    with Checkpoint(written.path) as source:
+        for tensor in logical_tensors(source):
+            values = tensor.read(source)
+            assert values.dtype == np.float32
+            np.testing.assert_array_equal(values, written.values[tensor.name], tensor.name)
+
+
+def test_any_block_of_rows_is_the_same_rows(written):
+    with Checkpoint(written.path) as source:
+        for tensor in logical_tensors(source):
+            if len(tensor.shape) < 2:
+                continue
+            expected = written.values[tensor.name].reshape(tensor.matrices, *tensor.shape[-2:])
+            rows = tensor.shape[-2]
+            for start, stop in ((0, 1), (rows // 3, rows // 3 + 7), (rows - 1, rows), (2, 2)):
+                stop = min(stop, rows)
+                start = min(start, stop)
+                matrix = tensor.matrices - 1
+                part = tensor.read_rows(source, matrix, start, stop)
+                np.testing.assert_array_equal(part, expected[matrix, start:stop], tensor.name)
+
+
+def test_lossless_forms_are_lossless(written):
+    with Checkpoint(written.path) as source:
+        for tensor in logical_tensors(source):
+            exact = tensor.exact_format(source) if tensor.quantize else None
+            if exact is None:
+                continue
+            expected = written.values[tensor.name].reshape(tensor.matrices, *tensor.shape[-2:])
+            packed = tensor.exact_rows(source, exact, 0, 0, tensor.shape[-2])
+            assert (packed.format, packed.group_size, packed.symmetric, packed.scales.dtype) == (
+                exact.format, exact.group_size, exact.symmetric, exact.scale_dtype
+            )  # fmt: skip
+            np.testing.assert_array_equal(packed.dequantize(), expected[0], tensor.name)
+
+
+def test_tensors_and_checkpoint_survive_pickling(written):
+    with Checkpoint(written.path) as source:
+        tensors = logical_tensors(source)
+        again = pickle.loads(pickle.dumps(source))
+        assert again.config == source.config
+        assert pickle.loads(pickle.dumps(tensors)) == tensors
+        tensor = next(tensor for tensor in tensors if tensor.quantize)
+        np.testing.assert_array_equal(
+            pickle.loads(pickle.dumps(tensor)).read(again), written.values[tensor.name]
+        )
+        again.close()
+
+
+def test_rows_outside_the_matrix_are_refused(written):
+    with Checkpoint(written.path) as source:
+        tensor = next(tensor for tensor in logical_tensors(source) if tensor.quantize)
+        for matrix, start, stop in ((0, 0, 10**6), (0, -1, 1), (99, 0, 1), (0, 5, 4)):
+            with pytest.raises(IndexError, match=r"not within|no matrix"):
+                tensor.read_rows(source, matrix, start, stop)

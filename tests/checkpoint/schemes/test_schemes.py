@@ -1,0 +1,336 @@
+"""Each storage scheme over its parameters: exact values, the lossless form, and refusals."""
+
+import json
+
+import numpy as np
+import pytest
+from checkpoint import models
+from checkpoint.fixtures import BF16, F16, F32, Written, by_group, floats, integers, save, scales_of
+
+from binq.checkpoint.layouts import logical_tensors
+from binq.checkpoint.source import Checkpoint
+from binq.errors import FormatError, UnsupportedFormatError
+
+BLOCKS = {"num_bits": 4, "type": "int", "strategy": "block"}
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+def check(written, name=DOWN):
+    """Checks all values; returns the format of one tensor, or None, having checked it as well."""
+    with Checkpoint(written.path) as source:
+        for tensor in logical_tensors(source):
+            np.testing.assert_array_equal(tensor.read(source), written.values[tensor.name])
+            if tensor.name == name:
+                found = tensor.exact_format(source)
+                if found is not None:
+                    packed = tensor.exact_rows(source, found, 0, 0, tensor.shape[-2])
+                    np.testing.assert_array_equal(packed.dequantize(), written.values[name])
+    return found
+
+
+def change(written, **settings):
+    """Changes settings of quantization_config; None removes one."""
+    path = written.path / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"].update(settings)
+    path.write_text(json.dumps(config))
+
+
+def refuse(written, error, match):
+    with pytest.raises(error, match=match), Checkpoint(written.path) as source:
+        logical_tensors(source)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("group", [32, 128, None])
+def test_compressed_tensors(tmp_path, bits, group, symmetric):
+    found = check(models.compressed_tensors(tmp_path, bits, group, symmetric))
+    if bits == 1:
+        assert (found.format, found.group_size) == ("ternary", group)
+    elif bits <= 3 or (bits == 4 and symmetric):
+        assert (found.format, found.group_size, found.symmetric) == ("int4", group, True)
+    elif bits == 4:
+        assert (found.format, found.group_size, found.symmetric) == ("int4", group, False)
+    else:
+        assert found is None
+
+
+@pytest.mark.parametrize(("levels", "format"), [((-1, 1), "binary"), ((-1, 0, 1), "ternary")])
+def test_ternary_in_two_bits_is_recognised(tmp_path, levels, format):
+    written = Written(tmp_path)
+    written.plain("model.embed_tokens.weight", (8, 256))
+    codes = np.array(levels)[integers("codes", 0, len(levels) - 1, (64, 256))]
+    models.compressed(written, DOWN.removesuffix(".weight"), (64, 256), 2, 128, codes=codes)
+    config = {**models.QWEN3, "quantization_config": models.ct_config(2, 128, True)}
+    assert check(save(written, config)).format == format
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"format": "float-quantized"}, "format 'float-quantized'"),
+        ({"transform_config": {"config_groups": {"u": 1}}}, "with a transform_config"),
+        ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "with a sparsity_config"),
+        (models.ct_config(9, 128, True), "9-bit"),
+        ({"config_groups": {"a": {"weights": {"num_bits": 4, "type": "float"}}}}, "'float'"),
+        ({"config_groups": {"a": {"weights": BLOCKS}}}, "strategy 'block'"),
+    ],
+)  # fmt: skip
+def test_compressed_tensors_of_other_kinds_are_refused(tmp_path, settings, match):
+    written = models.compressed_tensors(tmp_path)
+    change(written, **settings)
+    refuse(written, UnsupportedFormatError, match)
+
+
+def test_compressed_tensors_that_fit_no_scheme_are_refused(tmp_path):
+    written = models.compressed_tensors(tmp_path)
+    change(written, **models.ct_config(4, 64, True))
+    refuse(written, FormatError, "0 of the 1 schemes of the configuration fit")
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("group", [32, 128])
+@pytest.mark.parametrize("version", [1, 2])
+def test_gptq(tmp_path, bits, group, version):
+    found = check(models.gptq_model(tmp_path, bits, group, version))
+    if bits == 8:
+        assert found is None
+    else:
+        assert (found.format, found.group_size, found.symmetric) == ("int4", group, bits < 4)
+
+
+def test_symmetric_gptq_is_symmetric_int4(tmp_path):
+    found = check(models.gptq_model(tmp_path, zero=8))
+    assert (found.format, found.group_size, found.symmetric) == ("int4", 128, True)
+
+
+def test_gptq_whose_zero_is_sixteen_has_no_lossless_form(tmp_path):
+    assert check(models.gptq_model(tmp_path, zero=16)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"checkpoint_format": "marlin"}, UnsupportedFormatError, "checkpoint_format 'marlin'"),
+        ({"bits": 5}, UnsupportedFormatError, "GPTQ weights of 5 bits"),
+        ({"group_size": 64}, FormatError, "no GPTQ weights of 4 bits in groups of 64"),
+        ({"group_size": "all"}, FormatError, "group_size is 'all'"),
+        ({"quant_method": "hqq"}, UnsupportedFormatError, "quantization method 'hqq'"),
+        ({"quant_method": "gemma"}, UnsupportedFormatError, "quantization method 'gemma'"),
+    ],
+)
+def test_gptq_of_other_kinds_is_refused(tmp_path, settings, error, match):
+    written = models.gptq_model(tmp_path)
+    change(written, **settings)
+    refuse(written, error, match)
+
+
+def test_activation_order_is_refused(tmp_path):
+    written = models.gptq_model(tmp_path)
+    order = written.stored[DOWN.replace("weight", "g_idx")]
+    order[:] = order[::-1].copy()
+    config = json.loads((tmp_path / "config.json").read_text())
+    refuse(save(written, config), UnsupportedFormatError, "reorders the columns")
+
+
+def test_awq(tmp_path):
+    found = check(models.awq_model(tmp_path))
+    assert (found.format, found.symmetric) == ("int4", False)
+
+
+def test_awq_of_two_levels_is_binary(tmp_path):
+    found = check(models.awq_model(tmp_path, binary=True))
+    assert (found.format, found.group_size) == ("binary", 128)
+
+
+@pytest.mark.parametrize("settings", [{"version": "gemv"}, {"bits": 8}, {"zero_point": False}])
+def test_awq_of_other_kinds_is_refused(tmp_path, settings):
+    written = models.awq_model(tmp_path)
+    change(written, **settings)
+    refuse(written, UnsupportedFormatError, "AWQ version")
+
+
+@pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
+def test_bitnet_multiplies_or_divides(tmp_path, linear_class):
+    found = check(models.bitnet(tmp_path, linear_class))
+    assert (found.format, found.group_size) == ("ternary", None)
+
+
+def test_bitnet_code_three_is_refused(tmp_path):
+    written = models.bitnet(tmp_path)
+    written.stored[DOWN][3, 5] = 0xFF
+    config = json.loads((tmp_path / "config.json").read_text())
+    with Checkpoint(save(written, config).path) as source:
+        tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == DOWN)
+        with pytest.raises(FormatError, match="code 3"):
+            tensor.read(source)
+
+
+@pytest.mark.parametrize("block", [(128, 128), (32, 48), (1, 128), (5, 7)])
+def test_fp8_blocks(tmp_path, block):
+    check(models.deepseek(tmp_path, block), "model.embed_tokens.weight")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"weight_block_size": None}, UnsupportedFormatError, "without weight_block_size"),
+        ({"weight_block_size": [128]}, FormatError, "must be two sizes"),
+        ({"weight_block_size": [0, 1]}, FormatError, "must be two sizes"),
+        ({"weight_block_size": [64, 64]}, FormatError, "for blocks of 64 by 64"),
+        ({"fmt": "e5m2"}, UnsupportedFormatError, "fmt 'e5m2'"),
+    ],
+)
+def test_fp8_of_other_kinds_is_refused(tmp_path, settings, error, match):
+    written = models.deepseek(tmp_path)
+    change(written, **settings)
+    refuse(written, error, match)
+
+
+@pytest.mark.parametrize(
+    ("model", "part"),
+    [
+        (models.deepseek, "model.layers.0.self_attn.o_proj.weight_scale_inv"),
+        (models.deepseek, "model.layers.0.self_attn.o_proj.weight"),
+        (models.gpt_oss, "model.layers.0.mlp.experts.down_proj_scales"),
+        (models.bitnet, DOWN + "_scale"),
+        (models.compressed_tensors, DOWN + "_scale"),
+        (models.compressed_tensors, DOWN + "_shape"),
+        (models.gptq_model, DOWN.replace("weight", "qzeros")),
+        (models.awq_model, DOWN.replace("weight", "scales")),
+        (models.bonsai_mlx, DOWN),
+    ],
+)
+def test_a_missing_part_is_named(tmp_path, model, part):
+    written = model(tmp_path / "whole")
+    del written.stored[part]
+    config = json.loads((written.path / "config.json").read_text())
+    written.path = tmp_path / "broken"
+    refuse(save(written, config), FormatError, part.replace(".", r"\."))
+
+
+def test_mxfp4_scale_of_255_is_nan(tmp_path):
+    written = models.gpt_oss(tmp_path / "good")
+    name = "model.layers.0.mlp.experts.down_proj"
+    written.stored[name + "_scales"][0, 0, 0] = 255
+    config = json.loads((written.path / "config.json").read_text())
+    written.path = tmp_path / "bad"
+    with Checkpoint(save(written, config).path) as source:
+        tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == name)
+        values = tensor.read(source)
+    assert np.isnan(values[0, 0, :32]).all()
+    assert not np.isnan(values[0, 0, 32:]).any()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
+def test_mlx_with_whole_zero_points_is_lossless(tmp_path, bits):
+    written = Written(tmp_path)
+    shape, module = (40, 256), DOWN.removesuffix(".weight")
+    scales = scales_of("mlx", (40, 4))
+    zeros = integers("zero", 0, min(15, (1 << bits) - 1), scales.shape)
+    biases = (-scales.astype(F32) * zeros).astype(F32)
+    codes = integers("codes", 0, (1 << bits) - 1, shape)
+    models.mlx_affine(written, module, shape, bits, 64, scales=scales, biases=biases, codes=codes)
+    config = {**models.QWEN3, "quantization": {"group_size": 64, "bits": bits}}
+    found = check(save(written, config))
+    if bits == 1:
+        assert (found.format, found.symmetric) == ("binary", False)
+    elif bits <= 4:
+        assert (found.format, found.symmetric) == ("int4", False)
+    else:
+        assert found is None
+
+
+def test_bonsai_keeps_its_one_bit_and_two(tmp_path):
+    for model, format in (
+        (models.bonsai_mlx, "binary"),
+        (models.bonsai_mlx_ternary, "ternary"),
+        (models.bonsai_unpacked, "binary"),
+        (models.bonsai_gguf, "binary"),
+    ):
+        with Checkpoint(model(tmp_path / model.__name__).path) as source:
+            for tensor in logical_tensors(source):
+                if tensor.quantize:
+                    found = tensor.exact_format(source)
+                    assert (found.format, found.group_size) == (format, 128)
+                    assert (found.symmetric, found.scale_dtype) == (True, "float16")
+
+
+def test_mlx_modes_and_sizes_that_are_not_known_are_refused(tmp_path):
+    for index, (settings, match) in enumerate(
+        [
+            ({"group_size": 128, "bits": 7}, "7 bits"),
+            ({"group_size": 100, "bits": 1}, "group 100"),
+            ({"group_size": 128, "bits": 1, "mode": "nvfp4"}, "mode 'nvfp4'"),
+            ({"bits": 1}, "without quant_method"),
+        ]
+    ):
+        written = models.bonsai_mlx(tmp_path / str(index))
+        config = {**models.QWEN3, "quantization": settings}
+        (written.path / "config.json").write_text(json.dumps(config))
+        refuse(written, UnsupportedFormatError, match)
+
+
+def test_packed_tensors_without_configuration_are_refused(tmp_path):
+    for model in (models.bonsai_mlx, models.deepseek, models.bitnet, models.gptq_model):
+        written = model(tmp_path / model.__name__)
+        config = json.loads((written.path / "config.json").read_text())
+        config = {"model_type": config["model_type"], "num_hidden_layers": 1}
+        (written.path / "config.json").write_text(json.dumps(config))
+        refuse(written, UnsupportedFormatError, "which the configuration does not explain")
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32])
+def test_plain_floats(tmp_path, dtype):
+    assert check(models.qwen3(tmp_path, dtype)) is None
+
+
+@pytest.mark.parametrize("group", [32, 64, 128, 256, None])
+@pytest.mark.parametrize("format", ["binary", "ternary"])
+@pytest.mark.parametrize("columns", [512, 500])
+def test_floats_of_few_levels_are_recognised(tmp_path, group, format, columns):
+    written = Written(tmp_path)
+    codes = integers("codes", -1, 1, (40, columns))
+    if format == "binary":
+        codes = np.where(codes == 0, 1, codes)
+    groups = 1 if group is None else -(-columns // group)
+    values = codes * by_group(scales_of("s", (40, groups)), group or columns, columns)
+    written.put(DOWN, values.astype(F16))
+    found = check(save(written, models.QWEN3))
+    assert (found.format, found.group_size) == (format, group)
+
+
+def test_one_other_value_is_no_longer_two_levels(tmp_path):
+    written = models.bonsai_unpacked(tmp_path)
+    written.put(DOWN, written.stored[DOWN])
+    written.stored[DOWN][200, 300] *= F16(0.5)
+    written.values[DOWN] = written.stored[DOWN].astype(F32)
+    assert check(save(written, models.QWEN3)) is None
+
+
+def test_scales_outside_float16_stay_float32(tmp_path):
+    written = Written(tmp_path)
+    signs = (2 * integers("codes", 0, 1, (64, 128)) - 1).astype(F32)
+    signs[40] *= F32(1e-9)
+    written.put(DOWN, signs.astype(BF16))
+    assert check(save(written, models.QWEN3)).scale_dtype == "float32"
+    with Checkpoint(tmp_path) as source:
+        (tensor,) = logical_tensors(source)
+        found = tensor.exact_format(source)
+        assert tensor.exact_rows(source, found, 0, 0, 32).scales.dtype == np.float32
+
+
+def test_unknown_model_type_is_refused_by_name(tmp_path):
+    written = models.qwen3(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mamba3"}')
+    refuse(written, UnsupportedFormatError, "model_type 'mamba3'; known are")
+
+
+def test_unknown_tensor_is_kept_and_reported(tmp_path):
+    written = Written(tmp_path)
+    written.put("model.layers.0.mystery.weight", floats("m", (8, 8)))
+    with Checkpoint(save(written, models.QWEN3).path) as source:
+        (tensor,) = logical_tensors(source)
+    assert (tensor.role, tensor.quantize) == ("other", False)
+    assert "not a tensor that this family is known to have" in tensor.reason
