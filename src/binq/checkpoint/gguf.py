@@ -166,7 +166,8 @@ class _Header:
         if len({entry[0] for entry in entries}) != len(entries):
             self._fail("a tensor name appears twice")
         # The room of each tensor: to where the next one begins, or to the end of the file.
-        ends = [entry[3] for entry in entries[1:]] + [max(0, self._size - data)]
+        ends = [entry[3] for entry in entries] + [max(0, self._size - data)]
+        ends = ends[1:]
         kinds = dict(TYPES)
         if any(entry[1] == _Q2_0 for entry in entries):
             kinds[_Q2_0] = self._q2_0(entries, ends, alignment)

@@ -1,0 +1,79 @@
+"""Checkpoints written by other libraries' own classes, against the hashes of their values.
+
+BINQ_TINY_CHECKPOINTS names a folder of checkpoints, each with an ``expected.json`` that lists every
+stored tensor (``raw_sha256`` of its bytes, ``f32_sha256`` of its values as float32) and every
+weight made of several (``logical``, with the hash of its dequantized float32 values).
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from binq.checkpoint.layouts import UNKNOWN, logical_tensors
+from binq.checkpoint.source import Checkpoint
+
+pytestmark = pytest.mark.interop
+
+ROOT = os.environ.get("BINQ_TINY_CHECKPOINTS")
+FOLDERS = sorted(path.parent for path in Path(ROOT).glob("*/expected.json")) if ROOT else []
+
+
+def sha256(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def case(request):
+    expected = json.loads((request.param / "expected.json").read_text())
+    with Checkpoint(request.param) as source:
+        yield source, {tensor.name: tensor for tensor in logical_tensors(source)}, expected
+
+
+def test_every_stored_tensor_has_its_hash(case):
+    source, tensors, expected = case
+    assert set(source.names) == {entry["name"] for entry in expected["tensors"]}
+    for entry in expected["tensors"]:
+        name = entry["name"]
+        data = source.read_bytes(name, 0, source.info(name).nbytes)
+        assert sha256(data) == entry["raw_sha256"], name
+        tensor = tensors.get(name)
+        if tensor is None or tensor.scheme not in ("plain", "transposed"):
+            continue
+        values = tensor.read(source)
+        if tensor.scheme == "transposed":
+            values = values.swapaxes(-1, -2)
+        assert list(values.shape) == entry["shape"]
+        if entry.get("f32_sha256"):
+            assert sha256(values) == entry["f32_sha256"], name
+
+
+def test_every_logical_weight_has_its_hash(case):
+    source, tensors, expected = case
+    for entry in expected["logical"]:
+        tensor = tensors[entry["name"]]
+        assert list(tensor.stored) == entry["stored"]
+        assert list(tensor.shape) == entry["shape"]
+        assert sha256(tensor.read(source)) == entry["f32_sha256"], tensor.name
+
+
+def test_policy_is_the_expected_one(case):
+    _, tensors, expected = case
+    for entry in expected["tensors"]:
+        tensor = tensors.get(entry["name"].removesuffix("_blocks"))
+        if tensor is not None:
+            assert tensor.reason != UNKNOWN, tensor.name
+            if "quantize" in entry:
+                assert tensor.quantize == entry["quantize"], tensor.name
+
+
+def test_fused_experts_have_their_groups_along_the_inputs(case):
+    _, tensors, expected = case
+    for entry in expected["tensors"]:
+        if "layout" in entry and "_blocks" not in entry["name"]:
+            shape, layout = entry["shape"], entry["layout"]
+            inner = [shape[layout[f"{axis}_axis"]] for axis in ("expert", "out", "in")]
+            assert list(tensors[entry["name"]].shape) == inner

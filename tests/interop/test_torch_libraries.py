@@ -1,0 +1,58 @@
+"""Packed checkpoints against the libraries that own their formats (torch, transformers)."""
+
+import numpy as np
+import pytest
+from checkpoint.fixtures import Written, integers, save, scales_of
+from checkpoint.models import QWEN3, ct_config
+
+from binq.checkpoint.layouts import logical_tensors
+from binq.checkpoint.source import Checkpoint
+
+pytestmark = pytest.mark.interop
+torch = pytest.importorskip("torch")
+MODULE = "model.layers.0.mlp.up_proj"
+
+
+def read(written, config):
+    with Checkpoint(save(written, config).path) as source:
+        (tensor,) = logical_tensors(source)
+        return tensor.read(source)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_compressed_tensors_packed_by_the_library(tmp_path, bits, symmetric):
+    helpers = pytest.importorskip("compressed_tensors.compressors.pack_quantized.helpers")
+    half = 1 << (bits - 1)
+    codes = integers("codes", -half, half - 1, (40, 256)).astype(np.int8)
+    zeros = integers("zeros", -half, half - 1, (40, 2)).astype(np.int8)
+    scales = scales_of("scales", (40, 2))
+    written = Written(tmp_path)
+    written.stored = {
+        f"{MODULE}.weight_packed": helpers.pack_to_int32(torch.from_numpy(codes), bits).numpy(),
+        f"{MODULE}.weight_scale": scales,
+        f"{MODULE}.weight_shape": np.array(codes.shape),
+    }
+    if not symmetric:
+        packed = helpers.pack_to_int32(torch.from_numpy(zeros), bits, packed_dim=0)
+        written.stored[f"{MODULE}.weight_zero_point"] = packed.numpy()
+    values = codes.astype(np.float32)
+    if not symmetric:
+        values -= np.repeat(zeros, 128, axis=1)
+    values *= np.repeat(scales.astype(np.float32), 128, axis=1)
+    settings = ct_config(bits, 128, symmetric)
+    np.testing.assert_array_equal(read(written, {**QWEN3, "quantization_config": settings}), values)
+
+
+def test_bitnet_packed_by_transformers(tmp_path):
+    bitnet = pytest.importorskip("transformers.integrations.bitnet")
+    codes = integers("codes", -1, 1, (64, 256)).astype(np.float32)
+    scale = scales_of("scale", (1,))
+    written = Written(tmp_path)
+    written.stored = {
+        f"{MODULE}.weight": bitnet.pack_weights(torch.from_numpy(codes.copy())).numpy(),
+        f"{MODULE}.weight_scale": scale,
+    }
+    settings = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    config = {"model_type": "bitnet", "quantization_config": settings}
+    np.testing.assert_array_equal(read(written, config), codes * scale.astype(np.float32))
