@@ -177,7 +177,7 @@ def test_threads_change_no_bit(isa, threads, format, symmetric, mode):
 @pytest.mark.parametrize("mode", INTEGER_MODES)
 @pytest.mark.parametrize(("format", "symmetric"), KINDS)
 def test_a_row_of_a_large_batch_equals_the_row_alone(isa, format, symmetric, mode):
-    """More rows than one block of the native core holds."""
+    """More rows than one block of the native core holds, whatever its size."""
     rng = np.random.default_rng(5)
     q = random_quantized(rng, format, (40, 160), 32, symmetric)
     x = random_x(rng, 1100, 160)
