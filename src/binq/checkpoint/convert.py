@@ -80,11 +80,11 @@ def quantize_checkpoint(
     >>> folder = pathlib.Path(tempfile.mkdtemp())
     >>> (folder / "src").mkdir()
     >>> _ = (folder / "src" / "config.json").write_text('{"model_type": "qwen3"}')
-    >>> w = {"model.layers.0.mlp.up_proj.weight": np.ones((64, 128), np.float16)}
+    >>> w = {"model.layers.0.mlp.up_proj.weight": np.arange(8192.0).reshape(64, 128)}
     >>> binq.save_file(w, folder / "src" / "model.safetensors")
     >>> report = binq.quantize_checkpoint(folder / "src", folder / "dst", "int4")
     >>> report.bytes_before, report.bytes_after
-    (16384, 4224)
+    (65536, 4224)
     """
     method = method or "mse"
     default = check_choice_of(Choice(format, group_size, method, symmetric))

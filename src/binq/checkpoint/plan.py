@@ -96,9 +96,15 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     """
     rules = parse_rules(settings.rules, settings.default)
     tensors = logical_tensors(source)
-    unmatched = [r.text for r in rules if not any(r.matches(t.name) for t in tensors)]
-    if unmatched:
-        raise ValueError(f"rule {unmatched[0]!r} matches no tensor of {source.path}")
+    for rule in rules:
+        matched = [tensor for tensor in tensors if rule.matches(tensor.name)]
+        if not matched:
+            raise ValueError(f"rule {rule.text!r} matches no tensor of {source.path}")
+        if rule.choice is not None and not any(map(_is_weight, matched)):
+            raise ValueError(
+                f"rule {rule.text!r} matches no matrix of weights: {matched[0].name!r} is "
+                f"{matched[0].dtype} of shape {matched[0].shape}"
+            )
     items = tuple(_decide(source, tensor, rules, settings) for tensor in tensors)
     shards: list[list[Item]] = [[]]
     filled = 0
@@ -129,18 +135,20 @@ def _decide(
         reason = tensor.reason
     if choice is None:
         return Item(tensor, reason=reason)
-    if len(tensor.shape) < 2 or (tensor.scheme == "plain" and tensor.dtype not in FLOATS):
-        if rule is None:
-            return Item(tensor, reason="not a matrix of floats")
-        raise ValueError(
-            f"rule {rule.text!r} asks to quantize {tensor.name!r}, "
-            f"which is {tensor.dtype} of shape {tensor.shape}: not a matrix of floats"
-        )
+    if not _is_weight(tensor):
+        return Item(tensor, reason="not a matrix of weights")
     # What already is low-bit stays exactly what it is, unless fewer bits are wanted.
     exact = tensor.exact_format(source)
     if exact is not None and get_format(exact.format).bits > get_format(choice.format).bits:
         exact = None
     return Item(tensor, choice, exact)
+
+
+def _is_weight(tensor: LogicalTensor) -> bool:
+    """Returns whether quantizing the tensor can make sense: a glob may match its bias as well."""
+    if len(tensor.shape) < 2 or tensor.role in ("bias", "norm"):
+        return False
+    return tensor.scheme not in ("plain", "transposed") or tensor.dtype in FLOATS
 
 
 def _peak_bytes(items: Sequence[Item], default: Choice) -> int:

@@ -1,0 +1,44 @@
+"""Quantizes a checkpoint on a Ray cluster: a concurrent.futures.Executor over Ray tasks.
+
+    python examples/ray_executor.py SRC DST      (needs ray; SRC and DST on a shared file system)
+
+Dask needs no adapter: pass executor=client.get_executor(pure=False).
+"""
+
+import sys
+from concurrent.futures import Executor, Future
+from threading import Thread
+
+import binq
+
+
+class RayExecutor(Executor):
+    """Runs each call as a Ray task. Ray retries a task whose worker dies; a shard of binq is the
+    same bytes however often it is written."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self.ray = ray
+        ray.init(ignore_reinit_error=True)
+
+    def submit(self, fn, /, *args, **kwargs) -> Future:
+        reference = self.ray.remote(fn).options(max_retries=3).remote(*args, **kwargs)
+        future: Future = Future()
+        future.set_running_or_notify_cancel()
+
+        def wait() -> None:
+            try:
+                future.set_result(self.ray.get(reference))
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=wait, daemon=True).start()
+        return future
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    with RayExecutor() as executor:
+        print(binq.quantize_checkpoint(sys.argv[1], sys.argv[2], "int4", executor=executor))

@@ -1,0 +1,165 @@
+"""The ``binq`` command: quantize, inspect, verify, bench, selftest.
+
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted. Results go to standard output, progress
+and complaints to standard error.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from binq._version import __version__
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("binq: interrupted; --resume goes on with finished shards", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away, as `head` does: nothing is wrong.
+        sys.stderr.close()
+        return OK
+    except (OSError, ValueError, NotImplementedError, MemoryError, KeyError) as error:
+        print(f"binq: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        return FAILED
+
+
+def _group_size(text: str) -> int | None:
+    return None if text == "row" else int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    i, _, n = text.partition("/")
+    return int(i), int(n)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="binq", description="1-bit, ternary and int4 weights for numpy."
+    )
+    parser.add_argument("--version", action="version", version=f"binq {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    quantize = commands.add_parser("quantize", help="quantize a checkpoint folder or GGUF file")
+    quantize.add_argument("src", type=Path, help="folder or GGUF file to read")
+    quantize.add_argument("dst", type=Path, help="folder to make")
+    quantize.add_argument("--format", default="int4", help="binary, ternary or int4 (default)")
+    quantize.add_argument(
+        "--group-size", type=_group_size, default=128, metavar="N", help="32..256, or 'row'"
+    )
+    quantize.add_argument("--method", help="mse (default), absmax (int4), absmean (the others)")
+    quantize.add_argument("--asymmetric", action="store_true", help="zero points, two levels")
+    quantize.add_argument(
+        "--rule", action="append", default=[], metavar="GLOB=FORMAT[:gN]", help="or GLOB=keep"
+    )
+    quantize.add_argument("--embeddings", metavar="FORMAT[:gN]", help="kept otherwise")
+    quantize.add_argument("--lm-head", metavar="FORMAT[:gN]", help="as --embeddings otherwise")
+    quantize.add_argument("--max-shard-size", type=float, default=5.0, metavar="GB")
+    quantize.add_argument("--dry-run", action="store_true", help="show the plan and the sizes")
+    quantize.add_argument("--overwrite", action="store_true", help="replace DST")
+    quantize.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    quantize.add_argument("--part", type=_part, metavar="I/N", help="every N-th shard, from I")
+    quantize.add_argument("--finalize", action="store_true", help="complete DST after all parts")
+    quantize.add_argument("--json", action="store_true", help="the report as one JSON document")
+    quantize.add_argument("--plot", type=Path, metavar="FILE", help="draw the report")
+    quantize.set_defaults(run=_quantize)
+
+    inspect = commands.add_parser("inspect", help="show what a file or folder holds")
+    inspect.add_argument("path", type=Path)
+    inspect.add_argument("--json", action="store_true")
+    inspect.set_defaults(run=_inspect)
+
+    verify = commands.add_parser("verify", help="read everything again and compare")
+    verify.add_argument("path", type=Path)
+    verify.add_argument("--against", type=Path, metavar="SRC", help="what it was made from")
+    verify.set_defaults(run=_verify)
+
+    bench = commands.add_parser("bench", help="speed of this machine, beside numpy's float32")
+    bench.add_argument("--features", type=int, default=4096)
+    bench.set_defaults(run=_bench)
+
+    selftest = commands.add_parser("selftest", help="check this installation")
+    selftest.set_defaults(run=_selftest)
+    return parser
+
+
+def _usage(message: str) -> NoReturn:
+    print(f"binq: {message}", file=sys.stderr)
+    raise SystemExit(USAGE)
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    from binq.checkpoint import quantize_checkpoint
+    from binq.checkpoint.rules import Choice, check_choice_of, parse_rules
+
+    try:
+        default = check_choice_of(
+            Choice(
+                options.format, options.group_size, options.method or "mse", not options.asymmetric
+            )
+        )
+        parse_rules(options.rule, default)
+    except ValueError as error:
+        _usage(str(error))
+    report = quantize_checkpoint(
+        options.src,
+        options.dst,
+        options.format,
+        group_size=options.group_size,
+        method=options.method,
+        symmetric=not options.asymmetric,
+        rules=options.rule,
+        embeddings=options.embeddings,
+        lm_head=options.lm_head,
+        max_shard_bytes=int(options.max_shard_size * 1e9),
+        dry_run=options.dry_run,
+        overwrite=options.overwrite,
+        resume=options.resume,
+        part=options.part,
+        finalize=options.finalize,
+        progress=True,
+    )
+    print(report.to_json() if options.json else report)
+    if options.plot:
+        report.plot(options.plot)
+    return OK
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from binq.checkpoint.verify import inspect, inspect_json, inspect_text
+
+    entries = inspect(options.path)
+    print(inspect_json(entries) if options.json else inspect_text(entries))
+    return OK
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from binq.checkpoint.verify import verify
+
+    problems = 0
+    for problem in verify(options.path, options.against):
+        print(problem)
+        problems += 1
+    print(f"{options.path}: {'ok' if not problems else f'{problems} problems'}")
+    return FAILED if problems else OK
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from binq.bench import bench
+
+    bench(options.features, print)
+    return OK
+
+
+def _selftest(_: argparse.Namespace) -> int:
+    from binq.selftest import selftest
+
+    return OK if selftest(print) else FAILED
