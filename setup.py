@@ -25,7 +25,12 @@ ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 # values (tree-pre) and move products away from the adds that consume them (tree-ter), and run out
 # of registers in the hot loops: 34 instructions and two spills become 26 and none.
 UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-GCC_ONLY = ["-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"]
+# A kernel is written as small inline functions; params that let GCC make one loop of them.
+GCC_ONLY = [
+    *("-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"),
+    *("--param=max-inline-insns-single=1000", "--param=inline-unit-growth=1000"),
+    *("--param=large-function-growth=1000", "--param=large-stack-frame-growth=10000"),
+]
 # What Windows shows of a module besides its initialisation: threadpoolctl looks for these.
 EXPORTS = {"binq._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
 ISA_FLAGS = {

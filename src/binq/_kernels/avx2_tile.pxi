@@ -1,8 +1,8 @@
 # One tile (32 rows) x one kernel group, unpacked to unsigned codes u8 [k/4][32 rows][4 k], so that
 # one dword is what four activations multiply. What a code is too large by is the same for all k of
 # a group and is taken off once, times the sum of the activations:
-#   binary   2 * bit      less 1          ternary   a + b   less 1
-#   int4     nibble       less its zero point (8 where symmetric)
+#   ternary  a + b      less 1
+#   int4     nibble     less its zero point (8 where symmetric)
 
 cdef inline __m256i spread_bytes(const uint8_t *bytes) noexcept nogil:
     # 8 bytes, one a row, each repeated in the four bytes of its row's dword.
@@ -15,21 +15,6 @@ cdef inline __m256i spread_bytes(const uint8_t *bytes) noexcept nogil:
 cdef inline __m256i set_bits(__m256i bytes_u8x32, __m256i bits_u8x32) noexcept nogil:
     # -1 where the byte has its bit, else 0.
     return _mm256_cmpeq_epi8(_mm256_and_si256(bytes_u8x32, bits_u8x32), bits_u8x32)
-
-
-cdef inline void widen_binary(const uint8_t *packed, Py_ssize_t k8s, uint8_t *codes) noexcept nogil:
-    cdef Py_ssize_t k8, r
-    cdef __m256i bytes_u8x32
-    cdef __m256i two_u8x32 = _mm256_set1_epi8(2)
-    cdef __m256i low_u8x32 = _mm256_set1_epi32(0x08040201)
-    cdef __m256i high_u8x32 = _mm256_set1_epi32(<int>0x80402010)
-    for k8 in range(k8s):
-        for r in range(4):
-            bytes_u8x32 = spread_bytes(packed + k8 * 32 + r * 8)
-            _mm256_storeu_si256(<__m256i *>(codes + k8 * 256 + r * 32), _mm256_and_si256(
-                two_u8x32, set_bits(bytes_u8x32, low_u8x32)))
-            _mm256_storeu_si256(<__m256i *>(codes + k8 * 256 + 128 + r * 32), _mm256_and_si256(
-                two_u8x32, set_bits(bytes_u8x32, high_u8x32)))
 
 
 cdef inline void widen_ternary(const uint8_t *packed, Py_ssize_t k8s,
@@ -69,9 +54,7 @@ cdef inline void widen_tile(const Weights *w, int format, Py_ssize_t tile, Py_ss
                             uint8_t *codes) noexcept nogil:
     cdef Py_ssize_t k8s = w.group_size >> 3
     cdef Py_ssize_t first = (tile * w.groups + group) * k8s
-    if format == FORMAT_BINARY:
-        widen_binary(w.packed + first * 32, k8s, codes)
-    elif format == FORMAT_TERNARY:
+    if format == FORMAT_TERNARY:
         widen_ternary(w.packed + first * 64, k8s, codes)
     else:
         widen_int4(w.packed + first * 128, k8s, codes)

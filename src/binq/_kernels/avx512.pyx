@@ -21,6 +21,8 @@ include "avx512_tile.pxi"
 include "avx512_matmul.pxi"
 include "avx512_few.pxi"
 include "avx2_lookup.pxi"
+include "avx2_lookup_sums.pxi"
+include "avx2_lookup_matmul.pxi"
 include "avx2_float.pxi"
 
 
@@ -28,10 +30,10 @@ include "avx2_float.pxi"
 # 2 for int16. L is the largest integer that stands for an activation (binq.reference).
 
 cdef enum:                     # the most rows of x for which the table is faster, measured
-    LOOKUP_BINARY_INT8 = 3
-    LOOKUP_BINARY_INT16 = 16
-    LOOKUP_TERNARY_INT8 = 2
-    LOOKUP_TERNARY_INT16 = 3
+    LOOKUP_BINARY_INT8 = 64
+    LOOKUP_BINARY_INT16 = 512
+    LOOKUP_TERNARY_INT8 = 4
+    LOOKUP_TERNARY_INT16 = 4
 
 
 cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -40,25 +42,25 @@ cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nog
 
 cdef Py_ssize_t prepared_binary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
     if rows <= LOOKUP_BINARY_INT16:
-        return lookup_prepared_bytes(w, rows)
+        return lookup_prepared_bytes(w, rows, 3)
     return plane_prepared_bytes(w, rows, 2)
 
 
 cdef Py_ssize_t prepared_ternary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
     if rows <= LOOKUP_TERNARY_INT16:
-        return lookup_prepared_bytes(w, rows)
+        return lookup_prepared_bytes(w, rows, 3)
     return plane_prepared_bytes(w, rows, 2)
 
 
 cdef Py_ssize_t prepared_binary_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
     if rows <= LOOKUP_BINARY_INT8:
-        return lookup_prepared_bytes(w, rows)
+        return lookup_prepared_bytes(w, rows, 2)
     return plane_prepared_bytes(w, rows, 1)
 
 
 cdef Py_ssize_t prepared_ternary_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
     if rows <= LOOKUP_TERNARY_INT8:
-        return lookup_prepared_bytes(w, rows)
+        return lookup_prepared_bytes(w, rows, 2)
     return plane_prepared_bytes(w, rows, 1)
 
 
@@ -75,7 +77,7 @@ cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogi
 
 
 cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_scratch_bytes(w, rows)
+    return max(plane_scratch_bytes(w, rows), lookup_scratch_bytes(w, rows, 3))
 
 
 cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -88,7 +90,7 @@ cdef void prepare_binary_int16(const Weights *w, const float *x, Py_ssize_t x_st
                                void *prepared, uint8_t *unfit,
                                Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     if rows <= LOOKUP_BINARY_INT16:
-        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, True, 8191.0)
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 3, 8191.0)
     else:
         plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 8191.0)
 
@@ -97,7 +99,7 @@ cdef void prepare_ternary_int16(const Weights *w, const float *x, Py_ssize_t x_s
                                 void *prepared, uint8_t *unfit,
                                 Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     if rows <= LOOKUP_TERNARY_INT16:
-        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, True, 8191.0)
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 3, 8191.0)
     else:
         plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 8191.0)
 
@@ -106,7 +108,7 @@ cdef void prepare_binary_int8(const Weights *w, const float *x, Py_ssize_t x_str
                               void *prepared, uint8_t *unfit,
                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     if rows <= LOOKUP_BINARY_INT8:
-        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, False, 127.0)
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 127.0)
     else:
         plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
 
@@ -115,7 +117,7 @@ cdef void prepare_ternary_int8(const Weights *w, const float *x, Py_ssize_t x_st
                                void *prepared, uint8_t *unfit,
                                Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     if rows <= LOOKUP_TERNARY_INT8:
-        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, False, 127.0)
+        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 127.0)
     else:
         plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
 
@@ -143,8 +145,8 @@ cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     if rows <= LOOKUP_BINARY_INT16:
-        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
-                        FORMAT_BINARY, True, 1)
+        lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        1, 3)
     else:
         plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
                        FORMAT_BINARY, 2)
@@ -154,8 +156,8 @@ cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_
                                float *out, Py_ssize_t out_stride, void *scratch,
                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     if rows <= LOOKUP_BINARY_INT8:
-        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
-                        FORMAT_BINARY, False, 1)
+        lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        1, 2)
     else:
         plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
                        FORMAT_BINARY, 1)
@@ -172,8 +174,8 @@ cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssiz
                                  float *out, Py_ssize_t out_stride, void *scratch,
                                  Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     if rows <= LOOKUP_TERNARY_INT16:
-        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
-                        FORMAT_TERNARY, True, 2)
+        lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        2, 3)
     else:
         plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
                        FORMAT_TERNARY, 2)
@@ -183,8 +185,8 @@ cdef void multiply_ternary_int8(const Weights *w, const void *prepared, Py_ssize
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     if rows <= LOOKUP_TERNARY_INT8:
-        lookup_multiply(w, prepared, rows, out, out_stride, tile_begin, tile_end,
-                        FORMAT_TERNARY, False, 2)
+        lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        2, 2)
     else:
         plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
                        FORMAT_TERNARY, 1)

@@ -84,6 +84,8 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_maddubs_epi16(__m256i unsigned_a, __m256i signed_b) noexcept
     __m256i _mm256_madd_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_max_epu32(__m256i a, __m256i b) noexcept
+    __m256i _mm256_max_epi16(__m256i a, __m256i b) noexcept
+    __m256i _mm256_abs_epi16(__m256i a) noexcept
     __m256i _mm256_cmpeq_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_shuffle_epi8(__m256i a, __m256i order) noexcept
     __m256i _mm256_sign_epi16(__m256i a, __m256i b) noexcept
