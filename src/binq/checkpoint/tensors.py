@@ -205,7 +205,7 @@ class CodedStorage(Storage):
         codes = self._centred(source, matrix, start, stop)
         scales, _ = self.read_groups(source, matrix, start, stop)
         values = codes.astype(np.float32)
-        values *= self._spread(scales)
+        each_group(np.multiply, values, scales, self.group)
         return values
 
     def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
@@ -247,13 +247,10 @@ class CodedStorage(Storage):
     def _centred(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
         codes = self.read_codes(source, matrix, start, stop)
         _, zeros = self.read_groups(source, matrix, start, stop)
-        if zeros is None:
-            return codes
-        return codes.astype(np.int16) - self._spread(zeros).astype(np.int16)
-
-    def _spread(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Returns one value a weight from one a group; a single one a row broadcasts."""
-        return spread(values, self.group, self.shape[-1])
+        if zeros is not None:
+            codes = codes.astype(np.int16)
+            each_group(np.subtract, codes, zeros.astype(np.int16), self.group)
+        return codes
 
 
 def packed_group(group: int | None, columns: int) -> int | None:
@@ -263,11 +260,22 @@ def packed_group(group: int | None, columns: int) -> int | None:
     return None if group >= columns else 0
 
 
-def spread(values: NDArray[Any], group: int | None, columns: int) -> NDArray[Any]:
-    """Returns (rows, columns) from one value a group, or (rows, 1), which broadcasts."""
-    if group is None or values.shape[-1] == 1:
-        return values
-    return np.repeat(values, group, axis=-1)[..., :columns]
+def each_group(
+    operate: np.ufunc, values: NDArray[Any], groups: NDArray[Any], group: int | None
+) -> None:
+    """Applies ``values = operate(values, g)`` in place, g being the number of each group."""
+    rows, columns = values.shape
+    if group is None or groups.shape[-1] == 1:
+        operate(values, groups[:, :1], out=values)
+        return
+    whole = columns // group
+    parts = values[:, : whole * group].reshape(rows, whole, group)
+    if not np.shares_memory(parts, values):  # a ragged last group: rows are not contiguous
+        operate(values, np.repeat(groups, group, axis=-1)[:, :columns], out=values)
+        return
+    operate(parts, groups[:, :whole, None], out=parts)
+    if whole * group < columns:
+        operate(values[:, whole * group :], groups[:, whole:], out=values[:, whole * group :])
 
 
 def pack_exact(

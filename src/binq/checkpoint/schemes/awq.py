@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 METHOD = "awq"
 _PACKED = ".qweight"
 _FLOATS = ("F16", "BF16", "F32")
-# The shift of each of 8 columns within its word.
-_SHIFTS = np.array([0, 16, 4, 20, 8, 24, 12, 28], np.uint32)
+# The byte of a word that holds each of 8 columns, and where in it.
+_PLACES = ((0, 0), (2, 0), (0, 4), (2, 4), (1, 0), (3, 0), (1, 4), (3, 4))
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,24 @@ class Awq(CodedStorage):
     def read_codes(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(self._nibbles(source, self.stored[0], start, stop).T)
+        return self._nibbles(source, self.stored[0], start, stop)
 
     def read_groups(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        scales = to_float32(source.read_columns(self.stored[2], 0, start, stop))
-        zeros = self._nibbles(source, self.stored[1], start, stop)
-        return np.ascontiguousarray(scales.T), zeros.T
+        scales = to_float32(source.read_transposed(self.stored[2], 0, start, stop))
+        return scales, self._nibbles(source, self.stored[1], start, stop)
 
     def _nibbles(self, source: "Checkpoint", name: str, start: int, stop: int) -> NDArray[np.uint8]:
-        """Returns columns ``[start, stop)`` of packed nibbles."""
+        """Returns columns ``[start, stop)`` of packed nibbles, as rows."""
         first = start // 8
-        words = source.read_columns(name, 0, first, -(-stop // 8)).view(np.uint32)
-        nibbles = (words[..., None] >> _SHIFTS).astype(np.uint8) & np.uint8(15)
-        return nibbles.reshape(len(words), -1)[:, start - 8 * first : stop - 8 * first]
+        words = source.read_transposed(name, 0, first, -(-stop // 8))
+        data = words.view(np.uint8).reshape(*words.shape, 4)
+        codes = np.empty((len(words), 8, words.shape[1]), np.uint8)
+        for column, (byte, shift) in enumerate(_PLACES):
+            np.right_shift(data[:, :, byte], np.uint8(shift), out=codes[:, column])
+        codes &= np.uint8(15)
+        return codes.reshape(-1, words.shape[1])[start - 8 * first : stop - 8 * first]
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:

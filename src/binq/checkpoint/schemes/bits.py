@@ -5,6 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# The codes of every byte, as one word.
+_BYTES = np.arange(256, dtype=np.uint8)[:, None]
+_ALL_CODES: dict[int, NDArray[Any]] = {
+    2: ((_BYTES >> np.array([0, 2, 4, 6], np.uint8)) & np.uint8(3)).view(np.uint32)[:, 0],
+    4: ((_BYTES >> np.array([0, 4], np.uint8)) & np.uint8(15)).view(np.uint16)[:, 0],
+}
+
 
 def unpack(data: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
     """Returns the first ``count`` codes of each row, uint8 (..., count).
@@ -22,11 +29,8 @@ def unpack(data: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
     if bits == 1:
         return np.unpackbits(raw, axis=-1, bitorder="little", count=count)
     if bits in (2, 4):
-        codes = np.empty((*raw.shape, 8 // bits), np.uint8)
-        for place in range(8 // bits):
-            np.right_shift(raw, bits * place, out=codes[..., place])
-        codes &= np.uint8((1 << bits) - 1)
-        return codes.reshape(*raw.shape[:-1], -1)[..., :count]
+        codes: NDArray[np.uint8] = _ALL_CODES[bits][raw].view(np.uint8)
+        return codes[..., :count]
     flat = np.unpackbits(raw, axis=-1, bitorder="little", count=count * bits)
     planes = flat.reshape(*raw.shape[:-1], count, bits)
     return np.packbits(planes, axis=-1, bitorder="little")[..., 0]

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ml_dtypes import float8_e4m3fn
 from numpy.typing import NDArray
 
 from binq.checkpoint.tensors import Storage, to_float32
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
 
 METHOD = "fp8"
 _SUFFIX = "_scale_inv"
-_VALUES = np.arange(256, dtype=np.uint8).view(float8_e4m3fn).astype(np.float32)
+# Sign, exponent and mantissa where float32 has them, but for the bias of the exponent: 120 less.
+_FIELDS = np.int32(-0x78100000)
+_BIAS = np.float32(2.0**120)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Fp8Block(Storage):
         rows, columns = self.shape[-2:]
         at = matrix * rows
         codes = source.read_bytes(self.name, (at + start) * columns, (at + stop) * columns)
-        values: NDArray[np.float32] = _VALUES[codes].reshape(stop - start, columns)
+        values = float8_values(codes).reshape(stop - start, columns)
         high, wide = self.block
         first, last = start // high, -(-stop // high)
         scale_rows, scale_columns = self.scales_shape[-2:]
@@ -63,6 +64,24 @@ class Fp8Block(Storage):
             row = np.repeat(scales[block - first], wide)[:columns]
             values[top - start : bottom - start] *= row
         return values
+
+
+def float8_values(codes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Returns the bytes of e4m3 floats as float32, several times as fast as a table.
+
+    >>> import numpy as np
+    >>> float8_values(np.array([0x38, 0xB8, 0x01, 0x7E], np.uint8)).tolist()
+    [1.0, -1.0, 0.001953125, 448.0]
+    """
+    bits = codes.view(np.int8).astype(np.int32)
+    bits <<= np.int32(20)
+    bits &= _FIELDS
+    values = bits.view(np.float32)
+    values *= _BIAS
+    nan = (codes & np.uint8(0x7F)) == 0x7F
+    if nan.any():
+        values[nan] = np.nan
+    return values
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:

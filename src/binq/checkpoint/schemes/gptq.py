@@ -60,20 +60,20 @@ class Gptq(CodedStorage):
 
     def good_rows(self, budget: int) -> int:
         # Rows are columns of the file: read many at a time.
-        return max(1024, super().good_rows(budget))
+        return max(2048, super().good_rows(budget))
 
     def read_codes(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.uint8]:
-        words = source.read_columns(self.stored[0], 0, start, stop)
-        return unpack(np.ascontiguousarray(words.T), self.bits, self.columns)
+        words = source.read_transposed(self.stored[0], 0, start, stop)
+        return unpack(words, self.bits, self.columns)
 
     def read_groups(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        scales = to_float32(source.read_columns(self.stored[2], 0, start, stop))
+        scales = to_float32(source.read_transposed(self.stored[2], 0, start, stop))
         zeros = unpack_columns(source.read(self.stored[1]), self.bits, start, stop)
-        return np.ascontiguousarray(scales.T), zeros.T.astype(np.int16) + np.int16(self.first_zero)
+        return scales, zeros.T.astype(np.int16) + np.int16(self.first_zero)
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:

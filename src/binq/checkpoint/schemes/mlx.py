@@ -19,10 +19,10 @@ from binq.checkpoint.schemes.mxfp4 import BLOCK, Mxfp4
 from binq.checkpoint.tensors import (
     ExactFormat,
     Storage,
+    each_group,
     fits_float16,
     pack_exact,
     row_blocks,
-    spread,
     to_float32,
 )
 from binq.errors import FormatError, UnsupportedFormatError
@@ -65,8 +65,8 @@ class MlxAffine(Storage):
     ) -> NDArray[np.float32]:
         scales, biases = self._read_groups(source, matrix, start, stop)
         values = self._read_codes(source, matrix, start, stop).astype(np.float32)
-        values *= self._spread(scales)
-        values += self._spread(biases)
+        each_group(np.multiply, values, scales, self.group)
+        each_group(np.add, values, biases, self.group)
         return values
 
     def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
@@ -114,9 +114,6 @@ class MlxAffine(Storage):
         scales = source.read_span(self.scales, first + start, first + stop, row)
         biases = source.read_span(self.biases, first + start, first + stop, row)
         return to_float32(scales), to_float32(biases)
-
-    def _spread(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return spread(values, self.group, self.shape[-1])
 
 
 class _Levels:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 _SCAN_BYTES = 1 << 25
-# Columns of an input-major matrix are read in pieces that span a few disk pages a row.
-_COLUMN_BYTES = 1 << 26
-_STRIP = 64
+_FEWEST = 4096
 
 
 @dataclass(frozen=True)
@@ -90,18 +88,13 @@ class Transposed(Plain):
         return (*lead, outputs, inputs)
 
     def good_rows(self, budget: int) -> int:
-        # A whole matrix where it fits, else no fewer than 2048: a row of the result is a column
-        # of the file, and reading a few of them touches every page of it.
-        rows = min(budget, _COLUMN_BYTES) // max(1, 8 * self.shape[-1])
-        return max(2048, rows // 32 * 32)
+        # A row of the result is a column of the file: few at a time would read every page of the
+        # file for a part of it.
+        rows = budget // max(1, 4 * self.shape[-1])
+        return max(_FEWEST, rows // 32 * 32)
 
     def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
-        columns = source.read_columns(self.name, matrix, start, stop)
-        out = np.empty(columns.shape[::-1], columns.dtype)
-        # Strip by strip, so that what is written stays in the cache.
-        for at in range(0, columns.shape[0], _STRIP):
-            out[:, at : at + _STRIP] = columns[at : at + _STRIP].T
-        return out
+        return source.read_transposed(self.name, matrix, start, stop)
 
 
 class _GroupScan:
