@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import binq
 from binq.checkpoint.layouts import UNKNOWN, logical_tensors
 from binq.checkpoint.source import Checkpoint
 
@@ -77,3 +78,26 @@ def test_fused_experts_have_their_groups_along_the_inputs(case):
             shape, layout = entry["shape"], entry["layout"]
             inner = [shape[layout[f"{axis}_axis"]] for axis in ("expert", "out", "in")]
             assert list(tensors[entry["name"]].shape) == inner
+
+
+@pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
+def test_every_checkpoint_quantizes_and_loads(case, tmp_path, format):
+    source, tensors, _ = case
+    binq.quantize_checkpoint(source.path, tmp_path / "packed", format)
+    loaded = {}
+    for file in (tmp_path / "packed").glob("*.safetensors"):
+        loaded.update(binq.load_file(file))
+    for tensor in tensors.values():
+        if not tensor.quantize:
+            names = tensor.stored if tensor.copyable else [tensor.name]
+            assert all(isinstance(loaded.pop(name), np.ndarray) for name in names)
+            continue
+        packed = loaded.pop(tensor.name)
+        assert isinstance(packed, binq.QuantizedArray)
+        assert packed.shape == tensor.shape
+        exact = tensor.exact_format(source)
+        if exact is not None and packed.format == exact.format:
+            np.testing.assert_array_equal(packed.dequantize(), tensor.read(source))
+        else:
+            assert packed.format == format
+    assert not loaded

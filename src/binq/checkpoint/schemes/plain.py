@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 _SCAN_BYTES = 1 << 25
-_FEWEST = 4096
+_FEWEST = 2048
 
 
 @dataclass(frozen=True)
