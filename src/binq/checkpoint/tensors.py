@@ -145,7 +145,9 @@ class LogicalTensor:
             raise IndexError(f"{self.name}: no matrix {matrix} in a stack of {self.matrices}")
         if start == stop:
             return np.zeros((0, self.shape[-1]), np.float32)
-        return self.storage.read_values(source, matrix, start, stop)
+        # Scales that are inf or NaN give such weights, which a quantizer refuses by name.
+        with np.errstate(all="ignore"):
+            return self.storage.read_values(source, matrix, start, stop)
 
     def read(self, source: "Checkpoint") -> NDArray[np.float32]:
         """Returns the whole tensor as float32 in its logical shape."""
@@ -167,7 +169,8 @@ class LogicalTensor:
         Looks at the stored values, in bounded memory: a float tensor with two values a group is
         a binary one.
         """
-        return self.storage.exact_format(source)
+        with np.errstate(all="ignore"):
+            return self.storage.exact_format(source)
 
     def exact_rows(
         self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int

@@ -5,9 +5,24 @@ import json
 import numpy as np
 import pytest
 from checkpoint import models
-from checkpoint.fixtures import BF16, F16, F32, Written, by_group, floats, integers, save, scales_of
+from checkpoint.fixtures import (
+    BF16,
+    F8,
+    F16,
+    F32,
+    Written,
+    by_group,
+    floats,
+    integers,
+    pack_words,
+    save,
+    scales_of,
+)
 
+from binq import NonFiniteError, quantize
 from binq.checkpoint.layouts import logical_tensors
+from binq.checkpoint.schemes.bits import unpack, unpack_columns
+from binq.checkpoint.schemes.fp8_block import float8_values
 from binq.checkpoint.source import Checkpoint
 from binq.errors import FormatError, UnsupportedFormatError
 
@@ -54,6 +69,14 @@ def test_compressed_tensors(tmp_path, bits, group, symmetric):
         assert (found.format, found.group_size, found.symmetric) == ("int4", group, False)
     else:
         assert found is None
+
+
+@pytest.mark.parametrize("group", [32, 128])
+def test_ragged_last_group(tmp_path, group):
+    written = Written(tmp_path)
+    models.compressed(written, DOWN.removesuffix(".weight"), (37, 200), 4, group, False)
+    config = {**models.QWEN3, "quantization_config": models.ct_config(4, group, False)}
+    assert check(save(written, config)).group_size == group
 
 
 @pytest.mark.parametrize(("levels", "format"), [((-1, 1), "binary"), ((-1, 0, 1), "ternary")])
@@ -170,6 +193,23 @@ def test_bitnet_code_three_is_refused(tmp_path):
 @pytest.mark.parametrize("block", [(128, 128), (32, 48), (1, 128), (5, 7)])
 def test_fp8_blocks(tmp_path, block):
     check(models.deepseek(tmp_path, block), "model.embed_tokens.weight")
+
+
+def test_fp8_has_the_values_of_e4m3():
+    codes = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(float8_values(codes), codes.view(F8).astype(F32))
+
+
+def test_scales_that_are_not_finite_give_weights_that_are_refused(tmp_path):
+    written = models.deepseek(tmp_path / "good")
+    name = "model.layers.0.self_attn.o_proj.weight"
+    written.stored[name + "_scale_inv"][0, 0] = np.inf
+    config = json.loads((written.path / "config.json").read_text())
+    written.path = tmp_path / "bad"
+    with Checkpoint(save(written, config).path) as source:
+        tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == name)
+        with pytest.raises(NonFiniteError):
+            quantize(tensor.read(source), "int4")
 
 
 @pytest.mark.parametrize(
@@ -334,3 +374,13 @@ def test_unknown_tensor_is_kept_and_reported(tmp_path):
         (tensor,) = logical_tensors(source)
     assert (tensor.role, tensor.quantize) == ("other", False)
     assert "not a tensor that this family is known to have" in tensor.reason
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_codes_come_out_of_words_as_they_went_in(bits):
+    codes = integers("words", 0, (1 << bits) - 1, (3, 77))
+    words = pack_words(codes, bits)
+    np.testing.assert_array_equal(unpack(words, bits, 77), codes)
+    for start, stop in ((0, 77), (31, 33), (64, 77), (5, 6)):
+        part = unpack_columns(words, bits, start, stop)
+        np.testing.assert_array_equal(part, codes[:, start:stop])

@@ -7,8 +7,8 @@ from binq.checkpoint.layouts.common import DENSE, MTP, SMALL, VISION
 from binq.checkpoint.layouts.family import Family, Rule
 
 _RULES = (
-    Rule(r"^(model\.)?visual\.", "vision", VISION),
-    Rule(r"^mtp\.", "mtp", MTP),
+    Rule(r"(^|\.)(visual|vision_tower)\.", "vision", VISION),
+    Rule(r"(^|\.)mtp\.", "mtp", MTP),
     Rule(r"\.linear_attn\.in_proj_(qkv|z|qkvz)\.weight$", "linear"),
     Rule(r"\.linear_attn\.out_proj\.weight$", "linear"),
     # Gates of decay and update: 0.1 % of the weights, and they steer the state of the layer.
