@@ -223,6 +223,9 @@ class _Work:
             _result_path(self._shard(n)).unlink()
         (self.folder / MANIFEST).unlink()
         (self.folder / "lock").unlink(missing_ok=True)
+        # What a killed run was writing when it died.
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink()
         sync_folder(self.folder)
         if overwrite and self.target.exists():
             old = self.target.with_name(f"{self.target.name}.old-{os.getpid()}")

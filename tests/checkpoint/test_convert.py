@@ -1,0 +1,557 @@
+"""quantize_checkpoint: what it writes, what it refuses, and that a kill loses nothing."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import binq
+from binq.checkpoint import Checkpoint, logical_tensors
+from binq.checkpoint.plan import Settings, make_plan
+from binq.checkpoint.rules import Choice
+from binq.checkpoint.verify import verify
+
+LAYER = "model.layers.0"
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A Qwen 3 folder in three shards, with a tokenizer, a stray file and a folder."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    tensors = {
+        "model.embed_tokens.weight": (70, 96),
+        f"{LAYER}.self_attn.q_proj.weight": (96, 96),
+        f"{LAYER}.self_attn.q_norm.weight": (24,),
+        f"{LAYER}.mlp.up_proj.weight": (130, 96),
+        f"{LAYER}.mlp.up_proj.bias": (130,),
+        f"{LAYER}.mlp.down_proj.weight": (96, 130),
+        "lm_head.weight": (70, 96),
+        "unheard.of": (40, 40),
+    }
+    names = list(tensors)
+    weight_map = {}
+    for n in range(3):
+        part = {
+            name: rng.standard_normal(tensors[name]).astype(ml_dtypes.bfloat16)
+            for name in names[n::3]
+        }
+        binq.save_file(part, folder / f"model-{n}.safetensors")
+        weight_map |= dict.fromkeys(part, f"model-{n}.safetensors")
+    write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    write_json(folder / "config.json", {"model_type": "qwen3", "hidden_size": 96})
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "stray.safetensors").write_bytes(b"not part of the model")
+    (folder / "original").mkdir()
+    (folder / "original" / "model.safetensors").write_bytes(b"nor this")
+    return folder
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content))
+
+
+def load(folder):
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    tensors = {}
+    for file in set(index["weight_map"].values()):
+        tensors |= binq.load_file(folder / file)
+    return tensors
+
+
+def tree(folder):
+    """The sha256 of every file of a folder by name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
+def test_a_folder_becomes_a_folder(source, tmp_path, format):
+    target = tmp_path / "target"
+    report = binq.quantize_checkpoint(source, target, format, group_size=32)
+    tensors = load(target)
+    original = dict.fromkeys(tensors)
+    with Checkpoint(source) as checkpoint:
+        for tensor in logical_tensors(checkpoint):
+            original.pop(tensor.name)
+            w = tensor.read(checkpoint)
+            if tensor.quantize:
+                assert tensors[tensor.name] == binq.quantize(w, format, group_size=32)
+            else:
+                np.testing.assert_array_equal(tensors[tensor.name], checkpoint.read(tensor.name))
+    assert not original
+    assert {t.name for t in report.tensors} == set(tensors)
+    quantized = {t.name for t in report.tensors if not t.kept}
+    assert quantized == {
+        f"{LAYER}.self_attn.q_proj.weight",
+        f"{LAYER}.mlp.up_proj.weight",
+        f"{LAYER}.mlp.down_proj.weight",
+    }
+    assert not (tmp_path / "target.partial").exists()
+    assert (target / "tokenizer.json").read_text() == "{}"
+    assert not (target / "stray.safetensors").exists()
+    assert not (target / "original").exists()
+    assert list(verify(target, source)) == []
+
+
+def test_index_and_config_say_what_is_there(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, "int4", rules=["*q_proj*=keep"], max_shard_bytes=9000)
+    index = json.loads((target / "model.safetensors.index.json").read_text())
+    files = sorted(path.name for path in target.glob("*.safetensors"))
+    assert len(files) > 2
+    assert files == sorted(set(index["weight_map"].values()))
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    assert list(index["weight_map"]) == sorted(index["weight_map"])
+    stored = 0
+    for file in files:
+        with binq.files.SafetensorsFile(target / file) as opened:
+            stored += sum(info.nbytes for info in opened.tensors.values())
+            assert {name for name, f in index["weight_map"].items() if f == file} == set(opened)
+    assert index["metadata"]["total_size"] == stored
+    config = json.loads((target / "config.json").read_text())
+    assert config["hidden_size"] == 96
+    block = config["quantization_config"]
+    assert block["quant_method"] == "binq"
+    assert (block["format"], block["group_size"], block["rules"]) == (
+        "int4",
+        128,
+        ["*q_proj*=keep"],
+    )
+    assert f"{LAYER}.self_attn.q_proj.weight" in block["kept"]
+
+
+def test_the_report_measures_what_was_lost(source, tmp_path):
+    report = binq.quantize_checkpoint(source, tmp_path / "target", "int4", group_size=64)
+    tensors = load(tmp_path / "target")
+    with Checkpoint(source) as checkpoint:
+        logical = {tensor.name: tensor.read(checkpoint) for tensor in logical_tensors(checkpoint)}
+    for t in report.tensors:
+        if t.kept:
+            assert t.sqnr_db is t.max_error is t.clipped is t.zero_scales is None
+            continue
+        w = logical[t.name].astype(np.float64)
+        error = w - tensors[t.name].dequantize()
+        assert t.sqnr_db == pytest.approx(10 * np.log10((w**2).sum() / (error**2).sum()), 1e-5)
+        assert t.max_error == pytest.approx(np.abs(error).max())
+        assert t.zero_scales == 0
+        step = np.repeat(np.abs(tensors[t.name].group_scales().astype(float)), 64, axis=1)
+        assert t.clipped == (np.abs(error) > 0.5000001 * step[:, : w.shape[1]]).sum()
+        assert t.bytes_after == tensors[t.name].nbytes
+    document = json.loads(report.to_json())
+    assert (
+        document["bytes_after"] == report.bytes_after == sum(t.bytes_after for t in report.tensors)
+    )
+    assert "SQNR" in str(report)
+
+
+def test_a_dry_run_writes_nothing_and_predicts_the_sizes(source, tmp_path):
+    target = tmp_path / "target"
+    plan = binq.quantize_checkpoint(source, target, "ternary", dry_run=True)
+    assert not target.exists()
+    assert not (tmp_path / "target.partial").exists()
+    done = binq.quantize_checkpoint(source, target, "ternary")
+    assert [(t.name, t.bytes_after) for t in plan.tensors] == [
+        (t.name, t.bytes_after) for t in done.tensors
+    ]
+    assert "nothing was written" in str(plan)
+
+
+def test_embeddings_and_head_are_asked_for(source, tmp_path):
+    binq.quantize_checkpoint(source, tmp_path / "a", embeddings="int4:g64")
+    tensors = load(tmp_path / "a")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert (tensors[name].format, tensors[name].group_size) == ("int4", 64)
+    binq.quantize_checkpoint(source, tmp_path / "b", embeddings="ternary", lm_head="keep")
+    tensors = load(tmp_path / "b")
+    assert tensors["model.embed_tokens.weight"].format == "ternary"
+    assert isinstance(tensors["lm_head.weight"], np.ndarray)
+
+
+def test_the_first_rule_that_matches_wins(source, tmp_path):
+    rules = ["*.up_proj.weight=ternary:g32", "*mlp*=binary:row:absmean", "*q_proj*=keep"]
+    binq.quantize_checkpoint(source, tmp_path / "target", "int4", rules=rules)
+    tensors = load(tmp_path / "target")
+    up, down = (tensors[f"{LAYER}.mlp.{part}_proj.weight"] for part in ("up", "down"))
+    assert (up.format, up.group_size) == ("ternary", 32)
+    assert (down.format, down.group_size) == ("binary", None)
+    assert isinstance(tensors[f"{LAYER}.self_attn.q_proj.weight"], np.ndarray)
+    assert isinstance(tensors[f"{LAYER}.mlp.up_proj.bias"], np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rules": ["*nothing*=keep"]}, r"rule '\*nothing\*=keep' matches no tensor"),
+        ({"rules": ["*bias=int4"]}, r"rule '\*bias=int4' matches no matrix of weights"),
+        ({"rules": ["*"]}, "rule '.' must be GLOB=FORMAT"),
+        ({"rules": ["*=int5"]}, "format must be one of"),
+        ({"rules": ["*=int4:g7"]}, "group_size must be 32"),
+        ({"rules": ["*=int4:absmean"]}, "method must be one of"),
+        ({"rules": ["*=ternary:asymmetric"]}, "symmetric must be True"),
+        ({"format": "int8"}, "format must be one of 'binary', 'ternary', 'int4', got 'int8'"),
+        ({"group_size": 48}, "group_size must be 32, 64, 128, 256 or None, got 48"),
+        ({"method": "best"}, "method must be one of"),
+        ({"max_shard_bytes": 0}, "max_shard_bytes must be from 1"),
+        ({"part": (3, 2)}, r"part\[0\] must be from 1 to 2, got 3"),
+        ({"part": 3}, r"part must be \(i, n\), got 3"),
+        ({"embeddings": "int3"}, "format must be one of"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_written(source, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        binq.quantize_checkpoint(source, tmp_path / "target", **arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+
+
+def test_nothing_of_the_users_is_overwritten_unasked(source, tmp_path):
+    before = tree(source)
+    with pytest.raises(ValueError, match="dst must not be the source itself"):
+        binq.quantize_checkpoint(source, source, overwrite=True)
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    with pytest.raises(ValueError, match="dst must not be the source itself"):
+        binq.quantize_checkpoint(source, link, overwrite=True)
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="is not empty: pass overwrite=True"):
+        binq.quantize_checkpoint(source, target)
+    with pytest.raises(FileExistsError, match="is a file"):
+        binq.quantize_checkpoint(source, target / "thesis.txt")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        binq.quantize_checkpoint(source, tmp_path / "no" / "where")
+    assert (target / "thesis.txt").read_text() == "years of work"
+    binq.quantize_checkpoint(source, target, overwrite=True)
+    assert "config.json" in tree(target)
+    assert "thesis.txt" not in tree(target)
+    assert tree(source) == before
+
+
+def test_an_empty_folder_may_be_the_target(source, tmp_path):
+    (tmp_path / "target").mkdir()
+    binq.quantize_checkpoint(source, tmp_path / "target")
+    assert list(verify(tmp_path / "target")) == []
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_a_nonfinite_weight_names_tensor_and_rows_and_leaves_no_target(tmp_path, value):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    w = np.ones((64, 64), np.float32)
+    w[40, 3] = value
+    binq.save_file({f"{LAYER}.mlp.up_proj.weight": w}, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "qwen3"})
+    with pytest.raises(binq.NonFiniteError, match=r"up_proj\.weight, rows from 0: .*40"):
+        binq.quantize_checkpoint(folder, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_scales_beyond_float16_are_kept_in_float32(tmp_path, monkeypatch):
+    monkeypatch.setattr("binq.checkpoint.plan.BLOCK_BYTES", 1)
+    monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal((96, 64), dtype=np.float32)
+    w[70] *= 1e7
+    v = rng.standard_normal((64, 64), dtype=np.float32)
+    tensors = {f"{LAYER}.mlp.up_proj.weight": w, f"{LAYER}.mlp.down_proj.weight": v}
+    binq.save_file(tensors, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "qwen3"})
+    binq.quantize_checkpoint(folder, tmp_path / "target", "int4", group_size=32)
+    loaded = load(tmp_path / "target")
+    up, down = loaded[f"{LAYER}.mlp.up_proj.weight"], loaded[f"{LAYER}.mlp.down_proj.weight"]
+    assert up.scales.dtype == np.float32
+    assert up == binq.quantize(w, "int4", group_size=32, scale_dtype="float32")
+    assert down == binq.quantize(v, "int4", group_size=32)
+
+
+def test_stacks_of_experts_are_streamed_matrix_by_matrix(tmp_path, monkeypatch):
+    monkeypatch.setattr("binq.checkpoint.plan.BLOCK_BYTES", 1)
+    monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    w = np.random.default_rng(2).standard_normal((3, 70, 40), dtype=np.float32)
+    name = "model.language_model.layers.0.experts.gate_up_proj"
+    binq.save_file({name: w}, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "gemma4", "text_config": {}})
+    binq.quantize_checkpoint(folder, tmp_path / "target", "ternary", group_size=32)
+    assert load(tmp_path / "target")[name] == binq.quantize(w, "ternary", group_size=32)
+
+
+class Spy:
+    def __init__(self):
+        self.done = 0
+
+    def __call__(self, nbytes):
+        assert nbytes >= 0
+        self.done += nbytes
+
+
+def test_progress_adds_up_to_the_source(source, tmp_path):
+    spy = Spy()
+    report = binq.quantize_checkpoint(source, tmp_path / "target", progress=spy)
+    assert spy.done == report.bytes_before
+
+
+SMALL = {"max_shard_bytes": 9000}
+
+
+EXECUTORS = {
+    "threads": lambda: ThreadPoolExecutor(3),
+    "processes": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
+}
+
+
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_any_executor_gives_the_same_bytes(source, tmp_path, kind):
+    binq.quantize_checkpoint(source, tmp_path / "alone", **SMALL)
+    with EXECUTORS[kind]() as executor:
+        binq.quantize_checkpoint(source, tmp_path / "shared", executor=executor, **SMALL)
+    assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
+
+
+def test_a_dask_cluster_gives_the_same_bytes_though_a_worker_is_killed(source, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    binq.quantize_checkpoint(source, tmp_path / "alone", **SMALL)
+    with (
+        warnings.catch_warnings(action="ignore"),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        victim = next(iter(client.run(os.getpid).values()))
+        timer = threading.Timer(0.02, os.kill, (victim, signal.SIGKILL))
+        timer.start()
+        executor = client.get_executor(pure=False, retries=3)
+        binq.quantize_checkpoint(source, tmp_path / "shared", executor=executor, **SMALL)
+        timer.join()
+    assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
+
+
+class Twice(Executor):
+    """Runs every task twice, as a cluster that lost an answer does."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        fn(*args, **kwargs)
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def test_a_task_may_run_more_than_once(source, tmp_path):
+    binq.quantize_checkpoint(source, tmp_path / "once", **SMALL)
+    binq.quantize_checkpoint(source, tmp_path / "twice", executor=Twice(), **SMALL)
+    assert tree(tmp_path / "once") == tree(tmp_path / "twice")
+
+
+def test_parts_make_a_whole(source, tmp_path):
+    binq.quantize_checkpoint(source, tmp_path / "alone", **SMALL)
+    target = tmp_path / "parts"
+    for i in (2, 1):
+        binq.quantize_checkpoint(source, target, part=(i, 3), **SMALL)
+        assert not target.exists()
+    with pytest.raises(ValueError, match="shards are not done yet: model-00003"):
+        binq.quantize_checkpoint(source, target, finalize=True, **SMALL)
+    binq.quantize_checkpoint(source, target, part=(3, 3), **SMALL)
+    report = binq.quantize_checkpoint(source, target, finalize=True, **SMALL)
+    assert len(report.tensors) == 8
+    assert tree(target) == tree(tmp_path / "alone")
+
+
+def converter(source, target, *more):
+    code = f"""
+        import binq, sys
+        binq.quantize_checkpoint({str(source)!r}, {str(target)!r}, max_shard_bytes=9000,
+                                 resume="resume" in sys.argv)
+    """
+    return [sys.executable, "-c", textwrap.dedent(code), *more]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("call", ["rename", "renameat2", "fsync"])
+def test_a_kill_at_any_point_is_made_good_by_resume(source, tmp_path, call):
+    """SIGKILL at every rename and fsync in turn: the resumed tree is that of an unbroken run."""
+    if subprocess.run(["which", "strace"], capture_output=True).returncode:
+        pytest.skip("needs strace")
+    binq.quantize_checkpoint(source, tmp_path / "unbroken", **SMALL)
+    wanted = tree(tmp_path / "unbroken")
+    killed = 0
+    for when in (1, 2, 3, 5, 8, 13, 21, 34):
+        target = tmp_path / f"{call}{when}"
+        trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={call}"]
+        inject = ["-e", f"inject={call}:signal=SIGKILL:when={when}"]
+        done = subprocess.run([*trace, *inject, *converter(source, target)], capture_output=True)
+        if done.returncode == 0:
+            break
+        killed += 1
+        for path in tmp_path.rglob("*.safetensors"):
+            if not path.name.startswith(("stray", ".")) and "original" not in path.parts:
+                binq.load_file(path)  # no final name is ever a broken file
+        again = subprocess.run(converter(source, target, "resume"), capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+        assert tree(target) == wanted
+        assert not target.with_name(target.name + ".partial").exists()
+    if call == "fsync":
+        assert killed >= 4
+
+
+def test_resume_keeps_finished_shards_and_refuses_other_settings(source, tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
+    partial = tmp_path / "target.partial"
+    first = next(partial.glob("*.safetensors"))
+    time_before = first.stat().st_mtime_ns
+    with pytest.raises(ValueError, match="other settings"):
+        binq.quantize_checkpoint(source, target, "ternary", resume=True, **SMALL)
+    os.utime(source / "model-0.safetensors", ns=(1, 1))
+    with pytest.raises(ValueError, match="another source"):
+        binq.quantize_checkpoint(source, target, resume=True, **SMALL)
+    # Without resume the old work is thrown away and all is done again.
+    binq.quantize_checkpoint(source, target, **SMALL)
+    assert (target / first.name).stat().st_mtime_ns > time_before
+
+
+def test_resume_does_not_repeat_a_shard(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
+    first = next((tmp_path / "target.partial").glob("*.safetensors"))
+    time_before = first.stat().st_mtime_ns
+    binq.quantize_checkpoint(source, target, resume=True, **SMALL)
+    assert (target / first.name).stat().st_mtime_ns == time_before
+
+
+def test_two_converters_do_not_share_a_target(source, tmp_path):
+    partial = tmp_path / "target.partial"
+    partial.mkdir()
+    (partial / "lock").write_text("elsewhere 1")
+    with pytest.raises(FileExistsError, match="process 1 on elsewhere works there"):
+        binq.quantize_checkpoint(source, tmp_path / "target")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_exits_with_130_and_leaves_no_target(source, tmp_path):
+    target = tmp_path / "target"
+    command = [sys.executable, "-m", "binq", "quantize", str(source), str(target)]
+    code = textwrap.dedent(f"""
+        import sys
+        import binq.checkpoint.shard as shard
+        def interrupted(*arguments):
+            raise KeyboardInterrupt
+        shard._quantize = interrupted
+        from binq.cli import main
+        sys.exit(main({command[3:]!r}))
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr
+    assert not target.exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def sparse_checkpoint(folder: Path, gib: int) -> None:
+    """One matrix of zeros of ``gib`` GiB in BF16 that takes no room on the disk."""
+    folder.mkdir()
+    rows = gib * 2**30 // 2 // 16384
+    entry = {"dtype": "BF16", "shape": [rows, 16384], "data_offsets": [0, gib * 2**30]}
+    header = json.dumps({f"{LAYER}.mlp.up_proj.weight": entry}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + gib * 2**30)
+    write_json(folder / "config.json", {"model_type": "qwen3"})
+
+
+MEMORY = """
+    import resource, sys, threading, time
+    import binq
+    from pathlib import Path
+    limit = int(sys.argv[3])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    most, stop = 0, False
+    def watch():
+        global most
+        while not stop:
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("RssAnon"):
+                    most = max(most, int(line.split()[1]) * 1024)
+            time.sleep(0.005)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        report = binq.quantize_checkpoint(
+            sys.argv[1], sys.argv[2], "binary", rules=["*=binary:absmean"])
+    finally:
+        stop = True
+        watcher.join()
+    print(most, report.peak_bytes)
+"""
+
+
+def run_bounded(folder, target, gib_limit):
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    arguments = [str(folder), str(target), str(int(gib_limit * 2**30))]
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MEMORY), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    most, predicted = map(int, done.stdout.split())
+    return most, predicted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
+def test_memory_stays_within_its_bound(tmp_path):
+    """A gibibyte of weights in less address space than that plus Python's own needs."""
+    sparse_checkpoint(tmp_path / "source", 1)
+    most, predicted = run_bounded(tmp_path / "source", tmp_path / "target", 1.5)
+    assert most < predicted + 120_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
+def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
+    """16 GiB under 1.5 GiB of address space; 4 and 16 GiB take the same."""
+    peaks = []
+    for gib in (4, 16):
+        sparse_checkpoint(tmp_path / f"source{gib}", gib)
+        target = tmp_path / f"target{gib}"
+        peaks.append(run_bounded(tmp_path / f"source{gib}", target, 1.5)[0])
+    assert abs(peaks[1] - peaks[0]) < 0.15 * peaks[0]
+
+
+def test_the_plan_fills_shards_in_order(source):
+    with Checkpoint(source) as checkpoint:
+        plan = make_plan(checkpoint, Settings(Choice("int4"), max_shard_bytes=20_000))
+        assert [item for shard in plan.shards for item in shard] == list(plan.items)
+        for shard in plan.shards:
+            nbytes = [item.bytes_after(checkpoint) for item in shard]
+            assert sum(nbytes) <= 20_000 or len(nbytes) == 1
+
+
+def test_conversion_uses_the_time_it_says(source, tmp_path):
+    start = time.perf_counter()
+    report = binq.quantize_checkpoint(source, tmp_path / "target")
+    assert 0 < report.seconds <= time.perf_counter() - start
+    assert sum(t.seconds for t in report.tensors) <= report.seconds
