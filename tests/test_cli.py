@@ -1,0 +1,157 @@
+"""The binq command: what it prints, what it refuses, its exit codes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import binq
+from binq import cli
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    tensors = {
+        "model.layers.0.mlp.up_proj.weight": rng.standard_normal((70, 96), dtype=np.float32),
+        "model.norm.weight": np.ones(96, np.float32),
+    }
+    binq.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    return folder
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_quantize_inspect_verify(source, tmp_path, capsys):
+    target = tmp_path / "target"
+    assert run("quantize", source, target, "--format", "ternary", "--group-size", "32") == 0
+    out = capsys.readouterr().out
+    assert "ternary g32" in out
+    assert "SQNR" in out
+    assert run("inspect", target) == 0
+    assert "ternary g32" in capsys.readouterr().out
+    assert run("inspect", target, "--json") == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [e["format"] for e in entries] == ["ternary g32", "F32"]
+    assert run("verify", target, "--against", source) == 0
+    assert capsys.readouterr().out.endswith(": ok\n")
+
+
+def test_the_report_may_be_one_json_document_and_a_picture(source, tmp_path, capsys):
+    picture = tmp_path / "report.png"
+    pytest.importorskip("matplotlib")
+    assert run("quantize", source, tmp_path / "t", "--json", "--plot", picture) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["tensors"][0]["format"] == "int4 g128"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_dry_run_shows_the_plan(source, tmp_path, capsys):
+    assert run("quantize", source, tmp_path / "t", "--dry-run", "--rule", "*up*=binary:row") == 0
+    out = capsys.readouterr().out
+    assert "binary row" in out
+    assert "nothing was written" in out
+    assert not (tmp_path / "t").exists()
+
+
+def test_parts_and_finalize(source, tmp_path, capsys):
+    target = tmp_path / "t"
+    assert run("quantize", source, target, "--part", "1/1") == 0
+    assert not target.exists()
+    assert run("quantize", source, target, "--finalize") == 0
+    assert run("verify", target) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["unknown"],
+        ["quantize", "only-one"],
+        ["quantize", "a", "b", "--format", "int8"],
+        ["quantize", "a", "b", "--group-size", "33"],
+        ["quantize", "a", "b", "--group-size", "many"],
+        ["quantize", "a", "b", "--method", "absmean"],
+        ["quantize", "a", "b", "--rule", "nonsense"],
+        ["quantize", "a", "b", "--part", "x"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_failures_exit_with_1_and_say_why(source, tmp_path, capsys):
+    assert run("quantize", tmp_path / "nowhere", tmp_path / "t") == 1
+    assert run("quantize", source, source) == 1
+    assert "dst must not be the source itself" in capsys.readouterr().err
+    assert run("inspect", tmp_path / "nowhere.safetensors") == 1
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"short")
+    assert run("inspect", bad) == 1
+    assert "too few for a header length" in capsys.readouterr().err
+
+
+def test_verify_finds_every_flipped_bit(source, tmp_path, capsys):
+    target = tmp_path / "target"
+    assert run("quantize", source, target) == 0
+    file = next(target.glob("*.safetensors"))
+    good = file.read_bytes()
+    rng = np.random.default_rng(3)
+    length = int.from_bytes(good[:8], "little")
+    for at in (8 + length + rng.integers(0, len(good) - 8 - length, 60)).tolist():
+        damaged = bytearray(good)
+        damaged[at] ^= 1 << int(rng.integers(0, 8))
+        file.write_bytes(damaged)
+        assert run("verify", target) == 1
+        assert "its bytes are not those that were written" in capsys.readouterr().out
+    file.write_bytes(good)
+    assert run("verify", target) == 0
+
+
+def test_verify_compares_with_the_source(source, tmp_path, capsys):
+    target = tmp_path / "target"
+    assert run("quantize", source, target) == 0
+    rng = np.random.default_rng(9)
+    tensors = {
+        "model.layers.0.mlp.up_proj.weight": rng.standard_normal((70, 96), dtype=np.float32),
+        "model.norm.weight": np.zeros(96, np.float32),
+    }
+    binq.save_file(tensors, source / "model.safetensors")
+    capsys.readouterr()
+    assert run("verify", target, "--against", source) == 1
+    out = capsys.readouterr().out
+    assert "not the source's weights" in out
+    assert "model.norm.weight: differs from" in out
+
+
+def test_selftest_passes(capsys):
+    assert run("selftest") == 0
+    assert "integer products are exact" in capsys.readouterr().out
+
+
+def test_selftest_fails_where_products_differ(capsys, monkeypatch):
+    monkeypatch.setattr("binq.selftest.EXPECTED", "0")
+    assert run("selftest") == 1
+    assert "DIFFER" in capsys.readouterr().out
+
+
+def test_bench_prints_a_table(capsys):
+    assert run("bench", "--features", "64") == 0
+    assert "int4 int16" in capsys.readouterr().out
+
+
+def test_the_module_and_the_version_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "binq", "--version"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, f"binq {binq.__version__}")
