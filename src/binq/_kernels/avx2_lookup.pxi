@@ -19,10 +19,6 @@
 #
 # Tables of 8 k: [digit][k / 4 % 2][16] bytes, so that one pass makes those of a stored byte.
 
-cdef enum:
-    LOOK_AHEAD = 2048             # bytes of weights fetched ahead: memory answers that late
-
-
 cdef inline __m256i spread_word(__m256i words_i16x16, int at) noexcept nogil:
     # Of a vector with 8 equal words in both halves: word `at` all over the low half, word at + 4
     # all over the high half.
@@ -152,21 +148,22 @@ cdef inline void widen_digits(Looker *looker, int digits) noexcept nogil:
             looker.tops_i16x16[1], _mm256_unpackhi_epi8(looker.digits_u8x32[2], zero_u8x32))
 
 
-cdef inline void look_up_blocks(const uint8_t *packed, Py_ssize_t tile_stride, Py_ssize_t blocks,
+cdef inline void look_up_blocks(const uint8_t *packed, const uint8_t *ahead,
+                                Py_ssize_t tile_stride, Py_ssize_t blocks,
                                 const uint8_t *tables, Py_ssize_t row_bytes, Looker *a, Looker *b,
                                 Looker *c, Looker *d, int planes, int digits, int rows,
                                 int tiles) noexcept nogil:
     # `blocks` blocks of 8 look-ups, four stored vectors each: 32 k of binary, 16 k of ternary.
-    # a, b: first row of x by one tile and the next; c, d: second row of x.
+    # ahead: weights that are wanted later, asked for. a, b: first row of x by one tile and the next; c, d: second row of x.
     cdef Py_ssize_t block
     cdef int step = 32 * digits   # bytes of tables for 8 k
     for block in range(blocks):
-        _mm_prefetch(packed + LOOK_AHEAD, _MM_HINT_T0)
-        _mm_prefetch(packed + LOOK_AHEAD + 64, _MM_HINT_T0)
+        _mm_prefetch(ahead, _MM_HINT_T1)
+        _mm_prefetch(ahead + 64, _MM_HINT_T1)
         start_digits(a)
         if tiles == 2:
-            _mm_prefetch(packed + tile_stride + LOOK_AHEAD, _MM_HINT_T0)
-            _mm_prefetch(packed + tile_stride + LOOK_AHEAD + 64, _MM_HINT_T0)
+            _mm_prefetch(ahead + tile_stride, _MM_HINT_T1)
+            _mm_prefetch(ahead + tile_stride + 64, _MM_HINT_T1)
             start_digits(b)
         if rows == 2:
             start_digits(c)
@@ -183,6 +180,7 @@ cdef inline void look_up_blocks(const uint8_t *packed, Py_ssize_t tile_stride, P
         look_up_vector(packed + 96, tile_stride, tables, row_bytes, a, b, c, d, digits, rows, tiles)
         tables += step
         packed += 128
+        ahead += 128
         widen_digits(a, digits)
         if tiles == 2:
             widen_digits(b, digits)

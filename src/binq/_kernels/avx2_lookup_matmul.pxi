@@ -1,29 +1,27 @@
 # Rows of x by tiles of weights. A prepared buffer holds, in this order,
-#   tables [group][row][group_size / 8][digit][2][16] bytes where there are few rows, or else
-#   codes int16 [group][row][group_size], of which multiply makes tables when it needs them;
-#   scales float32, sums of |x| int32, sums of x int32, each [group][row].
+#   tables [group][row][group_size / 8][digit][2][16] bytes
+#   scales float32, sums of |x| int32, sums of x int32, each [group][row]
 
 cdef enum:
-    TABLE_ROWS = 64               # up to so many rows of x are prepared as tables
     BLOCK_OF_ROWS = 16            # rows of x that meet a tile in one go
-    BLOCK_OF_TILES = 16           # tiles that meet them before the next kernel group
+    BLOCK_OF_TILES = 16           # tiles that meet them before the next kernel groups
     TABLE_CACHE = 16384           # bytes of tables that stay in L1 beside weights and y
+    FETCH_AHEAD = 12288           # bytes of weights asked for ahead, into L2: L1 misses are few
 
 
-cdef inline Py_ssize_t cell_bytes(const Weights *w, Py_ssize_t rows, int digits) noexcept nogil:
-    return w.group_size * (4 * digits if rows <= TABLE_ROWS else 2)
+cdef inline Py_ssize_t table_bytes(const Weights *w, int digits) noexcept nogil:
+    # Of one row of x and kernel group.
+    return w.group_size * 4 * digits
 
 
 cdef inline Py_ssize_t lookup_prepared_bytes(const Weights *w, Py_ssize_t rows,
                                              int digits) noexcept nogil:
-    return w.groups * rows * (cell_bytes(w, rows, digits) + 12)
+    return w.groups * rows * (table_bytes(w, digits) + 12)
 
 
-cdef inline Py_ssize_t lookup_scratch_bytes(const Weights *w, Py_ssize_t rows,
-                                            int digits) noexcept nogil:
-    # y of a block, and tables of one kernel group.
-    cdef Py_ssize_t block = min(rows, <Py_ssize_t>BLOCK_OF_ROWS)
-    return block * (BLOCK_OF_TILES * 128 + w.group_size * 4 * digits)
+cdef inline Py_ssize_t lookup_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+    # y of a block.
+    return min(rows, <Py_ssize_t>BLOCK_OF_ROWS) * BLOCK_OF_TILES * 128
 
 
 cdef inline bint round_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,
@@ -59,9 +57,9 @@ cdef inline void lookup_prepare(const Weights *w, const float *x, Py_ssize_t x_s
                                 Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                 Py_ssize_t row_begin, Py_ssize_t row_end,
                                 int digits, float levels) noexcept nogil:
-    cdef Py_ssize_t size = cell_bytes(w, rows, digits)
-    cdef char *cells = <char *>prepared
-    cdef float *scales = <float *>(cells + w.groups * rows * size)
+    cdef Py_ssize_t size = table_bytes(w, digits)
+    cdef uint8_t *tables = <uint8_t *>prepared
+    cdef float *scales = <float *>(tables + w.groups * rows * size)
     cdef int32_t *absolutes = <int32_t *>(scales + w.groups * rows)
     cdef int32_t *sums = absolutes + w.groups * rows
     cdef int16_t codes[256]
@@ -76,29 +74,27 @@ cdef inline void lookup_prepare(const Weights *w, const float *x, Py_ssize_t x_s
                                codes, levels, scales + at, absolutes + at, sums + at):
                 fits = False
                 break
-            if rows <= TABLE_ROWS:
-                make_tables(codes, w.group_size, <uint8_t *>(cells + at * size), digits)
-            else:
-                memcpy(cells + at * size, codes, size)
+            make_tables(codes, w.group_size, tables + at * size, digits)
         unfit[row] = not fits
         if not fits:
             for group in range(w.groups):
                 at = group * rows + row
-                memset(cells + at * size, 0, size)
+                memset(tables + at * size, 0, size)
                 scales[at] = 0.0
                 absolutes[at] = 0
                 sums[at] = 0
 
 
 cdef inline void lookup_tiles(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
-                              const uint8_t *tables, const float *x_scales,
-                              const int32_t *absolutes, const int32_t *x_sums, float *y,
+                              const uint8_t *ahead, const uint8_t *tables,
+                              const float *x_scales, const int32_t *absolutes,
+                              const int32_t *x_sums, float *y,
                               Py_ssize_t rows, int planes, int digits, int tiles) noexcept nogil:
     # One kernel group of one tile or two and `rows` rows of x, added to y [tile][row][32].
     cdef TileScales t[2]
     cdef Py_ssize_t row
     cdef Py_ssize_t blocks = w.group_size * planes >> 5
-    cdef Py_ssize_t row_bytes = w.group_size * 4 * digits
+    cdef Py_ssize_t row_bytes = table_bytes(w, digits)
     cdef Py_ssize_t tile_stride = w.groups * blocks * 128
     cdef const uint8_t *packed = w.packed + tile * tile_stride + group * blocks * 128
     load_lookup_scales(w, tile, group, &t[0], planes)
@@ -106,30 +102,31 @@ cdef inline void lookup_tiles(const Weights *w, Py_ssize_t tile, Py_ssize_t grou
         load_lookup_scales(w, tile + 1, group, &t[1], planes)
     if digits == 3:
         for row in range(rows):
-            lookup_int16(packed, tile_stride, blocks, tables + row * row_bytes, t, x_scales[row],
+            lookup_int16(packed, ahead, tile_stride, blocks, tables + row * row_bytes, t, x_scales[row],
                          absolutes[row], x_sums[row], y + row * 32, rows * 32, planes, tiles)
         return
     row = 0
     while row + 2 <= rows:
-        lookup_int8(packed, tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+        lookup_int8(packed, ahead, tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 2, tiles)
         row += 2
     if row < rows:
-        lookup_int8(packed, tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+        lookup_int8(packed, ahead, tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 1, tiles)
 
 
 cdef inline void lookup_group(const Weights *w, Py_ssize_t tile, Py_ssize_t tiles,
-                              Py_ssize_t group, const uint8_t *tables, const float *x_scales,
-                              const int32_t *absolutes, const int32_t *x_sums, float *y,
+                              Py_ssize_t group, const uint8_t *ahead, const uint8_t *tables,
+                              const float *x_scales, const int32_t *absolutes,
+                              const int32_t *x_sums, float *y,
                               Py_ssize_t rows, int planes, int digits) noexcept nogil:
     if tiles == 2:
-        lookup_tiles(w, tile, group, tables, x_scales, absolutes, x_sums, y, rows, planes, digits,
+        lookup_tiles(w, tile, group, ahead, tables, x_scales, absolutes, x_sums, y, rows, planes, digits,
                      2)
     else:
-        lookup_tiles(w, tile, group, tables, x_scales, absolutes, x_sums, y, rows, planes, digits,
+        lookup_tiles(w, tile, group, ahead, tables, x_scales, absolutes, x_sums, y, rows, planes, digits,
                      1)
 
 
@@ -137,45 +134,48 @@ cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssiz
                                  float *out, Py_ssize_t out_stride, void *scratch,
                                  Py_ssize_t tile_begin, Py_ssize_t tile_end,
                                  int planes, int digits) noexcept nogil:
-    cdef Py_ssize_t size = cell_bytes(w, rows, digits)
-    cdef Py_ssize_t table_bytes = w.group_size * 4 * digits
-    cdef const char *cells = <const char *>prepared
-    cdef const float *x_scales = <const float *>(cells + w.groups * rows * size)
+    cdef Py_ssize_t size = table_bytes(w, digits)
+    cdef const uint8_t *tables = <const uint8_t *>prepared
+    cdef const float *x_scales = <const float *>(tables + w.groups * rows * size)
     cdef const int32_t *absolutes = <const int32_t *>(x_scales + w.groups * rows)
     cdef const int32_t *x_sums = absolutes + w.groups * rows
+    cdef const uint8_t *ahead
     cdef float *y = <float *>scratch
-    cdef uint8_t *made = <uint8_t *>scratch + min(rows, <Py_ssize_t>BLOCK_OF_ROWS) * BLOCK_OF_TILES * 128
-    cdef const uint8_t *tables
-    cdef Py_ssize_t row, tile, group, g, n, t, at, block, tiles, depth, groups
+    cdef Py_ssize_t group_bytes = w.group_size * planes * 4
+    cdef Py_ssize_t row, tile, group, g, t, at, block, tiles, depth, end, ahead_t, ahead_g
+    # Tiles go in pairs, which share the loads of tables; but one row of x waits for memory, and
+    # memory is fastest in one stream.
+    cdef Py_ssize_t step = 1 if rows == 1 else 2
     row = 0
     while row < rows:
         block = min(rows - row, <Py_ssize_t>BLOCK_OF_ROWS)
-        depth = 1
-        if rows == 1:
-            depth = w.groups      # in one go through memory
-        elif rows <= TABLE_ROWS:
-            depth = max(<Py_ssize_t>1, TABLE_CACHE // (table_bytes * block))
+        depth = w.groups if rows == 1 else max(<Py_ssize_t>1, TABLE_CACHE // (size * block))
         tile = tile_begin
         while tile < tile_end:
             tiles = min(tile_end - tile, <Py_ssize_t>BLOCK_OF_TILES)
             memset(y, 0, tiles * block * 128)
             group = 0
             while group < w.groups:
-                groups = min(depth, w.groups - group)
-                if rows > TABLE_ROWS:
-                    for n in range(block):
-                        make_tables(<const int16_t *>(cells + (group * rows + row + n) * size),
-                                    w.group_size, made + n * table_bytes, digits)
-                for t in range(0, tiles, 2):
-                    for g in range(group, group + groups):
+                end = min(group + depth, w.groups)
+                # Where the weights stand that come FETCH_AHEAD bytes later.
+                ahead_g = FETCH_AHEAD // (step * group_bytes)
+                ahead_t = ahead_g // (end - group) * step
+                ahead_g = group + ahead_g % (end - group)
+                t = 0
+                while t < tiles:
+                    for g in range(group, end):
+                        ahead = w.packed + (
+                            (tile + ahead_t) * w.groups + ahead_g) * group_bytes
+                        ahead_g += 1
+                        if ahead_g == end:
+                            ahead_g = group
+                            ahead_t += step
                         at = g * rows + row
-                        tables = made
-                        if rows <= TABLE_ROWS:
-                            tables = <const uint8_t *>cells + at * size
-                        lookup_group(w, tile + t, min(<Py_ssize_t>2, tiles - t), g, tables,
-                                     x_scales + at, absolutes + at, x_sums + at,
-                                     y + t * block * 32, block, planes, digits)
-                group += groups
+                        lookup_group(w, tile + t, min(step, tiles - t), g, ahead,
+                                     tables + at * size, x_scales + at, absolutes + at,
+                                     x_sums + at, y + t * block * 32, block, planes, digits)
+                    t += step
+                group = end
             for t in range(tiles):
                 store_tile(w, y + t * block * 32, block, out + row * out_stride, out_stride,
                            tile + t)

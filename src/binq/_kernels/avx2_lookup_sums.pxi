@@ -90,7 +90,8 @@ cdef inline void add_int16(const __m256i *totals_i32x8, int32_t flushes, const T
         totals_i32x8[2], totals_i32x8[3], 0x31), offset_i32x8, planes), x_scale, x_sum, y + 24)
 
 
-cdef inline void lookup_int8(const uint8_t *packed, Py_ssize_t tile_stride, Py_ssize_t blocks,
+cdef inline void lookup_int8(const uint8_t *packed, const uint8_t *ahead,
+                             Py_ssize_t tile_stride, Py_ssize_t blocks,
                              const uint8_t *tables, Py_ssize_t row_bytes, const TileScales *t,
                              const float *x_scales, const int32_t *absolutes,
                              const int32_t *x_sums, float *y, Py_ssize_t y_stride,
@@ -100,7 +101,7 @@ cdef inline void lookup_int8(const uint8_t *packed, Py_ssize_t tile_stride, Py_s
     start_sums(&b, 2)
     start_sums(&c, 2)
     start_sums(&d, 2)
-    look_up_blocks(packed, tile_stride, blocks, tables, row_bytes, &a, &b, &c, &d, planes, 2, rows,
+    look_up_blocks(packed, ahead, tile_stride, blocks, tables, row_bytes, &a, &b, &c, &d, planes, 2, rows,
                    tiles)
     add_int8(&a, t, x_scales[0], absolutes[0], x_sums[0], y, planes)
     if tiles == 2:
@@ -111,7 +112,8 @@ cdef inline void lookup_int8(const uint8_t *packed, Py_ssize_t tile_stride, Py_s
             add_int8(&d, t + 1, x_scales[1], absolutes[1], x_sums[1], y + y_stride + 32, planes)
 
 
-cdef inline void lookup_int16(const uint8_t *packed, Py_ssize_t tile_stride, Py_ssize_t blocks,
+cdef inline void lookup_int16(const uint8_t *packed, const uint8_t *ahead,
+                             Py_ssize_t tile_stride, Py_ssize_t blocks,
                               const uint8_t *tables, const TileScales *t, float x_scale,
                               int32_t absolute, int32_t x_sum, float *y, Py_ssize_t y_stride,
                               int planes, int tiles) noexcept nogil:
@@ -125,18 +127,19 @@ cdef inline void lookup_int16(const uint8_t *packed, Py_ssize_t tile_stride, Py_
         # Only ternary groups of 256 have 16 blocks; all others fit one flush.
         start_sums(&a, 3)
         start_sums(&b, 3)
-        look_up_blocks(packed, tile_stride, FLUSH_BLOCKS, tables, 0, &a, &b, NULL, NULL, planes, 3,
+        look_up_blocks(packed, ahead, tile_stride, FLUSH_BLOCKS, tables, 0, &a, &b, NULL, NULL, planes, 3,
                        1, tiles)
         flush_sums(&a, a_totals_i32x8)
         if tiles == 2:
             flush_sums(&b, b_totals_i32x8)
         packed += FLUSH_BLOCKS * 128
+        ahead += FLUSH_BLOCKS * 128
         tables += FLUSH_BLOCKS * 192
         blocks -= FLUSH_BLOCKS
         flushes = 2
     start_sums(&a, 3)
     start_sums(&b, 3)
-    look_up_blocks(packed, tile_stride, blocks, tables, 0, &a, &b, NULL, NULL, planes, 3, 1, tiles)
+    look_up_blocks(packed, ahead, tile_stride, blocks, tables, 0, &a, &b, NULL, NULL, planes, 3, 1, tiles)
     flush_sums(&a, a_totals_i32x8)
     add_int16(a_totals_i32x8, flushes, t, x_scale, absolute, x_sum, y, planes)
     if tiles == 2:

@@ -77,7 +77,7 @@ cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogi
 
 
 cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return max(plane_scratch_bytes(w, rows), lookup_scratch_bytes(w, rows, 3))
+    return max(plane_scratch_bytes(w, rows), lookup_scratch_bytes(rows))
 
 
 cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
