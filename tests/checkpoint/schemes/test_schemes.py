@@ -341,6 +341,27 @@ def test_floats_of_few_levels_are_recognised(tmp_path, group, format, columns):
     assert (found.format, found.group_size) == (format, group)
 
 
+def test_zeros_alone_are_no_two_levels(tmp_path):
+    written = Written(tmp_path)
+    written.put(DOWN, np.zeros((64, 256), F16))
+    assert check(save(written, models.QWEN3)) is None
+
+
+def test_input_major_floats_of_two_levels_are_recognised(tmp_path):
+    written = Written(tmp_path)
+    name = "language_model.model.layers.0.feed_forward.experts.down_proj"
+    signs = 2 * integers("signs", 0, 1, (2, 64, 256)) - 1
+    values = (signs * np.repeat(scales_of("s", (2, 64, 2)), 128, axis=2)).astype(F16)
+    stored = np.ascontiguousarray(values.swapaxes(1, 2))
+    written.packed(name, values, {name: stored})
+    with Checkpoint(save(written, {"model_type": "llama4"}).path) as source:
+        (tensor,) = logical_tensors(source)
+        found = tensor.exact_format(source)
+        assert (found.format, found.group_size) == ("binary", 128)
+        packed = tensor.exact_rows(source, found, 1, 0, 64)
+        np.testing.assert_array_equal(packed.dequantize(), values[1].astype(F32))
+
+
 def test_one_other_value_is_no_longer_two_levels(tmp_path):
     written = models.bonsai_unpacked(tmp_path)
     written.put(DOWN, written.stored[DOWN])

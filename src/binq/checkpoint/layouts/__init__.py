@@ -40,7 +40,7 @@ def find_family(source: Checkpoint) -> Family:
             return gguf.FAMILY
         raise UnsupportedFormatError(f"{source.path}: GGUF architecture {kind!r}")
     kind = source.config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         raise UnsupportedFormatError(f"{source.path}: model_type {kind!r}; known are {known}")
     return FAMILIES[kind]

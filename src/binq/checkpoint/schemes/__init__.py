@@ -76,7 +76,7 @@ def _packed(source: Checkpoint, names: Set[str]) -> dict[str, Storage]:
             raise FormatError(f"{source.path}: {key} of config.json is no object")
     if config is not None and "quant_method" in config:
         method = config["quant_method"]
-        if method not in METHODS:
+        if not isinstance(method, str) or method not in METHODS:
             raise UnsupportedFormatError(f"{source.path}: quantization method {method!r}")
         return METHODS[method](source, config, names)
     # MLX names no method; its two copies of the settings are the same.

@@ -111,9 +111,11 @@ def _arguments(source: "Checkpoint", config: Mapping[str, Any]) -> Iterator[dict
         raise FormatError(f"{source.path}: compressed-tensors without config_groups")
     seen = []
     for group in groups.values():
-        weights = group.get("weights") if isinstance(group, Mapping) else None
+        weights = group.get("weights") if isinstance(group, Mapping) else group
         if weights is None:
             continue
+        if not isinstance(weights, Mapping) or not isinstance(group, Mapping):
+            raise FormatError(f"{source.path}: config_groups holds {weights!r}")
         format = group.get("format") or config.get("format")
         kinds = {key: weights.get(key) for key in ("num_bits", "strategy", "group_size", "type")}
         if format != _FORMAT or kinds["type"] != "int" or kinds["num_bits"] not in range(1, 9):

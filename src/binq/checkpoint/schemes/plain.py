@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 _SCAN_BYTES = 1 << 25
+_SAMPLE = 32
 _FEWEST = 2048
 
 
@@ -55,15 +56,23 @@ class Plain(Storage):
         """Returns the one- or two-bit format of floats that are all 0 or ±s in each group."""
         if self.dtype not in FLOATS or len(self.shape) < 2 or 0 in self.shape:
             return None
-        # Nearly every tensor is told by its first row.
-        scan = _GroupScan()
-        scan.look(to_float32(self.read_values(source, 0, 0, 1)))
+        # Nearly every tensor is told by a small part; and zeros alone are no sign of anything.
+        sample = to_float32(self._sample(source))
+        scan = _GroupScan([32])
+        scan.look(sample)
+        if not scan.groups or not sample.any():
+            return None
+        scan = _GroupScan([None, 256, 128, 64, 32])
         for matrix in range(prod(self.shape[:-2])):
             for start, stop in row_blocks(self, _SCAN_BYTES):
                 if not scan.groups:
                     return None
                 scan.look(to_float32(self.read_values(source, matrix, start, stop)))
         return scan.result(self.shape[-1])
+
+    def _sample(self, source: "Checkpoint") -> NDArray[Any]:
+        """Returns some rows of the first matrix, or their first 32 columns."""
+        return self.read_values(source, 0, 0, min(_SAMPLE, self.shape[-2]))
 
     def exact_rows(
         self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
@@ -96,12 +105,16 @@ class Transposed(Plain):
     def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
         return source.read_transposed(self.name, matrix, start, stop)
 
+    def _sample(self, source: "Checkpoint") -> NDArray[Any]:
+        inputs, outputs = self.stored_shape[-2:]
+        return source.read_span(self.name, 0, min(_SAMPLE, inputs), (outputs,)).T.copy()
+
 
 class _GroupScan:
     """Finds the largest group in which all weights are 0 or ±s, over blocks of rows."""
 
-    def __init__(self) -> None:
-        self.groups: list[int | None] = [None, 256, 128, 64, 32]
+    def __init__(self, groups: list[int | None]) -> None:
+        self.groups = groups
         # The groups with both zeros and others: three levels.
         self._ternary: set[int | None] = set()
         self._half = True
