@@ -1,0 +1,43 @@
+"""Files of every released format version load for ever, with the values they were made with."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import binq
+from binq import reference
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+FILES = sorted(GOLDEN.glob("*.safetensors"))
+
+
+def test_there_is_a_file_of_version_1():
+    assert (GOLDEN / "v1.safetensors") in FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_golden_files_hold_the_values_they_were_made_with(path):
+    values = np.load(path.with_suffix(".npz"), allow_pickle=False)
+    tensors = binq.load_file(path)
+    assert set(tensors) == set(values.files)
+    for name, tensor in tensors.items():
+        if isinstance(tensor, binq.QuantizedArray):
+            np.testing.assert_array_equal(tensor.dequantize(), values[name])
+        else:
+            np.testing.assert_array_equal(tensor.astype(np.float32), values[name])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_definition_reads_golden_files_as_the_library_does(path):
+    for tensor in binq.load_file(path).values():
+        if isinstance(tensor, binq.QuantizedArray) and tensor.ndim == 2:
+            again = reference.dequantize(
+                tensor.packed,
+                tensor.scales,
+                tensor.zero_points,
+                format=tensor.format,
+                shape=tensor.shape,
+                group_size=tensor.group_size,
+            )
+            np.testing.assert_array_equal(tensor.dequantize(), again)

@@ -1,0 +1,54 @@
+"""Made v1.safetensors and v1.npz. Files of released versions are never made again:
+
+python tests/golden/make_golden.py VERSION
+"""
+
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+import binq
+
+HERE = Path(__file__).parent
+
+
+def tensors():
+    """Yields name and packed weights: every format, group size and kind of scale."""
+    rng = np.random.default_rng(20260401)
+    for format in ("binary", "ternary", "int4"):
+        for symmetric in (True, False) if format != "ternary" else (True,):
+            for group_size in (32, 64, 128, 256, None):
+                w = rng.standard_normal((35, 150), dtype=np.float32)
+                kind = "symmetric" if symmetric else "asymmetric"
+                name = f"{format}.{kind}.{group_size or 'row'}"
+                method = "absmax" if format == "int4" else "absmean"
+                yield (
+                    name,
+                    binq.quantize(
+                        w, format, group_size=group_size, symmetric=symmetric, method=method
+                    ),
+                )
+        w = rng.standard_normal((2, 3, 33, 40), dtype=np.float32)
+        yield f"{format}.stack", binq.quantize(w, format, group_size=32)
+        w = rng.standard_normal((32, 64), dtype=np.float32)
+        yield f"{format}.float32", binq.quantize(w, format, scale_dtype="float32")
+
+
+def main(version: str) -> None:
+    packed = dict(tensors())
+    plain = {
+        "plain.bf16": np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3),
+        "plain.f8": np.arange(4).astype(ml_dtypes.float8_e4m3fn),
+        "plain.scalar": np.array(7, np.int64),
+        "plain.empty": np.zeros((0, 3), np.float32),
+    }
+    binq.save_file(packed | plain, HERE / f"v{version}.safetensors", {"made by": "make_golden.py"})
+    values = {name: q.dequantize() for name, q in packed.items()}
+    values |= {name: array.astype(np.float32) for name, array in plain.items()}
+    np.savez_compressed(HERE / f"v{version}.npz", **values)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
