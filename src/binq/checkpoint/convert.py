@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, as_completed
@@ -14,6 +13,7 @@ from typing import Any
 
 from binq._checks import check_int
 from binq._version import __version__
+from binq.checkpoint.lock import WHOLE, Lock
 from binq.checkpoint.plan import Item, Plan, Settings, make_plan
 from binq.checkpoint.report import Report, TensorReport
 from binq.checkpoint.rules import Choice, check_choice_of
@@ -68,8 +68,8 @@ def quantize_checkpoint(
     - dry_run: plan only, write nothing
     - overwrite: replace what lies at dst; resume: go on with the work of a killed run of the same
       settings on the same source, with the same bytes in the end
-    - part: ``(i, n)``, i from 1: do every n-th shard only; finalize: check that all parts are
-      there and complete dst
+    - part: ``(i, n)``, i from 1: do every n-th shard only, beside other parts; finalize: check
+      that all parts are there and complete dst
     - executor: any concurrent.futures.Executor that runs the shards (threads, processes, Dask)
     - progress: True for a bar on a terminal, or a function called with numbers of bytes
 
@@ -91,15 +91,18 @@ def quantize_checkpoint(
     check_int("max_shard_bytes", max_shard_bytes, 1, 2**60)
     settings = Settings(default, tuple(rules), embeddings, lm_head, max_shard_bytes)
     part = _check_part(part)
-    target = Path(dst)
+    # A link stays a link: the folder behind it is replaced.
+    target = Path(os.path.realpath(dst))
     with Checkpoint(src) as source:
         plan = make_plan(source, settings)
         if dry_run:
             return _planned(source, target, plan)
-        _check_target(source, target, overwrite)
         started = time.perf_counter()
         work = _Work(source, target, plan, settings)
-        with work.locked(resume or part is not None or finalize):
+        if resume and work.is_complete():
+            return _planned(source, target, plan, dry_run=False)
+        _check_target(source, target, overwrite)
+        with work.locked(resume or part is not None or finalize, None if finalize else part):
             if not finalize:
                 numbers = range(len(plan.shards))
                 mine = [n for n in numbers if part is None or n % part[1] == part[0] - 1]
@@ -132,6 +135,9 @@ def _check_target(source: Checkpoint, target: Path, overwrite: bool) -> None:
         return
     if target.samefile(folder) or target.samefile(source.path):
         raise ValueError(f"dst must not be the source itself, got {target}")
+    files = [folder, *(folder / name for name in source.files)]
+    if any(target in Path(os.path.realpath(path)).parents for path in files):
+        raise ValueError(f"dst must not hold the source, got {target}, which holds {folder}")
     if not target.is_dir():
         raise FileExistsError(f"dst: {target} is a file")
     if any(target.iterdir()) and not overwrite:
@@ -146,12 +152,16 @@ class _Work:
         self.folder = target.with_name(target.name + ".partial")
         self.fingerprint = _fingerprint(source, settings)
 
-    def locked(self, join: bool) -> "_Lock":
+    def locked(self, join: bool, part: tuple[int, int] | None) -> Lock:
         """Opens the folder for this process; ``join``: go on with work that is there."""
         manifest = self.folder / MANIFEST
-        if self.folder.exists() and not join:
-            _Lock(self.folder / "lock").check_free()
-            shutil.rmtree(self.folder)
+        lock = Lock(self.folder, part)
+        if self.folder.exists():
+            if not _is_work(self.folder):
+                raise FileExistsError(f"{self.folder} is in the way: move it, or delete it")
+            if not join:
+                lock.check_free()
+                shutil.rmtree(self.folder)
         self.folder.mkdir(exist_ok=True)
         if manifest.exists():
             if json.loads(manifest.read_text())["fingerprint"] != self.fingerprint:
@@ -162,7 +172,7 @@ class _Work:
         else:
             with replacing(manifest) as temporary:
                 temporary.write_text(json.dumps({"fingerprint": self.fingerprint}))
-        return _Lock(self.folder / "lock")
+        return lock
 
     def bytes_of(self, numbers: Sequence[int]) -> int:
         """Returns the bytes of the source behind the shards that are still to be done."""
@@ -216,6 +226,7 @@ class _Work:
             "metadata": {"total_size": sum(size for _, size in sizes.values())},
             "weight_map": {name: sizes[name][0] for name in sorted(sizes)},
         }
+        self._remove_strays()
         _write_json(self.folder / INDEX, index)
         _write_json(self.folder / "config.json", self._config())
         self._copy_others()
@@ -237,6 +248,28 @@ class _Work:
                 self.target.rmdir()
             self.folder.rename(self.target)
         sync_folder(self.target.parent)
+
+    def is_complete(self) -> bool:
+        """Returns whether the target is what this conversion makes: a kill came after the end."""
+        if self.folder.exists():
+            return False
+        with suppress(OSError, ValueError):
+            config = json.loads((self.target / "config.json").read_text())
+            shards = {self.plan.shard_name(n) for n in range(len(self.plan.shards))}
+            index = json.loads((self.target / INDEX).read_text())
+            written = {path.name for path in self.target.glob("*.safetensors")}
+            same = bool(config == json.loads(json.dumps(self._config())))
+            return same and shards == written == set(index["weight_map"].values())
+        return False
+
+    def _remove_strays(self) -> None:
+        """Removes what killed processes left: temporary files, locks, files of another plan."""
+        ours = {MANIFEST, WHOLE}
+        for n in range(len(self.plan.shards)):
+            ours.update((self._shard(n).name, _result_path(self._shard(n)).name))
+        for path in self.folder.iterdir():
+            if path.name not in ours:
+                path.unlink(missing_ok=True)
 
     def _shard(self, n: int) -> Path:
         return self.folder / self.plan.shard_name(n)
@@ -281,43 +314,16 @@ class _Work:
                 shutil.copyfile(path, temporary)
 
 
-class _Lock:
-    """A file that says which process works in a folder; one of a dead process counts for none."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.text = f"{socket.gethostname()} {os.getpid()}"
-
-    def check_free(self) -> None:
-        """Raises FileExistsError where another living process holds the lock."""
-        with suppress(FileNotFoundError):
-            host, _, pid = self.path.read_text().partition(" ")
-            if host == socket.gethostname() and pid.isdecimal() and not _alive(int(pid)):
-                return
-            if self.path.read_text() != self.text:
-                raise FileExistsError(f"{self.path.parent}: process {pid} on {host} works there")
-
-    def __enter__(self) -> None:
-        self.check_free()
-        self.path.unlink(missing_ok=True)
-        # Parts of one job on several machines work side by side: the last one's name stays.
-        with suppress(FileExistsError), self.path.open("x") as file:
-            file.write(self.text)
-
-    def __exit__(self, *_: object) -> None:
-        self.path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":
+def _is_work(folder: Path) -> bool:
+    """Returns whether a folder ``dst.partial`` is a conversion's work and not the user's own."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {"file"}
+    if MANIFEST in names or all(name.startswith((".", WHOLE)) for name in names):
         return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    # Killed just before it got its final name.
+    with suppress(OSError, ValueError):
+        config = json.loads((folder / "config.json").read_text())
+        return str(config.get("quantization_config", {}).get("quant_method")) == "binq"
+    return False
 
 
 def run_shard(src: str, items: Sequence[Item], path: Path) -> str:
@@ -360,8 +366,8 @@ def _fingerprint(source: Checkpoint, settings: Settings) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def _planned(source: Checkpoint, target: Path, plan: Plan) -> Report:
-    report = Report(str(source.path), str(target), dry_run=True, peak_bytes=plan.peak_bytes)
+def _planned(source: Checkpoint, target: Path, plan: Plan, dry_run: bool = True) -> Report:
+    report = Report(str(source.path), str(target), dry_run=dry_run, peak_bytes=plan.peak_bytes)
     for item in plan.items:
         report.tensors.append(
             TensorReport(
