@@ -234,9 +234,6 @@ class _Work:
             _result_path(self._shard(n)).unlink()
         (self.folder / MANIFEST).unlink()
         (self.folder / "lock").unlink(missing_ok=True)
-        # What a killed run was writing when it died.
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink()
         sync_folder(self.folder)
         if overwrite and self.target.exists():
             old = self.target.with_name(f"{self.target.name}.old-{os.getpid()}")
@@ -253,7 +250,7 @@ class _Work:
         """Returns whether the target is what this conversion makes: a kill came after the end."""
         if self.folder.exists():
             return False
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             config = json.loads((self.target / "config.json").read_text())
             shards = {self.plan.shard_name(n) for n in range(len(self.plan.shards))}
             index = json.loads((self.target / INDEX).read_text())
@@ -320,9 +317,9 @@ def _is_work(folder: Path) -> bool:
     if MANIFEST in names or all(name.startswith((".", WHOLE)) for name in names):
         return True
     # Killed just before it got its final name.
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         config = json.loads((folder / "config.json").read_text())
-        return str(config.get("quantization_config", {}).get("quant_method")) == "binq"
+        return bool(config["quantization_config"]["quant_method"] == "binq")
     return False
 
 
