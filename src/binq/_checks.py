@@ -141,8 +141,8 @@ def check_codes(
     elif array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     wrong = (array < levels[0]) | (array > levels[-1])
-    if len(levels) != levels[-1] - levels[0] + 1:
-        wrong |= ~np.isin(array, levels)
+    for missing in set(range(levels[0], levels[-1])).difference(levels):
+        wrong |= array == missing
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         if len(levels) > 3:
