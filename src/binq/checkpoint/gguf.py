@@ -56,7 +56,8 @@ _Q2_0_WIDE = ("Q2_0_G128", 128, 34)
 OTHER_TYPES = {
     3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 13: "Q5_K", 15: "Q8_K",
     16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 40: "NVFP4",
+    22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "I2_S of bitnet.cpp", 40: "NVFP4",
     142: "PQ2_0 (weights in a rotated basis)", 143: "PTQ1_0 (weights in a rotated basis)",
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Each storage scheme over its parameters: exact values, the lossless form, and refusals."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -405,3 +406,46 @@ def test_codes_come_out_of_words_as_they_went_in(bits):
     for start, stop in ((0, 77), (31, 33), (64, 77), (5, 6)):
         part = unpack_columns(words, bits, start, stop)
         np.testing.assert_array_equal(part, codes[:, start:stop])
+
+
+@pytest.mark.parametrize("kind", ["plain", "input_major", "fp8", "gptq", "mlx"])
+def test_memory_of_a_block_is_that_of_its_rows(tmp_path, kind):
+    written = Written(tmp_path)
+    shape, module = (4096, 1024), DOWN.removesuffix(".weight")
+    config = dict(models.QWEN3)
+    if kind == "plain":
+        written.put(DOWN, np.ones(shape, BF16))
+    elif kind == "input_major":
+        name = "language_model.model.layers.0.feed_forward.experts.down_proj"
+        written.put(name, np.ones((1, *shape[::-1]), BF16))
+        config = {"model_type": "llama4"}
+    elif kind == "fp8":
+        written.stored = {DOWN: np.ones(shape, F8), DOWN + "_scale_inv": np.ones((32, 8), F32)}
+        settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        config = {"model_type": "deepseek_v3", "quantization_config": settings}
+    elif kind == "gptq":
+        written.stored = {
+            f"{module}.qweight": np.zeros((128, 4096), np.int32),
+            f"{module}.qzeros": np.zeros((8, 512), np.int32),
+            f"{module}.scales": np.ones((8, 4096), F16),
+        }
+        config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    else:
+        written.stored = {
+            f"{module}.weight": np.zeros((4096, 128), np.uint32),
+            f"{module}.scales": np.ones((4096, 8), F16),
+            f"{module}.biases": np.ones((4096, 8), F16),
+        }
+        config["quantization"] = {"bits": 4, "group_size": 128}
+    rows = 256
+    with Checkpoint(save(written, config).path) as source:
+        (tensor,) = logical_tensors(source)
+        tensor.read_rows(source, 0, 0, 1)
+        tracemalloc.start()
+        try:
+            part = tensor.read_rows(source, 0, rows, 2 * rows)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert part.shape == (rows, 1024)
+    assert peak < 4 * part.nbytes < 4096 * 1024 * 2
