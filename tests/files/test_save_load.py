@@ -148,6 +148,13 @@ def test_names_that_collide_are_refused(tmp_path, order):
         binq.save_file(tensors, tmp_path / "m.safetensors")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs file modes")
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    binq.save_file({"x": np.ones(3)}, tmp_path / "m.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_missing_folder_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         binq.save_file({"x": np.ones(3)}, tmp_path / "nowhere" / "m.safetensors")

@@ -154,7 +154,11 @@ def write_safetensors(
     """Writes contiguous little-endian arrays through the safetensors library."""
     from safetensors.numpy import save_file
 
+    # The library makes files that only their owner may read: give it those of any new file.
+    path.touch(exist_ok=False)
+    mode = path.stat().st_mode
     save_file(dict(arrays), path, dict(metadata))
+    path.chmod(mode)
 
 
 def sha256(array: NDArray[Any]) -> str:
