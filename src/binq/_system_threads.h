@@ -13,7 +13,7 @@
 
 typedef SRWLOCK binq_mutex;
 typedef CONDITION_VARIABLE binq_condition;
-typedef void (*binq_entry)(void *);
+typedef void (*binq_entry)(void);
 
 static inline void binq_mutex_init(binq_mutex *m) { InitializeSRWLock(m); }
 static inline void binq_mutex_lock(binq_mutex *m) { AcquireSRWLockExclusive(m); }
@@ -26,16 +26,13 @@ static inline void binq_condition_wait(binq_condition *c, binq_mutex *m) {
 static inline void binq_condition_wake(binq_condition *c) { WakeConditionVariable(c); }
 static inline void binq_condition_wake_all(binq_condition *c) { WakeAllConditionVariable(c); }
 
-static binq_entry binq_entry_point;
-static unsigned __stdcall binq_thread_main(void *argument) {
-    binq_entry_point(argument);
+static unsigned __stdcall binq_thread_main(void *entry) {
+    ((binq_entry)entry)();
     return 0;
 }
-static inline int binq_thread_start(binq_entry entry, void *argument) {
-    uintptr_t handle;
-    binq_entry_point = entry;
-    handle = _beginthreadex(NULL, BINQ_STACK_BYTES, binq_thread_main, argument,
-                            STACK_SIZE_PARAM_IS_A_RESERVATION, NULL);
+static inline int binq_thread_start(binq_entry entry) {
+    uintptr_t handle = _beginthreadex(NULL, BINQ_STACK_BYTES, binq_thread_main, (void *)entry,
+                                      STACK_SIZE_PARAM_IS_A_RESERVATION, NULL);
     if (handle == 0) return 0;
     CloseHandle((HANDLE)handle);
     return 1;
@@ -64,7 +61,7 @@ static inline void binq_after_fork(void (*reset)(void)) { (void)reset; }
 
 typedef pthread_mutex_t binq_mutex;
 typedef pthread_cond_t binq_condition;
-typedef void (*binq_entry)(void *);
+typedef void (*binq_entry)(void);
 
 static inline void binq_mutex_init(binq_mutex *m) { pthread_mutex_init(m, NULL); }
 static inline void binq_mutex_lock(binq_mutex *m) { pthread_mutex_lock(m); }
@@ -77,19 +74,17 @@ static inline void binq_condition_wait(binq_condition *c, binq_mutex *m) {
 static inline void binq_condition_wake(binq_condition *c) { pthread_cond_signal(c); }
 static inline void binq_condition_wake_all(binq_condition *c) { pthread_cond_broadcast(c); }
 
-static binq_entry binq_entry_point;
-static void *binq_thread_main(void *argument) {
-    binq_entry_point(argument);
+static void *binq_thread_main(void *entry) {
+    ((binq_entry)entry)();
     return NULL;
 }
-static inline int binq_thread_start(binq_entry entry, void *argument) {
+static inline int binq_thread_start(binq_entry entry) {
     /* Workers take no signals: Ctrl-C belongs to Python's main thread. Faults are their own, so
      * that faulthandler reports them. */
     pthread_t thread;
     pthread_attr_t attributes;
     sigset_t others, before;
     int failed;
-    binq_entry_point = entry;
     sigfillset(&others);
     sigdelset(&others, SIGSEGV);
     sigdelset(&others, SIGBUS);
@@ -99,7 +94,7 @@ static inline int binq_thread_start(binq_entry entry, void *argument) {
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     pthread_attr_setstacksize(&attributes, BINQ_STACK_BYTES);
     pthread_sigmask(SIG_SETMASK, &others, &before);
-    failed = pthread_create(&thread, &attributes, binq_thread_main, argument);
+    failed = pthread_create(&thread, &attributes, binq_thread_main, (void *)entry);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     return !failed;

@@ -21,7 +21,7 @@ cdef extern from "_system_threads.h" nogil:
     void binq_condition_wait(binq_condition *c, binq_mutex *m) noexcept
     void binq_condition_wake(binq_condition *c) noexcept
     void binq_condition_wake_all(binq_condition *c) noexcept
-    int binq_thread_start(void (*entry)(void *) noexcept nogil, void *argument) noexcept
+    int binq_thread_start(void (*entry)() noexcept nogil) noexcept
     void binq_after_fork(void (*reset)() noexcept nogil) noexcept
     long long binq_fetch_add(counter *p, long long n) noexcept
     long long binq_load(counter *p) noexcept
@@ -86,7 +86,7 @@ cdef void look_until(counter *value, long long wanted, bint equal) noexcept nogi
         binq_yield()
 
 
-cdef void work(void *unused) noexcept nogil:
+cdef void work() noexcept nogil:
     # The life of a worker: sleep, join a job if it has a seat, take pieces.
     global seats, slots
     cdef Job job
@@ -132,7 +132,7 @@ cdef void parallel_for(Task task, void *data, Py_ssize_t items, Py_ssize_t grain
     job.items = items
     job.grain = grain
     binq_mutex_lock(&lock)
-    while workers < helpers and binq_thread_start(work, NULL):
+    while workers < helpers and binq_thread_start(work):
         workers += 1
     helpers = min(helpers, workers)
     job.number = (current.number + 1) & 0x7FFFFFFF
