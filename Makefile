@@ -3,6 +3,7 @@
 # make bench           speed, side by side with the rivals; writes docs/benchmarks.md and its plots
 # make coverage        the suite once more with branch coverage
 # make test-neon       the same kernel tests under qemu-aarch64, where the emulator is installed
+# make sanitizers      the native tests under GCC's address, undefined and thread sanitizers
 # make clean           removes everything that make created
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PY     := $(VENV)/bin/python
 DEMO   ?= demo
 NATIVE := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: demo test lint types pytest examples benchmark-smoke bench coverage test-neon clean
+.PHONY: demo test lint types pytest examples benchmark-smoke bench coverage test-neon sanitizers clean
 
 $(VENV)/pip.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "binq needs Python 3.11 or newer")'
@@ -61,6 +62,10 @@ coverage: $(VENV)/test.stamp
 
 test-neon: $(VENV)/test.stamp
 	tests/qemu-aarch64.sh
+
+sanitizers: $(VENV)/test.stamp
+	tests/sanitizers.sh address
+	tests/sanitizers.sh thread
 
 clean:
 	rm -rf $(VENV) build dist $(DEMO) src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
