@@ -49,6 +49,10 @@ fetch_wheels() {
         numpy ml_dtypes safetensors pytest hypothesis pytest-benchmark tqdm threadpoolctl
 }
 
+fetch_cython() {
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --target "$CACHE/tools" cython
+}
+
 # Cython runs here, the cross compiler after it; objects are kept while their sources are older.
 build_modules() {
     local flags="-O3 -g0 -fPIC -shared -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-tree-reassoc"
@@ -58,7 +62,7 @@ build_modules() {
     for module in _core _threads _kernels/portable _kernels/neon; do
         path=src/binq/$module
         [ -f "$path.pyx" ] || continue
-        "$PYTHON" -m cython -3 -I src \
+        PYTHONPATH=$CACHE/tools "$PYTHON" -m cython -3 -I src \
             -X boundscheck=False -X wraparound=False -X initializedcheck=False -X cdivision=True \
             -X freethreading_compatible=True \
             --module-name "binq.${module/\//.}" -o "$CACHE/c/${module/\//_}.c" "$path.pyx"
@@ -71,6 +75,7 @@ build_modules() {
 
 [ -x "$ROOT/usr/bin/python$VERSION" ] || fetch_python
 [ -d "$SITE/numpy" ] || fetch_wheels
+[ -d "$CACHE/tools/Cython" ] || fetch_cython
 build_modules
 export PYTHONPATH=$CACHE/src:$SITE PYTHONDONTWRITEBYTECODE=1
 [ $# -gt 0 ] || set -- -q tests/kernels/test_matmul.py tests/kernels/test_pack.py -m "not slow" --hypothesis-profile=emulated
