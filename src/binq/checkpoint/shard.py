@@ -7,7 +7,7 @@ wherever and however often it runs, and appears under its name only when it is w
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from binq.quantize import quantize_unwarned
 
 Progress = Callable[[int], None]
 _COPY_BYTES = 1 << 26
+# Errors are measured on about this many weights at a time, which stay in the cache.
+_PIECE = 1 << 16
 
 
 def write_shard(
@@ -40,7 +42,8 @@ def write_shard(
     described: dict[str, Description] = {}
     reports = []
     names = [name for item in items for name in _output_names(item)]
-    with replacing(path) as temporary, ThreadPoolExecutor(1) as reader:
+    # One thread reads ahead, one writes and measures what was packed last.
+    with replacing(path) as temporary, ThreadPoolExecutor(2) as helpers:
         writer = AppendWriter(temporary, names)
         try:
             for item in items:
@@ -48,7 +51,7 @@ def write_shard(
                 if item.kept:
                     report = _keep(source, item, writer, progress)
                 else:
-                    report = _quantize(source, item, writer, progress, reader)
+                    report = _quantize(source, item, writer, progress, helpers)
                     described[item.tensor.name] = item.description
                 report.seconds = time.perf_counter() - start
                 reports.append(asdict(report))
@@ -106,12 +109,12 @@ def _quantize(
     item: Item,
     writer: AppendWriter,
     progress: Progress,
-    reader: ThreadPoolExecutor,
+    helpers: ThreadPoolExecutor,
 ) -> TensorReport:
     scale_dtype = item.exact.scale_dtype if item.exact is not None else "float16"
     mark = writer.mark()
     while True:
-        result = _try_quantize(source, item, writer, progress, reader, scale_dtype)
+        result = _try_quantize(source, item, writer, progress, helpers, scale_dtype)
         if result is not None:
             return result
         # Some scale does not fit float16: the tensor starts again with all of them in float32.
@@ -124,7 +127,7 @@ def _try_quantize(
     item: Item,
     writer: AppendWriter,
     progress: Progress,
-    reader: ThreadPoolExecutor,
+    helpers: ThreadPoolExecutor,
     scale_dtype: str,
 ) -> TensorReport | None:
     """Writes one packed tensor; None where a scale does not fit ``scale_dtype``."""
@@ -141,25 +144,33 @@ def _try_quantize(
         matrix, (start, stop) = blocks[at]
         return tensor.read_values(source, matrix, start, stop)
 
-    ahead = reader.submit(read, 0) if blocks else None
-    for at, (matrix, (start, stop)) in enumerate(blocks):
-        assert ahead is not None
-        values = ahead.result()
-        # The next block is read while this one is quantized.
-        ahead = reader.submit(read, at + 1) if at + 1 < len(blocks) else None
-        packed = _pack_rows(source, item, values, matrix, (start, stop), scale_dtype)
-        if packed.scales.dtype != scale_dtype:
-            if ahead is not None:
-                ahead.result()
-            return None
+    def finish(values: NDArray[Any], packed: QuantizedArray) -> None:
         writer.write(packed.packed)
         for parts, part in zip(small, (packed.scales, packed.zero_points), strict=False):
             assert part is not None
             parts.append(part)
-        errors.add(to_float32(values), packed)
+        errors.add(values, packed)
+
+    last: Future[None] | None = None
+    ahead = helpers.submit(read, 0) if blocks else None
+    for at, (matrix, (start, stop)) in enumerate(blocks):
+        assert ahead is not None
+        values = ahead.result()
+        # The next block is read while this one is quantized.
+        ahead = helpers.submit(read, at + 1) if at + 1 < len(blocks) else None
+        packed = _pack_rows(source, item, values, matrix, (start, stop), scale_dtype)
+        if packed.scales.dtype != scale_dtype:
+            pending: list[Future[Any]] = [future for future in (ahead, last) if future is not None]
+            wait(pending)
+            return None
+        if last is not None:
+            last.result()
+        last = helpers.submit(finish, values, packed)
         done = item.bytes_before(source) // len(blocks)
         progress(done)
         progress_left -= done
+    if last is not None:
+        last.result()
     for name, (dtype, shape), parts in zip(names[1:], shapes[1:], small, strict=True):
         writer.begin(name, dtype_name(dtype), shape)
         for part in parts:
@@ -216,7 +227,14 @@ class _Errors:
         self.clipped = 0
         self.zero_scales = 0
 
-    def add(self, values: NDArray[np.float32], packed: QuantizedArray) -> None:
+    def add(self, values: NDArray[Any], packed: QuantizedArray) -> None:
+        """Adds a block of rows, of any float dtype, and what became of it."""
+        step = max(32, _PIECE // max(1, values.shape[1]) // 32 * 32)
+        for start in range(0, len(values), step):
+            part = slice(start, min(start + step, len(values)))
+            self._add(to_float32(values[part]), packed[part])
+
+    def _add(self, values: NDArray[np.float32], packed: QuantizedArray) -> None:
         error = packed.dequantize()
         np.subtract(values, error, out=error)
         self.signal += _square_sum(values)
@@ -224,13 +242,12 @@ class _Errors:
         np.abs(error, out=error)
         self.worst = max(self.worst, float(error.max(initial=0.0)))
         scales = packed.group_scales()
-        self.zero_scales += int((scales == 0).sum())
-        if packed.format == "int4":
+        self.zero_scales += scales.size - int(np.count_nonzero(scales))
+        if packed.format == "int4" and error.size:
+            group = packed.group_size or error.shape[1]
             step = np.abs(scales.astype(np.float32)) * np.float32(0.5000001)
-            group = packed.group_size or max(1, packed.shape[-1])
-            for i in range(step.shape[1]):
-                part = error[:, i * group : (i + 1) * group]
-                self.clipped += int((part > step[:, i : i + 1]).sum())
+            step = np.repeat(step, group, axis=1)[:, : error.shape[1]]
+            self.clipped += int(np.count_nonzero(error > step))
 
     def result(self) -> tuple[float, float, int, int]:
         """Returns SQNR in dB, the largest error, clipped weights and zero scales."""
