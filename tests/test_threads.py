@@ -15,7 +15,7 @@ import pytest
 from strategies import random_quantized
 
 import binq
-from binq import _core
+from binq import _core, _threads
 
 SHAPE = (1024, 1024)
 
@@ -205,11 +205,29 @@ def test_the_environment_sets_the_number_of_threads(value):
     assert done.stdout.strip() == value.strip()
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "257", "1.5"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "257", "1.5", "9" * 5000])
 def test_a_bad_environment_is_an_error_that_names_it(value):
     done = run("import binq; binq.get_num_threads()", BINQ_NUM_THREADS=value)
     assert done.returncode == 1
     assert "BINQ_NUM_THREADS must be a number from 1 to 256" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "processors"),
+    [
+        ("max 100000\n", 256),
+        ("200000 100000\n", 2),
+        ("250000 100000\n", 3),
+        ("1000 100000\n", 1),
+        ("", 256),
+        ("100000 0\n", 256),
+    ],
+)
+def test_the_quota_of_a_container_is_respected(tmp_path, text, processors):
+    path = tmp_path / "cpu.max"
+    assert _threads._granted_processors(path) == 256
+    path.write_text(text)
+    assert _threads._granted_processors(path) == processors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -196,15 +196,31 @@ def set_num_threads(int threads) -> None:
 
 
 def _initial_threads() -> int:
-    """Returns BINQ_NUM_THREADS, or the number of processors this process may run on."""
+    """Returns BINQ_NUM_THREADS, or the number of processors this process may use."""
     text = os.environ.get("BINQ_NUM_THREADS", "").strip()
     if text:
-        if not text.isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        # The length: Python refuses to read thousands of digits, in words of its own.
+        if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_THREADS:
             raise ValueError(f"BINQ_NUM_THREADS must be a number from 1 to 256, got {text!r}")
         return int(text)
     if hasattr(os, "sched_getaffinity"):
-        return min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    return min(os.cpu_count() or 1, MAX_THREADS)
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    return min(processors, _granted_processors(), MAX_THREADS)
+
+
+def _granted_processors(path="/sys/fs/cgroup/cpu.max") -> int:
+    """Returns how many processors' time a container grants, rounded up.
+
+    More threads than that would use up the time of a period early and then stand still together.
+    """
+    try:
+        with open(path) as file:
+            quota, period = file.read().split()
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # No such file, or "max": no limit.
+        return MAX_THREADS
 
 
 def _register_with_threadpoolctl() -> None:
