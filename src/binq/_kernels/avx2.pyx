@@ -20,6 +20,7 @@ include "avx2_lookup.pxi"
 include "avx2_lookup_sums.pxi"
 include "avx2_lookup_matmul.pxi"
 include "avx2_float.pxi"
+include "avx2_signs.pxi"
 
 
 # Binary weights are met by table, and ternary ones by few rows of x; all else as signed bytes: 1
@@ -62,8 +63,12 @@ cdef Py_ssize_t prepared_int4_int8(const Weights *w, Py_ssize_t rows) noexcept n
     return plane_prepared_bytes(w, rows, 1)
 
 
+cdef Py_ssize_t prepared_signs(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return signs_prepared_bytes(w, rows)
+
+
 cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return float_scratch_bytes(w, rows)
+    return max(float_scratch_bytes(w, rows), signs_scratch_bytes())
 
 
 cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -74,6 +79,12 @@ cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride,
                           void *prepared, uint8_t *unfit,
                           Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     float_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
+
+
+cdef void prepare_signs(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                        void *prepared, uint8_t *unfit,
+                        Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    signs_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
 
 
 cdef void prepare_binary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -121,8 +132,7 @@ cdef void prepare_int4_int8(const Weights *w, const float *x, Py_ssize_t x_strid
 cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_BINARY)
+    signs_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1)
 
 
 cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -140,8 +150,7 @@ cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_
 cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                    float *out, Py_ssize_t out_stride, void *scratch,
                                    Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_TERNARY)
+    signs_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2)
 
 
 cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -191,13 +200,13 @@ cdef KernelTable kernel_table
 kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx2"
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_float32, multiply_binary_float32)
+    prepared_signs, prepare_signs, scratch_float32, multiply_binary_float32)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16] = MatmulKernel(
     prepared_binary_int16, prepare_binary_int16, scratch_integer, multiply_binary_int16)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8] = MatmulKernel(
     prepared_binary_int8, prepare_binary_int8, scratch_integer, multiply_binary_int8)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_float32, multiply_ternary_float32)
+    prepared_signs, prepare_signs, scratch_float32, multiply_ternary_float32)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16] = MatmulKernel(
     prepared_ternary_int16, prepare_ternary_int16, scratch_integer, multiply_ternary_int16)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8] = MatmulKernel(

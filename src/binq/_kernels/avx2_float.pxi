@@ -1,4 +1,4 @@
-# Products of float32 activations: a tile of codes is turned to float32 [k][32 rows] in L1 once and
+# Products of float32 activations by multiplication (int4): a tile of codes is turned to float32 [k][32 rows] in L1 once and
 # met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused multiply-add for
 # each product. The scale of a group multiplies its sum. A prepared buffer holds
 #   values float32 [group][row][group_size], sums float32 [group][row]
@@ -46,22 +46,6 @@ cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_st
                 at = group * rows + row
                 memset(values + at * w.group_size, 0, w.group_size * sizeof(float))
                 sums[at] = 0.0
-
-
-cdef inline void float_binary(const uint8_t *packed, Py_ssize_t k8s, float *codes) noexcept nogil:
-    # +1.0 or -1.0: the bit, moved to the sign, turns the sign of -1.0.
-    cdef Py_ssize_t k8
-    cdef int r, bit
-    cdef __m256i bytes_i32x8
-    cdef __m256i sign_i32x8 = _mm256_set1_epi32(<int>0x80000000)
-    cdef __m256i minus_one = _mm256_castps_si256(_mm256_set1_ps(-1.0))
-    for k8 in range(k8s):
-        for r in range(4):
-            bytes_i32x8 = _mm256_slli_epi32(load_8_bytes(packed + k8 * 32 + r * 8), 24)
-            for bit in range(7, -1, -1):
-                _mm256_storeu_ps(codes + (k8 * 8 + bit) * 32 + r * 8, _mm256_castsi256_ps(
-                    _mm256_xor_si256(minus_one, _mm256_and_si256(bytes_i32x8, sign_i32x8))))
-                bytes_i32x8 = _mm256_add_epi32(bytes_i32x8, bytes_i32x8)
 
 
 cdef inline void float_ternary(const uint8_t *packed, Py_ssize_t k8s, float *codes) noexcept nogil:
@@ -113,9 +97,7 @@ cdef inline void float_tile(const Weights *w, int format, Py_ssize_t tile, Py_ss
                             const TileScales *t, float *codes) noexcept nogil:
     cdef Py_ssize_t k8s = w.group_size >> 3
     cdef Py_ssize_t first = (tile * w.groups + group) * k8s
-    if format == FORMAT_BINARY:
-        float_binary(w.packed + first * 32, k8s, codes)
-    elif format == FORMAT_TERNARY:
+    if format == FORMAT_TERNARY:
         float_ternary(w.packed + first * 64, k8s, codes)
     else:
         float_int4(w.packed + first * 128, k8s, t.offsets_i32x8, codes)

@@ -24,6 +24,7 @@ include "avx2_lookup.pxi"
 include "avx2_lookup_sums.pxi"
 include "avx2_lookup_matmul.pxi"
 include "avx2_float.pxi"
+include "avx2_signs.pxi"
 
 
 # Few rows of x meet binary and ternary weights by table, all else as signed bytes: 1 plane for int8,
@@ -34,6 +35,7 @@ cdef enum:                     # the most rows of x for which the table is faste
     LOOKUP_BINARY_INT16 = 512
     LOOKUP_TERNARY_INT8 = 4
     LOOKUP_TERNARY_INT16 = 4
+    LOOKUP_TERNARY_FLOAT32 = 12
 
 
 cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -72,8 +74,18 @@ cdef Py_ssize_t prepared_int4_int8(const Weights *w, Py_ssize_t rows) noexcept n
     return plane_prepared_bytes(w, rows, 1)
 
 
+cdef Py_ssize_t prepared_signs(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return signs_prepared_bytes(w, rows)
+
+
+cdef Py_ssize_t prepared_ternary_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_FLOAT32:
+        return signs_prepared_bytes(w, rows)
+    return float_prepared_bytes(w, rows)
+
+
 cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return float_scratch_bytes(w, rows)
+    return max(float_scratch_bytes(w, rows), signs_scratch_bytes())
 
 
 cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -84,6 +96,21 @@ cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride,
                           void *prepared, uint8_t *unfit,
                           Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     float_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
+
+
+cdef void prepare_signs(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                        void *prepared, uint8_t *unfit,
+                        Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    signs_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
+
+
+cdef void prepare_ternary_float32(const Weights *w, const float *x, Py_ssize_t x_stride,
+                                  Py_ssize_t rows, void *prepared, uint8_t *unfit,
+                                  Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    if rows <= LOOKUP_TERNARY_FLOAT32:
+        signs_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
+    else:
+        float_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
 
 
 cdef void prepare_binary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -137,8 +164,7 @@ cdef void prepare_int4_int8(const Weights *w, const float *x, Py_ssize_t x_strid
 cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_BINARY)
+    signs_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1)
 
 
 cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -166,8 +192,11 @@ cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_
 cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                    float *out, Py_ssize_t out_stride, void *scratch,
                                    Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_TERNARY)
+    if rows <= LOOKUP_TERNARY_FLOAT32:
+        signs_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2)
+    else:
+        float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                       FORMAT_TERNARY)
 
 
 cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -217,13 +246,13 @@ cdef KernelTable kernel_table
 kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx512"
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_float32, multiply_binary_float32)
+    prepared_signs, prepare_signs, scratch_float32, multiply_binary_float32)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16] = MatmulKernel(
     prepared_binary_int16, prepare_binary_int16, scratch_integer, multiply_binary_int16)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8] = MatmulKernel(
     prepared_binary_int8, prepare_binary_int8, scratch_integer, multiply_binary_int8)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_float32, multiply_ternary_float32)
+    prepared_ternary_float32, prepare_ternary_float32, scratch_float32, multiply_ternary_float32)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16] = MatmulKernel(
     prepared_ternary_int16, prepare_ternary_int16, scratch_integer, multiply_ternary_int16)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8] = MatmulKernel(
