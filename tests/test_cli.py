@@ -81,6 +81,10 @@ def test_parts_and_finalize(source, tmp_path, capsys):
         ["quantize", "a", "b", "--method", "absmean"],
         ["quantize", "a", "b", "--rule", "nonsense"],
         ["quantize", "a", "b", "--part", "x"],
+        ["quantize", "a", "b", "--max-shard-size", "inf"],
+        ["quantize", "a", "b", "--max-shard-size", "0"],
+        ["quantize", "a", "b", "--plot", "report.txt"],
+        ["quantize", "a", "b", "--plot", "no/such/folder/report.png"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments, capsys):
@@ -155,3 +159,20 @@ def test_the_module_and_the_version_run():
         [sys.executable, "-m", "binq", "--version"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.strip()) == (0, f"binq {binq.__version__}")
+
+
+def test_a_picture_needs_matplotlib_and_says_so_first(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as caught:
+        run("quantize", "a", "b", "--plot", "report.png")
+    assert caught.value.code == 2
+    assert "pip install 'binq[plot]'" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_with_130(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("binq.checkpoint.verify.inspect", interrupted)
+    assert run("inspect", "anything") == 130
+    assert "interrupted" in capsys.readouterr().err

@@ -7,6 +7,7 @@ and complaints to standard error.
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,6 +42,13 @@ def _part(text: str) -> tuple[int, int]:
     return int(i), int(n)
 
 
+def _shard_size(text: str) -> int:
+    size = float(text) * 1e9
+    if not 1 <= size <= 2**60:
+        raise ValueError(text)
+    return int(size)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="binq", description="1-bit, ternary and int4 weights for numpy."
@@ -58,11 +66,17 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--method", help="mse (default), absmax (int4), absmean (the others)")
     quantize.add_argument("--asymmetric", action="store_true", help="zero points, two levels")
     quantize.add_argument(
-        "--rule", action="append", default=[], metavar="GLOB=FORMAT[:gN]", help="or GLOB=keep"
+        "--rule",
+        action="append",
+        default=[],
+        metavar="GLOB=FORMAT[:gN][:METHOD]",
+        help="or GLOB=keep; may be given again, the first that matches wins",
     )
     quantize.add_argument("--embeddings", metavar="FORMAT[:gN]", help="kept otherwise")
     quantize.add_argument("--lm-head", metavar="FORMAT[:gN]", help="as --embeddings otherwise")
-    quantize.add_argument("--max-shard-size", type=float, default=5.0, metavar="GB")
+    quantize.add_argument(
+        "--max-shard-size", type=_shard_size, default="5", metavar="GB", help="5 (default)"
+    )
     quantize.add_argument("--dry-run", action="store_true", help="show the plan and the sizes")
     quantize.add_argument("--overwrite", action="store_true", help="replace DST")
     quantize.add_argument("--resume", action="store_true", help="go on with an interrupted run")
@@ -107,6 +121,8 @@ def _quantize(options: argparse.Namespace) -> int:
             )
         )
         parse_rules(options.rule, default)
+        if options.plot:
+            _check_plot(options.plot)
     except ValueError as error:
         _usage(str(error))
     report = quantize_checkpoint(
@@ -119,7 +135,7 @@ def _quantize(options: argparse.Namespace) -> int:
         rules=options.rule,
         embeddings=options.embeddings,
         lm_head=options.lm_head,
-        max_shard_bytes=int(options.max_shard_size * 1e9),
+        max_shard_bytes=options.max_shard_size,
         dry_run=options.dry_run,
         overwrite=options.overwrite,
         resume=options.resume,
@@ -131,6 +147,16 @@ def _quantize(options: argparse.Namespace) -> int:
     if options.plot:
         report.plot(options.plot)
     return OK
+
+
+def _check_plot(path: Path) -> None:
+    """Raises ValueError where a picture could not be drawn: better now than after hours."""
+    if find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'binq[plot]'")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot must end in .png, .svg or .pdf, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--plot: the folder {path.parent} does not exist")
 
 
 def _inspect(options: argparse.Namespace) -> int:
