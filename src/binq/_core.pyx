@@ -194,7 +194,7 @@ cdef struct Product:
     const Weights *w
     const MatmulKernel *kernel
     DequantizeKernel dequantize
-    double cost               # of one product
+    int threads
     const float *x
     Py_ssize_t rows
     char *prepared
@@ -266,7 +266,7 @@ cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const Weights *w,
 
 cdef int run_product(Product *p) noexcept nogil:
     # One block of rows of x. Returns 0 where memory ran out.
-    cdef int threads = threads_for(p.cost * p.rows * p.w.out_features * p.w.in_features)
+    cdef int threads = p.threads
     cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
     cdef Py_ssize_t unfit_bytes = aligned(p.rows)
     cdef Py_ssize_t row
@@ -366,6 +366,7 @@ cdef class PackedMatrix:
         cdef const KernelTable *table = kernels
         cdef Py_ssize_t begin, step, rows = x.shape[0]
         cdef int enough = 1
+        cdef double cost
         if (x.shape[1] != self.weights.in_features or out.shape[0] != rows
                 or out.shape[1] != self.weights.out_features):
             raise ValueError("x and out must have the shapes of the product")
@@ -379,7 +380,8 @@ cdef class PackedMatrix:
         p.w = &self.weights
         p.kernel = &table.matmul[self.format][activations]
         p.dequantize = table.dequantize[self.format]
-        p.cost = SLOW if activations == ACTIVATIONS_FLOAT32 or plain_loops else 1.0
+        cost = SLOW if activations == ACTIVATIONS_FLOAT32 or plain_loops else 1.0
+        p.threads = threads_for(cost * rows * p.w.out_features * p.w.in_features)
         with nogil:
             begin = 0
             step = block_rows(p.kernel, p.w, rows)
