@@ -473,18 +473,27 @@ def test_ctrl_c_exits_with_130_and_leaves_no_target(source, tmp_path):
 
 
 def sparse_checkpoint(folder: Path, gib: int) -> None:
-    """One matrix of ``gib`` GiB in BF16 that takes no room on the disk: a row of weights, zeros.
+    """Matrices of 1 GiB in BF16 that take no room on the disk: a row of weights each, then zeros.
 
     The row is not of few levels: else binq would take all for packed already.
     """
     folder.mkdir()
-    rows = gib * 2**30 // 2 // 16384
-    entry = {"dtype": "BF16", "shape": [rows, 16384], "data_offsets": [0, gib * 2**30]}
-    header = json.dumps({f"{LAYER}.mlp.up_proj.weight": entry}).encode()
+    entries = {
+        f"model.layers.{i}.mlp.up_proj.weight": {
+            "dtype": "BF16",
+            "shape": [2**15, 2**14],
+            "data_offsets": [i * 2**30, (i + 1) * 2**30],
+        }
+        for i in range(gib)
+    }
+    header = json.dumps(entries).encode()
+    start = 8 + len(header)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.write(np.linspace(-1, 1, 16384).astype(ml_dtypes.bfloat16).tobytes())
-        file.truncate(8 + len(header) + gib * 2**30)
+        for i in range(gib):
+            file.seek(start + i * 2**30)
+            file.write(np.linspace(-1, 1, 2**14).astype(ml_dtypes.bfloat16).tobytes())
+        file.truncate(start + gib * 2**30)
     write_json(folder / "config.json", {"model_type": "qwen3"})
 
 

@@ -58,7 +58,7 @@ def _sizes(axes: Any, report: Report) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("MB")
     axes.set_title("Size by part of the model")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
 
 
 def _layers(axes: Any, report: Report) -> None:
@@ -84,7 +84,8 @@ def _layers(axes: Any, report: Report) -> None:
 def _spread(axes: Any, report: Report) -> None:
     values = [t.sqnr_db for t in report.tensors if t.sqnr_db is not None]
     finite = [value for value in values if math.isfinite(value)]
-    axes.set_title(f"Spread of errors ({len(values) - len(finite)} exact tensors left out)")
+    exact = len(values) - len(finite)
+    axes.set_title("Spread of errors" + (f" ({exact} exact tensors left out)" if exact else ""))
     axes.set_xlabel("SQNR, dB")
     axes.set_ylabel("tensors")
     if finite:

@@ -1,0 +1,69 @@
+"""Rules: what they spell, and what they refuse."""
+
+import pytest
+
+from binq.checkpoint.rules import Choice, check_choice_of, parse_choice, parse_rules
+
+DEFAULT = Choice("int4")
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("int4", Choice("int4", 128, "mse", True)),
+        ("ternary:g32", Choice("ternary", 32, "mse", True)),
+        ("binary:row", Choice("binary", None, "mse", True)),
+        ("binary:g256:absmean:asymmetric", Choice("binary", 256, "absmean", False)),
+        ("int4:absmax:g64", Choice("int4", 64, "absmax", True)),
+    ],
+)
+def test_a_choice_is_what_it_spells(text, choice):
+    assert parse_choice(text, DEFAULT) == choice
+
+
+def test_what_is_left_out_is_as_for_all():
+    default = Choice("int4", 64, "absmax", False)
+    assert parse_choice("int4", default) == default
+    # absmax and zero points do not exist here: the format's own way.
+    assert parse_choice("ternary", default) == Choice("ternary", 64, "mse", True)
+    assert parse_choice("binary", default) == Choice("binary", 64, "mse", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("int8", "format must be one of"),
+        ("", "format must be one of"),
+        ("int4:", "method must be one of"),
+        ("int4:g", "method must be one of"),
+        ("int4:g7", "group_size must be"),
+        ("int4:g-32", "method must be one of"),
+        ("int4:absmean", "method must be one of"),
+        ("ternary:asymmetric", "symmetric must be True"),
+    ],
+)
+def test_a_wrong_choice_is_quoted(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_choice(text, DEFAULT)
+    assert repr(text) in str(caught.value)
+
+
+def test_rules_keep_their_order_and_match_whole_names():
+    rules = parse_rules(["*.up.weight=ternary:g32", "a[0-9]?=keep"], DEFAULT)
+    assert [rule.choice for rule in rules] == [Choice("ternary", 32), None]
+    assert rules[0].matches("x.up.weight")
+    assert not rules[0].matches("x.up.weight.more")
+    assert not rules[0].matches("x.UP.weight")
+    assert rules[1].matches("a1b")
+
+
+@pytest.mark.parametrize("text", ["", "=", "*=", "=int4", "no-equals"])
+def test_a_malformed_rule_is_quoted(text):
+    with pytest.raises(ValueError, match="must be GLOB=FORMAT") as caught:
+        parse_rules([text], DEFAULT)
+    assert repr(text) in str(caught.value)
+
+
+def test_a_choice_reads_well():
+    assert str(Choice("int4", None, "mse", False)) == "int4 row asymmetric"
+    assert str(check_choice_of(Choice("binary", 32))) == "binary g32"
