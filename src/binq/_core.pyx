@@ -44,7 +44,7 @@ cdef enum:
     # fast only from cache. Twice the speed for long rows of floats.
     BLOCK_BYTES = 1 << 22
     MIN_BLOCK_ROWS = 32       # below, reading and unpacking the weights again costs more
-    MAX_BLOCK_ROWS = 256
+    MAX_BLOCK_ROWS = 512
     ALIGNMENT = 64
     # The unit of cost is an integer product of a vectorised kernel: some 10 picoseconds.
     PARALLEL_COST = 1 << 21   # from here on, another thread brings more than its waking costs
