@@ -9,10 +9,9 @@ from binq._kernels.table cimport *
 
 include "float16.pxi"
 include "quantizers.pxi"
-include "portable_tile.pxi"
-include "arrays.pxi"
 include "avx2_activations.pxi"
 include "avx2_scales.pxi"
+include "avx2_arrays.pxi"
 include "avx2_tile.pxi"
 include "avx2_matmul.pxi"
 include "avx2_few.pxi"

@@ -13,10 +13,9 @@ from binq._kernels.table cimport *
 
 include "float16.pxi"
 include "quantizers.pxi"
-include "portable_tile.pxi"
-include "arrays.pxi"
 include "avx2_activations.pxi"
 include "avx2_scales.pxi"
+include "avx2_arrays.pxi"
 include "avx512_tile.pxi"
 include "avx512_matmul.pxi"
 include "avx512_few.pxi"

@@ -28,6 +28,7 @@ cdef extern from "immintrin.h" nogil:
     __m128i _mm_set1_epi32(int x) noexcept
     __m128i _mm_setr_epi8(char a, char b, char c, char d, char e, char f, char g, char h,
                           char i, char j, char k, char l, char m, char n, char o, char p) noexcept
+    __m128i _mm_setr_epi32(int a, int b, int c, int d) noexcept
     __m128i _mm_add_epi16(__m128i a, __m128i b) noexcept
     __m128i _mm_add_epi32(__m128i a, __m128i b) noexcept
     __m128i _mm_sub_epi16(__m128i a, __m128i b) noexcept
@@ -61,6 +62,7 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_set1_epi32(int x) noexcept
     __m256i _mm256_set1_epi64x(int64_t x) noexcept
     __m256i _mm256_setr_epi64x(int64_t a, int64_t b, int64_t c, int64_t d) noexcept
+    __m256i _mm256_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h) noexcept
     __m256 _mm256_set1_ps(float x) noexcept
     __m256i _mm256_broadcastsi128_si256(__m128i a) noexcept
 
@@ -74,6 +76,9 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_slli_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srai_epi32(__m256i a, int n) noexcept
+    __m256i _mm256_srli_epi64(__m256i a, int n) noexcept
+    __m256i _mm256_sllv_epi32(__m256i a, __m256i n) noexcept
+    __m256i _mm256_srlv_epi32(__m256i a, __m256i n) noexcept
     __m256i _mm256_add_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_sub_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_add_epi16(__m256i a, __m256i b) noexcept
@@ -87,6 +92,8 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_max_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_abs_epi16(__m256i a) noexcept
     __m256i _mm256_cmpeq_epi8(__m256i a, __m256i b) noexcept
+    __m256i _mm256_cmpgt_epi8(__m256i a, __m256i b) noexcept
+    int _mm256_movemask_epi8(__m256i a) noexcept
     __m256i _mm256_shuffle_epi8(__m256i a, __m256i order) noexcept
     __m256i _mm256_sign_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_packus_epi16(__m256i a, __m256i b) noexcept
@@ -98,6 +105,7 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_permute2x128_si256(__m256i a, __m256i b, int order) noexcept
     __m256i _mm256_packs_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_packs_epi32(__m256i a, __m256i b) noexcept
+    __m256i _mm256_permutevar8x32_epi32(__m256i a, __m256i order) noexcept
     __m256i _mm256_permute4x64_epi64(__m256i a, int order) noexcept
     __m128i _mm256_castsi256_si128(__m256i a) noexcept
     __m128i _mm256_extracti128_si256(__m256i a, int half) noexcept
@@ -116,6 +124,7 @@ cdef extern from "immintrin.h" nogil:
     __m256 _mm256_sub_ps(__m256 a, __m256 b) noexcept
     __m256 _mm256_mul_ps(__m256 a, __m256 b) noexcept
     __m256 _mm256_fmadd_ps(__m256 a, __m256 b, __m256 c) noexcept
+    __m256 _mm256_blendv_ps(__m256 a, __m256 b, __m256 mask) noexcept
     __m256 _mm256_unpacklo_ps(__m256 a, __m256 b) noexcept
     __m256 _mm256_unpackhi_ps(__m256 a, __m256 b) noexcept
     __m256 _mm256_shuffle_ps(__m256 a, __m256 b, int order) noexcept
