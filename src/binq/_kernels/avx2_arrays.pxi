@@ -5,6 +5,7 @@
 
 cdef enum:
     ARRAY_CHUNK = 512         # columns; whole groups of any size
+    STREAMED_BYTES = 16777216
 
 
 cdef inline Py_ssize_t block_bytes(int format) noexcept nogil:
@@ -71,13 +72,19 @@ cdef inline __m256 floats_of_8(int format, const uint8_t *packed,
 
 
 cdef inline void dequantize_row(int format, const uint8_t *packed, Py_ssize_t count,
-                                const RowLevels *row_levels, float *out) noexcept nogil:
+                                const RowLevels *row_levels, bint streamed,
+                                float *out) noexcept nogil:
     cdef RowLevels levels = row_levels[0]
     cdef Py_ssize_t k8
+    cdef __m256 values_f32x8
     cdef float last[8]
     for k8 in range(count >> 3):
-        _mm256_storeu_ps(out + k8 * 8, floats_of_8(format, packed + k8 * block_bytes(format),
-                                                   &levels))
+        values_f32x8 = floats_of_8(format, packed + k8 * block_bytes(format), &levels)
+        if streamed:
+            _mm_stream_ps(out + k8 * 8, _mm256_castps256_ps128(values_f32x8))
+            _mm_stream_ps(out + k8 * 8 + 4, _mm256_extractf128_ps(values_f32x8, 1))
+        else:
+            _mm256_storeu_ps(out + k8 * 8, values_f32x8)
     if count & 7:
         _mm256_storeu_ps(last, floats_of_8(
             format, packed + (count >> 3) * block_bytes(format), &levels))
@@ -86,7 +93,7 @@ cdef inline void dequantize_row(int format, const uint8_t *packed, Py_ssize_t co
 
 cdef inline void dequantize_chunk(const Weights *w, Py_ssize_t tile, Py_ssize_t begin,
                                   Py_ssize_t end, float *out, Py_ssize_t out_stride,
-                                  int format) noexcept nogil:
+                                  int format, bint streamed) noexcept nogil:
     # Groups [begin, end) of a tile; at most ARRAY_CHUNK / 32 of them.
     cdef __m256 scales_f32x8[16][4]
     cdef __m256 zeros_f32x8[16][4]
@@ -111,18 +118,29 @@ cdef inline void dequantize_chunk(const Weights *w, Py_ssize_t tile, Py_ssize_t 
                 move_levels((<float *>zeros_f32x8[group - begin])[row], &levels)
             dequantize_row(format, packed,
                            min(w.group_size, w.in_features - group * w.group_size), &levels,
-                           out + (tile * 32 + row) * out_stride + group * w.group_size)
+                           streamed, out + (tile * 32 + row) * out_stride + group * w.group_size)
 
 
 cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_stride,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end,
                                   int format) noexcept nogil:
-    cdef Py_ssize_t tile, chunk
+    cdef Py_ssize_t tile, chunk, begin, end
     cdef Py_ssize_t step = ARRAY_CHUNK // w.group_size
+    # What no cache holds is written past the caches: memory is then not read before it is written.
+    # A single tile is a block that its caller reads at once.
+    cdef bint streamed = (
+        w.out_features * w.in_features * <Py_ssize_t>sizeof(float) >= STREAMED_BYTES
+        and tile_end - tile_begin > 1 and (<size_t>out & 15) == 0 and (out_stride & 3) == 0)
     for tile in range(tile_begin, tile_end):
         for chunk in range((w.groups + step - 1) // step):
-            dequantize_chunk(w, tile, chunk * step, min(chunk * step + step, w.groups), out,
-                             out_stride, format)
+            begin = chunk * step
+            end = min(begin + step, w.groups)
+            if streamed:
+                dequantize_chunk(w, tile, begin, end, out, out_stride, format, True)
+            else:
+                dequantize_chunk(w, tile, begin, end, out, out_stride, format, False)
+    if streamed:
+        _mm_sfence()
 
 
 cdef inline __m256i set_bits_of_32(const uint8_t *packed, Py_ssize_t stride) noexcept nogil:

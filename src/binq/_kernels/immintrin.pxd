@@ -52,6 +52,8 @@ cdef extern from "immintrin.h" nogil:
     __m256 _mm256_load_ps(const float *p) noexcept
     __m256 _mm256_loadu_ps(const float *p) noexcept
     void _mm256_store_ps(float *p, __m256 v) noexcept
+    void _mm_stream_ps(float *p, __m128 v) noexcept
+    void _mm_sfence() noexcept
     void _mm256_storeu_ps(float *p, __m256 v) noexcept
     __m256 _mm256_broadcast_ss(const float *p) noexcept
 
@@ -120,6 +122,8 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_cvtps_epi32(__m256 a) noexcept
     __m256 _mm256_castsi256_ps(__m256i a) noexcept
     __m256i _mm256_castps_si256(__m256 a) noexcept
+    __m128 _mm256_castps256_ps128(__m256 a) noexcept
+    __m128 _mm256_extractf128_ps(__m256 a, int half) noexcept
     __m256 _mm256_add_ps(__m256 a, __m256 b) noexcept
     __m256 _mm256_sub_ps(__m256 a, __m256 b) noexcept
     __m256 _mm256_mul_ps(__m256 a, __m256 b) noexcept
