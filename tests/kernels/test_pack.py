@@ -96,3 +96,21 @@ def test_every_float16_scale_times_every_int4_code(isa):
     nan = np.isnan(wanted)
     np.testing.assert_array_equal(np.isnan(out), nan)
     np.testing.assert_array_equal(out[~nan].view(np.uint32), wanted[~nan].view(np.uint32))
+
+
+def test_large_weights_dequantize_as_small_ones(isa, threads):
+    """16 MB and more are written past the caches: whole tiles and the last rows and columns."""
+    _core.set_num_threads(1)
+    for format, symmetric in (("binary", False), ("ternary", True), ("int4", False)):
+        rng = np.random.default_rng(7)
+        shape = (40, 106_500)
+        q = random_quantized(rng, format, shape, 128, symmetric)
+        wanted = np.concatenate([q[:32].dequantize(), q[32:].dequantize()])
+        for shift in (0, 1, 4):  # floats past an aligned address
+            buffer = np.full(wanted.size + 24, np.nan, np.float32)
+            first = -buffer.ctypes.data % 64 // 4 + shift
+            out = buffer[first : first + wanted.size].reshape(shape)
+            q.dequantize(out=out)
+            np.testing.assert_array_equal(out.view(np.uint32), wanted.view(np.uint32))
+            assert np.isnan(buffer[:first]).all()
+            assert np.isnan(buffer[first + wanted.size :]).all()
