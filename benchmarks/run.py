@@ -23,7 +23,7 @@ def main() -> int:
     options = parser.parse_args()
     if not options.report_only:
         command = [sys.executable, "-m", "pytest", "-q", str(HERE), "--benchmark-enable"]
-        command += ["--benchmark-min-rounds=5", "--benchmark-max-time=0.4"]
+        command += ["--benchmark-min-rounds=5", "--benchmark-max-time=0.3"]
         command += ["--benchmark-min-time=0.00002", "--benchmark-columns=min,median,rounds"]
         code = subprocess.call([*command, f"--benchmark-json={RESULTS}"])
         if code:
