@@ -1,6 +1,6 @@
-# Products of float32 activations by multiplication (int4): a tile of codes is turned to float32 [k][32 rows] in L1 once and
-# met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused multiply-add for
-# each product. The scale of a group multiplies its sum. A prepared buffer holds
+# Products of float32 activations by multiplication: a tile of codes is turned to float32 [k][32 rows]
+# in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused
+# multiply-add for each product. The scale of a group multiplies its sum. A prepared buffer holds
 #   values float32 [group][row][group_size], sums float32 [group][row]
 # and each row is summed in the same order whatever rows lie beside it.
 

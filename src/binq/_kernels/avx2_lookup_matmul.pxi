@@ -143,12 +143,10 @@ cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssiz
     cdef float *y = <float *>scratch
     cdef Py_ssize_t group_bytes = w.group_size * planes * 4
     cdef Py_ssize_t row, tile, group, g, t, at, block, tiles, depth, end, ahead_t, ahead_g
-    # Tiles go in pairs, which share the loads of tables; but one row of x waits for memory, and
-    # memory is fastest in one stream.
-    cdef Py_ssize_t step = 1 if rows == 1 else 2
     row = 0
     while row < rows:
         block = min(rows - row, <Py_ssize_t>BLOCK_OF_ROWS)
+        # One row of x goes through memory once and straight on.
         depth = w.groups if rows == 1 else max(<Py_ssize_t>1, TABLE_CACHE // (size * block))
         tile = tile_begin
         while tile < tile_end:
@@ -158,23 +156,21 @@ cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssiz
             while group < w.groups:
                 end = min(group + depth, w.groups)
                 # Where the weights stand that come FETCH_AHEAD bytes later.
-                ahead_g = FETCH_AHEAD // (step * group_bytes)
-                ahead_t = ahead_g // (end - group) * step
+                ahead_g = FETCH_AHEAD // (2 * group_bytes)
+                ahead_t = ahead_g // (end - group) * 2
                 ahead_g = group + ahead_g % (end - group)
-                t = 0
-                while t < tiles:
+                for t in range(0, tiles, 2):
                     for g in range(group, end):
                         ahead = w.packed + (
                             (tile + ahead_t) * w.groups + ahead_g) * group_bytes
                         ahead_g += 1
                         if ahead_g == end:
                             ahead_g = group
-                            ahead_t += step
+                            ahead_t += 2
                         at = g * rows + row
-                        lookup_group(w, tile + t, min(step, tiles - t), g, ahead,
+                        lookup_group(w, tile + t, min(<Py_ssize_t>2, tiles - t), g, ahead,
                                      tables + at * size, x_scales + at, absolutes + at,
                                      x_sums + at, y + t * block * 32, block, planes, digits)
-                    t += step
                 group = end
             for t in range(tiles):
                 store_tile(w, y + t * block * 32, block, out + row * out_stride, out_stride,
