@@ -107,9 +107,9 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
         for group in range(w.groups):
             load_tile_scales(w, format, tile, group, &t)
             at = group * rows
-            if format == FORMAT_INT4 and rows * planes <= 2:
+            if format == FORMAT_INT4 and rows * planes <= FEW_PLANES:
                 few_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
-                          planes, <int>rows)
+                          planes, rows)
                 continue
             widen_tile(w, format, tile, group, codes)
             row = 0
