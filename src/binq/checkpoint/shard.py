@@ -19,7 +19,7 @@ from binq.array import QuantizedArray
 from binq.checkpoint.plan import BLOCK_BYTES, Item
 from binq.checkpoint.report import TensorReport
 from binq.checkpoint.source import Checkpoint
-from binq.checkpoint.tensors import to_float32
+from binq.checkpoint.tensors import copy_float32
 from binq.errors import NonFiniteError
 from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
@@ -226,16 +226,25 @@ class _Errors:
         self.worst = 0.0
         self.clipped = 0
         self.zero_scales = 0
+        self._floats = np.empty((2, 0, 0), np.float32)
 
     def add(self, values: NDArray[Any], packed: QuantizedArray) -> None:
         """Adds a block of rows, of any float dtype, and what became of it."""
-        step = max(32, _PIECE // max(1, values.shape[1]) // 32 * 32)
+        columns = values.shape[1]
+        step = max(32, _PIECE // max(1, columns) // 32 * 32)
+        if self._floats.shape != (2, step, columns):
+            # Kept from piece to piece: new memory costs more than what is computed in it.
+            self._floats = np.empty((2, step, columns), np.float32)
         for start in range(0, len(values), step):
             part = slice(start, min(start + step, len(values)))
-            self._add(to_float32(values[part]), packed[part])
+            floats, error = self._floats[:, : part.stop - start]
+            copy_float32(values[part], floats)
+            self._add(floats, packed[part], error)
 
-    def _add(self, values: NDArray[np.float32], packed: QuantizedArray) -> None:
-        error = packed.dequantize()
+    def _add(
+        self, values: NDArray[np.float32], packed: QuantizedArray, error: NDArray[np.float32]
+    ) -> None:
+        packed.dequantize(out=error)
         np.subtract(values, error, out=error)
         self.signal += _square_sum(values)
         self.noise += _square_sum(error)
