@@ -1,6 +1,5 @@
 """quantize_checkpoint: what it writes, what it refuses, and that a kill loses nothing."""
 
-import hashlib
 import json
 import os
 import signal
@@ -12,74 +11,16 @@ import time
 import warnings
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
+from checkpoint.folders import LAYER, SMALL, load, tree, write_json
 
 import binq
 from binq.checkpoint import Checkpoint, logical_tensors
 from binq.checkpoint.plan import Settings, make_plan
 from binq.checkpoint.rules import Choice
 from binq.checkpoint.verify import verify
-
-LAYER = "model.layers.0"
-
-
-@pytest.fixture
-def source(tmp_path):
-    """A Qwen 3 folder in three shards, with a tokenizer, a stray file and a folder."""
-    folder = tmp_path / "source"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    tensors = {
-        "model.embed_tokens.weight": (70, 96),
-        f"{LAYER}.self_attn.q_proj.weight": (96, 96),
-        f"{LAYER}.self_attn.q_norm.weight": (24,),
-        f"{LAYER}.mlp.up_proj.weight": (130, 96),
-        f"{LAYER}.mlp.up_proj.bias": (130,),
-        f"{LAYER}.mlp.down_proj.weight": (96, 130),
-        "lm_head.weight": (70, 96),
-        "unheard.of": (40, 40),
-    }
-    names = list(tensors)
-    weight_map = {}
-    for n in range(3):
-        part = {
-            name: rng.standard_normal(tensors[name]).astype(ml_dtypes.bfloat16)
-            for name in names[n::3]
-        }
-        binq.save_file(part, folder / f"model-{n}.safetensors")
-        weight_map |= dict.fromkeys(part, f"model-{n}.safetensors")
-    write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
-    write_json(folder / "config.json", {"model_type": "qwen3", "hidden_size": 96})
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "stray.safetensors").write_bytes(b"not part of the model")
-    (folder / "original").mkdir()
-    (folder / "original" / "model.safetensors").write_bytes(b"nor this")
-    return folder
-
-
-def write_json(path, content):
-    path.write_text(json.dumps(content))
-
-
-def load(folder):
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    tensors = {}
-    for file in set(index["weight_map"].values()):
-        tensors |= binq.load_file(folder / file)
-    return tensors
-
-
-def tree(folder):
-    """The sha256 of every file of a folder by name."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
@@ -313,9 +254,6 @@ def test_progress_adds_up_to_the_source(source, tmp_path):
     assert spy.done == report.bytes_before
 
 
-SMALL = {"max_shard_bytes": 9000}
-
-
 EXECUTORS = {
     "threads": lambda: ThreadPoolExecutor(3),
     "processes": lambda: ProcessPoolExecutor(2, mp_context=get_context("spawn")),
@@ -379,71 +317,6 @@ def test_parts_make_a_whole(source, tmp_path):
     assert tree(target) == tree(tmp_path / "alone")
 
 
-def converter(source, target, *more):
-    code = f"""
-        import binq, sys
-        binq.quantize_checkpoint({str(source)!r}, {str(target)!r}, max_shard_bytes=9000,
-                                 resume="resume" in sys.argv)
-    """
-    return [sys.executable, "-c", textwrap.dedent(code), *more]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("call", ["rename", "renameat2", "fsync"])
-def test_a_kill_at_any_point_is_made_good_by_resume(source, tmp_path, call):
-    """SIGKILL at every rename and fsync in turn: the resumed tree is that of an unbroken run."""
-    if subprocess.run(["which", "strace"], capture_output=True).returncode:
-        pytest.skip("needs strace")
-    binq.quantize_checkpoint(source, tmp_path / "unbroken", **SMALL)
-    wanted = tree(tmp_path / "unbroken")
-    killed = 0
-    for when in (1, 2, 3, 5, 8, 13, 21, 34):
-        target = tmp_path / f"{call}{when}"
-        trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={call}"]
-        inject = ["-e", f"inject={call}:signal=SIGKILL:when={when}"]
-        done = subprocess.run([*trace, *inject, *converter(source, target)], capture_output=True)
-        if done.returncode == 0:
-            break
-        killed += 1
-        for path in tmp_path.rglob("*.safetensors"):
-            if not path.name.startswith(("stray", ".")) and "original" not in path.parts:
-                binq.load_file(path)  # no final name is ever a broken file
-        if not target.exists():  # else the kill came after the last rename
-            again = subprocess.run(
-                converter(source, target, "resume"), capture_output=True, text=True
-            )
-            assert again.returncode == 0, again.stderr
-        assert tree(target) == wanted
-        assert not target.with_name(target.name + ".partial").exists()
-    if call == "fsync":
-        assert killed >= 4
-
-
-def test_resume_keeps_finished_shards_and_refuses_other_settings(source, tmp_path, monkeypatch):
-    target = tmp_path / "target"
-    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
-    partial = tmp_path / "target.partial"
-    first = next(partial.glob("*.safetensors"))
-    time_before = first.stat().st_mtime_ns
-    with pytest.raises(ValueError, match="other settings"):
-        binq.quantize_checkpoint(source, target, "ternary", resume=True, **SMALL)
-    os.utime(source / "model-0.safetensors", ns=(1, 1))
-    with pytest.raises(ValueError, match="another source"):
-        binq.quantize_checkpoint(source, target, resume=True, **SMALL)
-    # Without resume the old work is thrown away and all is done again.
-    binq.quantize_checkpoint(source, target, **SMALL)
-    assert (target / first.name).stat().st_mtime_ns > time_before
-
-
-def test_resume_does_not_repeat_a_shard(source, tmp_path):
-    target = tmp_path / "target"
-    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
-    first = next((tmp_path / "target.partial").glob("*.safetensors"))
-    time_before = first.stat().st_mtime_ns
-    binq.quantize_checkpoint(source, target, resume=True, **SMALL)
-    assert (target / first.name).stat().st_mtime_ns == time_before
-
-
 def test_two_converters_do_not_share_a_target(source, tmp_path):
     partial = tmp_path / "target.partial"
     partial.mkdir()
@@ -470,91 +343,6 @@ def test_ctrl_c_exits_with_130_and_leaves_no_target(source, tmp_path):
     assert "interrupted" in done.stderr
     assert not target.exists()
     assert not list(tmp_path.rglob("*.tmp"))
-
-
-def sparse_checkpoint(folder: Path, gib: int) -> None:
-    """Matrices of 1 GiB in BF16 that take no room on the disk: a row of weights each, then zeros.
-
-    The row is not of few levels: else binq would take all for packed already.
-    """
-    folder.mkdir()
-    entries = {
-        f"model.layers.{i}.mlp.up_proj.weight": {
-            "dtype": "BF16",
-            "shape": [2**15, 2**14],
-            "data_offsets": [i * 2**30, (i + 1) * 2**30],
-        }
-        for i in range(gib)
-    }
-    header = json.dumps(entries).encode()
-    start = 8 + len(header)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        for i in range(gib):
-            file.seek(start + i * 2**30)
-            file.write(np.linspace(-1, 1, 2**14).astype(ml_dtypes.bfloat16).tobytes())
-        file.truncate(start + gib * 2**30)
-    write_json(folder / "config.json", {"model_type": "qwen3"})
-
-
-MEMORY = """
-    import resource, sys, threading, time
-    import binq
-    from pathlib import Path
-    limit = int(sys.argv[3])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    most, stop = 0, False
-    def watch():
-        global most
-        while not stop:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("RssAnon"):
-                    most = max(most, int(line.split()[1]) * 1024)
-            time.sleep(0.005)
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        report = binq.quantize_checkpoint(
-            sys.argv[1], sys.argv[2], "binary", rules=["*=binary:absmean"])
-    finally:
-        stop = True
-        watcher.join()
-    print(most, report.peak_bytes)
-"""
-
-
-def run_bounded(folder, target, gib_limit):
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    arguments = [str(folder), str(target), str(int(gib_limit * 2**30))]
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(MEMORY), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr
-    most, predicted = map(int, done.stdout.split())
-    return most, predicted
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
-def test_memory_stays_within_its_bound(tmp_path):
-    """A gibibyte of weights in less address space than that plus Python's own needs."""
-    sparse_checkpoint(tmp_path / "source", 1)
-    most, predicted = run_bounded(tmp_path / "source", tmp_path / "target", 1.5)
-    assert most < predicted + 120_000_000
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
-def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
-    """16 GiB under 1.5 GiB of address space; 4 and 16 GiB take the same."""
-    peaks = []
-    for gib in (4, 16):
-        sparse_checkpoint(tmp_path / f"source{gib}", gib)
-        target = tmp_path / f"target{gib}"
-        peaks.append(run_bounded(tmp_path / f"source{gib}", target, 1.5)[0])
-    assert abs(peaks[1] - peaks[0]) < 0.15 * peaks[0]
 
 
 def test_the_plan_fills_shards_in_order(source):

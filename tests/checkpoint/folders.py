@@ -1,0 +1,31 @@
+"""What the tests of conversion share: small folders, and what is in a finished one."""
+
+import hashlib
+import json
+
+import binq
+
+LAYER = "model.layers.0"
+# Makes several shards of the small checkpoint.
+SMALL = {"max_shard_bytes": 9000}
+
+
+def write_json(path, content):
+    path.write_text(json.dumps(content))
+
+
+def load(folder):
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    tensors = {}
+    for file in set(index["weight_map"].values()):
+        tensors |= binq.load_file(folder / file)
+    return tensors
+
+
+def tree(folder):
+    """The sha256 of every file of a folder by name."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
