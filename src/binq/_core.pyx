@@ -59,8 +59,6 @@ cdef const KernelTable *kernels = NULL
 cdef bint plain_loops = False
 
 
-# ----------------------------------------------------------------------------- dispatch
-
 def cpu_features() -> dict[str, bool]:
     """Returns which instruction sets the CPU and the operating system offer."""
     cdef int x86 = binq_x86_features()
@@ -115,8 +113,6 @@ def use_isa(name: str) -> None:
     plain_loops = name == "portable"
 
 
-# ----------------------------------------------------------------------------- memory
-
 cdef void *allocate(Py_ssize_t nbytes) noexcept nogil:
     # malloc, aligned to 64 bytes; the block's own address lies just before it.
     cdef void *block = malloc(nbytes + ALIGNMENT + sizeof(void *))
@@ -145,8 +141,6 @@ cdef inline Py_ssize_t grain_for(Py_ssize_t items, int threads) noexcept nogil:
     # Pieces small enough that a slowed thread holds nobody up, large enough to stay cheap.
     return max(1, items // (8 * threads))
 
-
-# ----------------------------------------------------------------------------- geometry
 
 cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_features,
                        Py_ssize_t group_size) noexcept nogil:
@@ -187,8 +181,6 @@ cdef int check_buffers(int format, const Weights *w, const uint8_t[::1] packed,
                    scale_blocks * (16 if format == FORMAT_INT4 else TILE_ROWS * scale_bytes))
     return 0
 
-
-# ----------------------------------------------------------------------------- products
 
 cdef struct Product:
     const Weights *w
