@@ -182,120 +182,28 @@ cdef int check_buffers(int format, const Weights *w, const uint8_t[::1] packed,
     return 0
 
 
-cdef struct Product:
-    const Weights *w
-    const MatmulKernel *kernel
-    DequantizeKernel dequantize
-    int threads
-    const float *x
-    Py_ssize_t rows
-    char *prepared
-    uint8_t *unfit
-    float *out
-    char *scratch
-    Py_ssize_t scratch_bytes
+cdef int check_values(const uint8_t[::1] values, int input_type, Py_ssize_t row_stride,
+                      const Weights *w) except -1:
+    cdef Py_ssize_t size = 8 if input_type == INPUT_FLOAT64 else 4 if input_type == INPUT_FLOAT32 else 2
+    if w.out_features and (row_stride < 0 or values.shape[0] < (
+            (w.out_features - 1) * row_stride + w.in_features * size)):
+        raise ValueError(f"values must hold {w.out_features} rows, got {values.shape[0]} bytes")
+    return 0
 
 
-cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Product *p = <Product *>job
-    p.kernel.prepare(p.w, p.x, p.w.in_features, p.rows, p.prepared, p.unfit,
-                     begin * 16, min(end * 16, p.rows))
-
-
-cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Product *p = <Product *>job
-    p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
-                      p.scratch + slot * p.scratch_bytes, begin, end)
-
-
-cdef inline float dot(const float *x, const float *w, Py_ssize_t count) noexcept nogil:
-    # Float products, summed exactly enough in eight chains that the processor runs side by side.
-    cdef double totals[8]
-    cdef double total = 0.0
-    cdef Py_ssize_t k, i
-    for i in range(8):
-        totals[i] = 0.0
-    for k in range(count >> 3):
-        for i in range(8):
-            totals[i] += <double>x[8 * k + i] * <double>w[8 * k + i]
-    for k in range(count & ~7, count):
-        totals[k & 7] += <double>x[k] * <double>w[k]
-    for i in range(8):
-        total += totals[i]
-    return <float>total
-
-
-cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    # Rows with inf, NaN or nothing but tiny numbers, by float arithmetic on dequantized weights.
-    cdef Product *p = <Product *>job
-    cdef float *tile_weights = <float *>(p.scratch + slot * p.scratch_bytes)
-    cdef Py_ssize_t tile, row, column
-    cdef Py_ssize_t in_features = p.w.in_features
-    for tile in range(begin, end):
-        # The kernel writes row r of the matrix to out + r * stride: shifted, so that this tile's
-        # first row is the scratch buffer's.
-        p.dequantize(p.w, tile_weights - tile * TILE_ROWS * in_features, in_features,
-                     tile, tile + 1)
-        for row in range(p.rows):
-            if not p.unfit[row]:
-                continue
-            for column in range(min(<Py_ssize_t>TILE_ROWS, p.w.out_features - tile * TILE_ROWS)):
-                p.out[row * p.w.out_features + tile * TILE_ROWS + column] = dot(
-                    p.x + row * in_features, tile_weights + column * in_features, in_features)
-
-
-cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const Weights *w,
-                           Py_ssize_t rows) noexcept nogil:
-    # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower.
-    cdef Py_ssize_t most, blocks
-    if rows <= MIN_BLOCK_ROWS:
-        return rows
-    most = BLOCK_BYTES // (1 + kernel.prepared_bytes(w, 64) // 64) // 16 * 16
-    most = max(<Py_ssize_t>MIN_BLOCK_ROWS, min(most, <Py_ssize_t>MAX_BLOCK_ROWS))
-    blocks = (rows + most - 1) // most
-    return ((rows + blocks - 1) // blocks + 7) // 8 * 8
-
-
-cdef int run_product(Product *p) noexcept nogil:
-    # One block of rows of x. Returns 0 where memory ran out.
-    cdef int threads = p.threads
-    cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
-    cdef Py_ssize_t unfit_bytes = aligned(p.rows)
-    cdef Py_ssize_t row
-    cdef char *block
-    cdef bint any_unfit = False
-    p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
-    block = <char *>allocate(prepared_bytes + unfit_bytes + threads * p.scratch_bytes)
-    if block == NULL:
-        return 0
-    p.prepared = block
-    p.unfit = <uint8_t *>block + prepared_bytes
-    p.scratch = block + prepared_bytes + unfit_bytes
-    # Preparing costs about as much for a row as a tile or two of the product.
-    parallel_for(prepare_task, p, (p.rows + 15) // 16, 1, threads)
-    parallel_for(multiply_task, p, p.w.tiles, grain_for(p.w.tiles, threads), threads)
-    for row in range(p.rows):
-        any_unfit |= p.unfit[row]
-    if any_unfit:
-        p.scratch_bytes = aligned(TILE_ROWS * p.w.in_features * <Py_ssize_t>sizeof(float))
-        p.scratch = <char *>allocate(threads * p.scratch_bytes)
-        if p.scratch == NULL:
-            release(block)
-            return 0
-        parallel_for(unfit_task, p, p.w.tiles, 1, threads)
-        release(p.scratch)
-    release(block)
-    return 1
+include "_core_product.pxi"
 
 
 cdef struct Elementwise:
-    # dequantize, unpack, pack and quantize: tile by tile, nothing shared.
+    # dequantize, unpack, pack, quantize and measure: tile by tile, nothing shared.
     const Weights *w
     DequantizeKernel dequantize
     UnpackKernel unpack
     PackKernel pack
     QuantizeKernel quantize
+    MeasureKernel measure
     const QuantizeJob *job
+    Errors *errors
     float *floats
     int8_t *codes
     uint8_t *packed
@@ -322,6 +230,11 @@ cdef void pack_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexc
 cdef void quantize_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Elementwise *e = <Elementwise *>job
     e.status[slot] |= e.quantize(e.job, e.scratch + slot * e.scratch_bytes, begin, end)
+
+
+cdef void measure_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Elementwise *e = <Elementwise *>job
+    e.measure(e.w, e.job.values, e.job.row_stride, e.job.input_type, e.errors, begin, end)
 
 
 cdef class PackedMatrix:
@@ -410,6 +323,38 @@ cdef class PackedMatrix:
         with nogil:
             run_elementwise(unpack_task, &e, self.weights.tiles, self.weights.in_features)
 
+    def measure(self, const uint8_t[::1] values not None, int input_type, Py_ssize_t row_stride,
+                double[::1] totals not None):
+        """Adds signal, noise, worst (the larger), clipped and zero scales to ``totals``."""
+        cdef Elementwise e
+        cdef QuantizeJob job
+        cdef Py_ssize_t tile
+        if totals.shape[0] != 5:
+            raise ValueError(f"totals must have 5 elements, got {totals.shape[0]}")
+        check_values(values, input_type, row_stride, &self.weights)
+        if self.weights.out_features == 0 or self.weights.in_features == 0:
+            return
+        job.values = <const char *>address(values)
+        job.row_stride = row_stride
+        job.input_type = input_type
+        e.w = &self.weights
+        e.job = &job
+        e.measure = kernels.measure[self.format]
+        with nogil:
+            e.errors = <Errors *>allocate(self.weights.tiles * <Py_ssize_t>sizeof(Errors))
+            if e.errors != NULL:
+                run_elementwise(measure_task, &e, self.weights.tiles, self.weights.in_features)
+                # In order: the sums are the same for any number of threads or of blocks.
+                for tile in range(self.weights.tiles):
+                    totals[0] += e.errors[tile].signal
+                    totals[1] += e.errors[tile].noise
+                    totals[2] = max(totals[2], e.errors[tile].worst)
+                    totals[3] += e.errors[tile].clipped
+                    totals[4] += e.errors[tile].zero_scales
+            release(e.errors)
+        if e.errors == NULL:
+            raise MemoryError("not enough memory to measure")
+
 
 cdef void run_elementwise(Task task, Elementwise *e, Py_ssize_t tiles,
                           Py_ssize_t in_features) noexcept nogil:
@@ -453,10 +398,7 @@ def quantize(int format, int method, bint symmetric, const uint8_t[::1] values n
     set_geometry(&w, out_features, in_features, group_size)
     w.scales_float32 = scales_float32
     check_buffers(format, &w, packed, scales, zero_points)
-    if row_stride < 0 or values.shape[0] < (
-            (out_features - 1) * row_stride
-            + in_features * (8 if input_type == INPUT_FLOAT64 else 4 if input_type == INPUT_FLOAT32 else 2)):
-        raise ValueError(f"values must hold {out_features} rows, got {values.shape[0]} bytes")
+    check_values(values, input_type, row_stride, &w)
     job.values = <const char *>address(values)
     job.row_stride = row_stride
     job.input_type = input_type

@@ -16,6 +16,7 @@ include "quantizers.pxi"
 include "avx2_activations.pxi"
 include "avx2_scales.pxi"
 include "avx2_arrays.pxi"
+include "measure.pxi"
 include "avx512_tile.pxi"
 include "avx512_matmul.pxi"
 include "avx512_few.pxi"
@@ -275,5 +276,8 @@ kernel_table.unpack[FORMAT_INT4] = unpack_int4
 kernel_table.pack[FORMAT_BINARY] = pack_binary
 kernel_table.pack[FORMAT_TERNARY] = pack_ternary
 kernel_table.pack[FORMAT_INT4] = pack_int4
+kernel_table.measure[FORMAT_BINARY] = measure_binary
+kernel_table.measure[FORMAT_TERNARY] = measure_ternary
+kernel_table.measure[FORMAT_INT4] = measure_int4
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

@@ -16,6 +16,8 @@ typedef __m256d binq_doubles;
 #define binq_store_floats(p, a) _mm256_storeu_ps(p, a)
 #define binq_min_floats(a, b) _mm256_min_ps(a, b)
 #define binq_max_floats(a, b) _mm256_max_ps(a, b)
+#define binq_sub_floats(a, b) _mm256_sub_ps(a, b)
+#define binq_abs_floats(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define binq_load(p) _mm256_loadu_pd(p)
 #define binq_store(p, a) _mm256_storeu_pd(p, a)
 #define binq_widen(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
@@ -38,6 +40,8 @@ typedef __m128d binq_doubles;
 #define binq_store_floats(p, a) _mm_storeu_ps(p, a)
 #define binq_min_floats(a, b) _mm_min_ps(a, b)
 #define binq_max_floats(a, b) _mm_max_ps(a, b)
+#define binq_sub_floats(a, b) _mm_sub_ps(a, b)
+#define binq_abs_floats(a) _mm_andnot_ps(_mm_set1_ps(-0.0f), a)
 #define binq_load(p) _mm_loadu_pd(p)
 #define binq_store(p, a) _mm_storeu_pd(p, a)
 #define binq_widen(p) _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd((const double *)(const void *)(p))))
@@ -60,6 +64,8 @@ typedef float64x2_t binq_doubles;
 #define binq_store_floats(p, a) vst1q_f32(p, a)
 #define binq_min_floats(a, b) vminq_f32(a, b)
 #define binq_max_floats(a, b) vmaxq_f32(a, b)
+#define binq_sub_floats(a, b) vsubq_f32(a, b)
+#define binq_abs_floats(a) vabsq_f32(a)
 #define binq_load(p) vld1q_f64(p)
 #define binq_store(p, a) vst1q_f64(p, a)
 #define binq_widen(p) vcvt_f64_f32(vld1_f32(p))
@@ -82,6 +88,8 @@ typedef double binq_doubles;
 #define binq_store_floats(p, a) (*(p) = (a))
 #define binq_min_floats(a, b) ((a) < (b) ? (a) : (b))
 #define binq_max_floats(a, b) ((a) < (b) ? (b) : (a))
+#define binq_sub_floats(a, b) ((a) - (b))
+#define binq_abs_floats(a) ((a) < 0 ? -(a) : (a))
 #define binq_load(p) (*(p))
 #define binq_store(p, a) (*(p) = (a))
 #define binq_widen(p) ((double)*(p))
@@ -94,6 +102,13 @@ typedef double binq_doubles;
 #define binq_round(a) (((a) + BINQ_ROUNDER) - BINQ_ROUNDER)
 #define binq_greater(a, b) ((double)((a) > (b)))
 #define binq_pick(mask, a, b) ((mask) != 0.0 ? (a) : (b))
+#endif
+
+/* sum + a * a where float64 holds a * a exactly: one rounding either way. */
+#if defined(__AVX__) && defined(__FMA__)
+#define binq_add_square(sum, a) _mm256_fmadd_pd(a, a, sum)
+#else
+#define binq_add_square(sum, a) binq_add(sum, binq_mul(a, a))
 #endif
 
 /* Eight float16 as float32. */

@@ -12,6 +12,7 @@ include "quantizers.pxi"
 include "neon_tile.pxi"
 include "neon_matmul.pxi"
 include "arrays.pxi"
+include "measure.pxi"
 
 
 cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -155,5 +156,8 @@ kernel_table.unpack[FORMAT_INT4] = unpack_int4
 kernel_table.pack[FORMAT_BINARY] = pack_binary
 kernel_table.pack[FORMAT_TERNARY] = pack_ternary
 kernel_table.pack[FORMAT_INT4] = pack_int4
+kernel_table.measure[FORMAT_BINARY] = measure_binary
+kernel_table.measure[FORMAT_TERNARY] = measure_ternary
+kernel_table.measure[FORMAT_INT4] = measure_int4
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

@@ -8,7 +8,7 @@
 from libc.stdint cimport int8_t, uint8_t, int32_t
 
 cdef enum:
-    TABLE_VERSION = 1
+    TABLE_VERSION = 2
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
 
 cdef enum:                    # Format: index into the arrays of KernelTable
@@ -120,6 +120,21 @@ ctypedef void (*PackKernel)(const Weights *w, const int8_t *codes, Py_ssize_t co
                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
 
 
+ctypedef struct Errors:
+    # How far the packed weights of one tile are from the floats they came from (binq.reference).
+    double signal             # sum of squares of the floats
+    double noise              # sum of squares of the errors
+    double worst              # largest magnitude of an error
+    double clipped            # int4: weights farther than half a step from their level
+    double zero_scales        # scales that are 0
+
+
+# values, row_stride and input_type are as in QuantizeJob; writes errors[tile] of each tile.
+ctypedef void (*MeasureKernel)(const Weights *w, const char *values, Py_ssize_t row_stride,
+                               int input_type, Errors *errors,
+                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+
+
 ctypedef struct KernelTable:
     int version               # TABLE_VERSION of the module that filled the table
     const char *name          # "portable", "avx2", "neon"
@@ -129,3 +144,4 @@ ctypedef struct KernelTable:
     DequantizeKernel dequantize[FORMATS]
     UnpackKernel unpack[FORMATS]
     PackKernel pack[FORMATS]
+    MeasureKernel measure[FORMATS]

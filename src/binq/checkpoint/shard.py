@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
+from binq.checkpoint.errors import Errors
 from binq.checkpoint.plan import BLOCK_BYTES, Item
 from binq.checkpoint.report import TensorReport
 from binq.checkpoint.source import Checkpoint
-from binq.checkpoint.tensors import copy_float32
 from binq.errors import NonFiniteError
 from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
@@ -28,8 +28,6 @@ from binq.quantize import quantize_unwarned
 
 Progress = Callable[[int], None]
 _COPY_BYTES = 1 << 26
-# Errors are measured on about this many weights at a time, which stay in the cache.
-_PIECE = 1 << 16
 
 
 def write_shard(
@@ -134,7 +132,7 @@ def _try_quantize(
     tensor, d = item.tensor, item.description
     shapes = d.part_shapes(np.dtype(scale_dtype))
     names = d.part_names(tensor.name)
-    errors = _Errors()
+    errors = Errors()
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
     writer.begin(names[0], dtype_name(shapes[0][0]), shapes[0][1])
     blocks = list(_blocks(item))
@@ -215,58 +213,3 @@ def _pack_rows(
             where += f" of matrix {matrix}"
         raise NonFiniteError(f"{where}: {error}") from None
     return packed
-
-
-class _Errors:
-    """Sums up how far packed weights are from the floats they came from."""
-
-    def __init__(self) -> None:
-        self.signal = 0.0
-        self.noise = 0.0
-        self.worst = 0.0
-        self.clipped = 0
-        self.zero_scales = 0
-        self._floats = np.empty((2, 0, 0), np.float32)
-
-    def add(self, values: NDArray[Any], packed: QuantizedArray) -> None:
-        """Adds a block of rows, of any float dtype, and what became of it."""
-        columns = values.shape[1]
-        step = max(32, _PIECE // max(1, columns) // 32 * 32)
-        if self._floats.shape != (2, step, columns):
-            # Kept from piece to piece: new memory costs more than what is computed in it.
-            self._floats = np.empty((2, step, columns), np.float32)
-        for start in range(0, len(values), step):
-            part = slice(start, min(start + step, len(values)))
-            floats, error = self._floats[:, : part.stop - start]
-            copy_float32(values[part], floats)
-            self._add(floats, packed[part], error)
-
-    def _add(
-        self, values: NDArray[np.float32], packed: QuantizedArray, error: NDArray[np.float32]
-    ) -> None:
-        packed.dequantize(out=error)
-        np.subtract(values, error, out=error)
-        self.signal += _square_sum(values)
-        self.noise += _square_sum(error)
-        np.abs(error, out=error)
-        self.worst = max(self.worst, float(error.max(initial=0.0)))
-        scales = packed.group_scales()
-        self.zero_scales += scales.size - int(np.count_nonzero(scales))
-        if packed.format == "int4" and error.size:
-            group = packed.group_size or error.shape[1]
-            step = np.abs(scales.astype(np.float32)) * np.float32(0.5000001)
-            step = np.repeat(step, group, axis=1)[:, : error.shape[1]]
-            self.clipped += int(np.count_nonzero(error > step))
-
-    def result(self) -> tuple[float, float, int, int]:
-        """Returns SQNR in dB, the largest error, clipped weights and zero scales."""
-        if self.noise == 0.0:
-            return math.inf, self.worst, self.clipped, self.zero_scales
-        ratio = self.signal / self.noise
-        decibels = 10 * math.log10(ratio) if ratio > 0 else -math.inf
-        return decibels, self.worst, self.clipped, self.zero_scales
-
-
-def _square_sum(values: NDArray[np.float32]) -> float:
-    """Returns the sum of squares: in float32 along each row, in float64 over the rows."""
-    return float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64))

@@ -7,8 +7,10 @@ matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"
 - layout: tiles, groups, packed codes, stored scales and zero points
 - product: dequantize, quantized activations, matmul
 - quantizers: the scale of a group by each method, codes, quantize
+- errors: measure
 """
 
+from binq.reference.errors import measure
 from binq.reference.layout import (
     TILE_ROWS,
     count_groups,
@@ -40,6 +42,7 @@ __all__ = [
     "dequantize",
     "kernel_group_size",
     "matmul",
+    "measure",
     "pack",
     "pack_zero_points",
     "quantize",

@@ -1,0 +1,106 @@
+# Products, as the native door shares them among threads: blocks of rows of x, tiles of weights.
+
+cdef struct Product:
+    const Weights *w
+    const MatmulKernel *kernel
+    DequantizeKernel dequantize
+    int threads
+    const float *x
+    Py_ssize_t rows
+    char *prepared
+    uint8_t *unfit
+    float *out
+    char *scratch
+    Py_ssize_t scratch_bytes
+
+
+cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Product *p = <Product *>job
+    p.kernel.prepare(p.w, p.x, p.w.in_features, p.rows, p.prepared, p.unfit,
+                     begin * 16, min(end * 16, p.rows))
+
+
+cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Product *p = <Product *>job
+    p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
+                      p.scratch + slot * p.scratch_bytes, begin, end)
+
+
+cdef inline float dot(const float *x, const float *w, Py_ssize_t count) noexcept nogil:
+    # Float products, summed exactly enough in eight chains that the processor runs side by side.
+    cdef double totals[8]
+    cdef double total = 0.0
+    cdef Py_ssize_t k, i
+    for i in range(8):
+        totals[i] = 0.0
+    for k in range(count >> 3):
+        for i in range(8):
+            totals[i] += <double>x[8 * k + i] * <double>w[8 * k + i]
+    for k in range(count & ~7, count):
+        totals[k & 7] += <double>x[k] * <double>w[k]
+    for i in range(8):
+        total += totals[i]
+    return <float>total
+
+
+cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    # Rows with inf, NaN or nothing but tiny numbers, by float arithmetic on dequantized weights.
+    cdef Product *p = <Product *>job
+    cdef float *tile_weights = <float *>(p.scratch + slot * p.scratch_bytes)
+    cdef Py_ssize_t tile, row, column
+    cdef Py_ssize_t in_features = p.w.in_features
+    for tile in range(begin, end):
+        # The kernel writes row r of the matrix to out + r * stride: shifted, so that this tile's
+        # first row is the scratch buffer's.
+        p.dequantize(p.w, tile_weights - tile * TILE_ROWS * in_features, in_features,
+                     tile, tile + 1)
+        for row in range(p.rows):
+            if not p.unfit[row]:
+                continue
+            for column in range(min(<Py_ssize_t>TILE_ROWS, p.w.out_features - tile * TILE_ROWS)):
+                p.out[row * p.w.out_features + tile * TILE_ROWS + column] = dot(
+                    p.x + row * in_features, tile_weights + column * in_features, in_features)
+
+
+cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const Weights *w,
+                           Py_ssize_t rows) noexcept nogil:
+    # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower.
+    cdef Py_ssize_t most, blocks
+    if rows <= MIN_BLOCK_ROWS:
+        return rows
+    most = BLOCK_BYTES // (1 + kernel.prepared_bytes(w, 64) // 64) // 16 * 16
+    most = max(<Py_ssize_t>MIN_BLOCK_ROWS, min(most, <Py_ssize_t>MAX_BLOCK_ROWS))
+    blocks = (rows + most - 1) // most
+    return ((rows + blocks - 1) // blocks + 7) // 8 * 8
+
+
+cdef int run_product(Product *p) noexcept nogil:
+    # One block of rows of x. Returns 0 where memory ran out.
+    cdef int threads = p.threads
+    cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
+    cdef Py_ssize_t unfit_bytes = aligned(p.rows)
+    cdef Py_ssize_t row
+    cdef char *block
+    cdef bint any_unfit = False
+    p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
+    block = <char *>allocate(prepared_bytes + unfit_bytes + threads * p.scratch_bytes)
+    if block == NULL:
+        return 0
+    p.prepared = block
+    p.unfit = <uint8_t *>block + prepared_bytes
+    p.scratch = block + prepared_bytes + unfit_bytes
+    # Preparing costs about as much for a row as a tile or two of the product.
+    parallel_for(prepare_task, p, (p.rows + 15) // 16, 1, threads)
+    parallel_for(multiply_task, p, p.w.tiles, grain_for(p.w.tiles, threads), threads)
+    for row in range(p.rows):
+        any_unfit |= p.unfit[row]
+    if any_unfit:
+        p.scratch_bytes = aligned(TILE_ROWS * p.w.in_features * <Py_ssize_t>sizeof(float))
+        p.scratch = <char *>allocate(threads * p.scratch_bytes)
+        if p.scratch == NULL:
+            release(block)
+            return 0
+        parallel_for(unfit_task, p, p.w.tiles, 1, threads)
+        release(p.scratch)
+    release(block)
+    return 1
