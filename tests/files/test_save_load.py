@@ -207,3 +207,60 @@ def test_a_truncated_file_is_a_format_error(tmp_path, seed, cut):
     path.write_bytes(data[: int(len(data) * cut)])
     with pytest.raises(binq.FormatError, match=r"m\.safetensors"):
         binq.load_file(path)
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "a\0b", "a\ud800"])
+def test_names_that_no_reader_takes_are_refused(tmp_path, name):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"a": np.ones(3)}, path)
+    for tensor in (np.ones(3), binq.quantize(np.ones((4, 8)), "int4")):
+        if name != "__metadata__" or isinstance(tensor, np.ndarray):
+            with pytest.raises(ValueError, match="tensor names must be valid Unicode"):
+                binq.save_file({name: tensor}, path)
+    assert list(binq.load_file(path)) == ["a"]
+
+
+def test_what_a_file_would_lose_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with pytest.raises(ValueError, match="tensor 'a': shape has 9 axes, more than 8"):
+        binq.save_file({"a": np.ones((1,) * 9)}, path)
+    with pytest.raises(ValueError, match=r"tensor 'a\.packed': shape has 9 axes, more than 8"):
+        binq.save_file({"a": binq.quantize(np.ones((1,) * 7), "int4")}, path)
+    with pytest.raises(TypeError, match="tensor 'a' must be a plain array, got a masked one"):
+        binq.save_file({"a": np.ma.ones(3)}, path)
+    with pytest.raises(ValueError, match="metadata must be valid Unicode, got 'k'"):
+        binq.save_file({"a": np.ones(3)}, path, {"k": "\ud800"})
+    with pytest.raises(TypeError, match="metadata must map strings to strings, got str"):
+        binq.save_file({"a": np.ones(3)}, path, "made here")
+    with pytest.raises(TypeError, match="tensors must map names to arrays, got list"):
+        binq.save_file([np.ones(3)], path)
+    assert not path.exists()
+
+
+def test_a_link_stays_a_link(tmp_path):
+    binq.save_file({"a": np.zeros(3)}, tmp_path / "m.safetensors")
+    link = tmp_path / "link.safetensors"
+    try:
+        link.symlink_to("m.safetensors")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    binq.save_file({"b": np.zeros(3)}, link)
+    assert link.is_symlink()
+    assert list(binq.load_file(tmp_path / "m.safetensors")) == ["b"]
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="a folder, not a file") as caught:
+        binq.save_file({}, tmp_path)
+    assert caught.value.filename == str(tmp_path)
+    if os.name == "posix":
+        with pytest.raises(IsADirectoryError, match="a folder, not a file"):
+            binq.load_file(tmp_path)
+
+
+def test_types_that_numpy_lacks_are_refused_with_their_tensor(tmp_path):
+    path = tmp_path / "m.safetensors"
+    header = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(binq.UnsupportedFormatError, match=r"m\.safetensors: tensor 'a': .* F4"):
+        binq.load_file(path)

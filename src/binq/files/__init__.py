@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from binq.array import QuantizedArray
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.dtypes import dtype_name
+from binq.files.header import METADATA, checked_nbytes
 from binq.files.reader import SafetensorsFile
 from binq.files.writer import replacing, sha256, with_hashes, write_safetensors
 
@@ -30,11 +32,12 @@ def save_file(
     an error or Ctrl-C leaves what was there before.
 
     - tensors: name -> QuantizedArray or numpy array of any memory layout and byte order
-    - path: the file to write or replace; its folder must exist
+    - path: the file to write or replace; its folder must exist. A link stays a link: the file
+      behind it is replaced
     - metadata: strings to keep in ``__metadata__``; the key ``"binq"`` is taken
 
     Raises TypeError for dtypes that safetensors cannot hold and for metadata that are not
-    strings, ValueError for names that collide.
+    strings, ValueError for names that collide and for names and shapes that cannot be read back.
 
     >>> import numpy as np, binq, tempfile, pathlib
     >>> q = binq.quantize(np.eye(4, dtype=np.float32), "ternary")
@@ -44,6 +47,8 @@ def save_file(
     True
     """
     strings = _check_strings(metadata)
+    if not isinstance(tensors, Mapping):
+        raise TypeError(f"tensors must map names to arrays, got {type(tensors).__name__}")
     arrays: dict[str, NDArray[Any]] = {}
     described = {}
     for name, tensor in tensors.items():
@@ -59,6 +64,7 @@ def save_file(
             if part in arrays or (part in tensors and part != name):
                 raise ValueError(f"two tensors would be stored as {part!r}: rename one")
             assert array is not None
+            _check_readable(part, array)
             arrays[part] = array
     # safetensors writes the memory of an array as it lies: it must be contiguous, little-endian.
     contiguous = {
@@ -67,7 +73,8 @@ def save_file(
     }
     hashes = {part: sha256(array) for part, array in contiguous.items()}
     strings[binq_metadata.KEY] = with_hashes(binq_metadata.dump(described), hashes)
-    with replacing(path) as temporary:
+    path = Path(path)
+    with replacing(path.resolve() if path.is_symlink() else path) as temporary:
         write_safetensors(contiguous, temporary, strings)
 
 
@@ -104,6 +111,8 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, QuantizedArray | NDArra
 
 
 def _check_strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    if not isinstance(metadata, Mapping | None):
+        raise TypeError(f"metadata must map strings to strings, got {type(metadata).__name__}")
     strings = dict(metadata or {})
     for key, value in strings.items():
         if not isinstance(key, str) or not isinstance(value, str):
@@ -111,9 +120,31 @@ def _check_strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
                 f"metadata must map strings to strings, got {key!r}: {value!r}; "
                 f"use json.dumps: {json.dumps(str(value))}"
             )
+        if not (_is_unicode(key) and _is_unicode(value)):
+            raise ValueError(f"metadata must be valid Unicode, got {key!r}: {value!r}")
     if binq_metadata.KEY in strings:
         raise ValueError("metadata must not have the key 'binq', which binq writes itself")
     return strings
+
+
+def _check_readable(name: str, array: NDArray[Any]) -> None:
+    """Raises ValueError for a tensor that a file can hold but no reader, ours included, takes."""
+    if name == METADATA or "\0" in name or not _is_unicode(name):
+        raise ValueError(
+            f"tensor names must be valid Unicode without NUL and not {METADATA!r}, got {name!r}"
+        )
+    try:
+        checked_nbytes(dtype_name(array.dtype), array.shape)
+    except ValueError as error:
+        raise ValueError(f"tensor {name!r}: {error}") from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_array(name: str, tensor: object) -> NDArray[Any]:
@@ -122,6 +153,8 @@ def _check_array(name: str, tensor: object) -> NDArray[Any]:
             f"tensor {name!r} must be a numpy array or a QuantizedArray, "
             f"got {type(tensor).__name__}"
         )
+    if isinstance(tensor, np.ma.MaskedArray):
+        raise TypeError(f"tensor {name!r} must be a plain array, got a masked one")
     array = np.asarray(tensor)
     try:
         dtype_name(array.dtype)

@@ -19,6 +19,7 @@ MAX_TENSORS = 1_000_000
 MAX_AXES = 8
 MAX_SIZE = 2**48
 LENGTH_BYTES = 8
+METADATA = "__metadata__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def parse_header(
     file, the tensor and the reason.
     """
     entries = _load_json(text, path)
-    metadata = _check_metadata(entries.pop("__metadata__", {}), path)
+    metadata = _check_metadata(entries.pop(METADATA, {}), path)
     if len(entries) > MAX_TENSORS:
         raise FormatError(f"{path}: header lists {len(entries)} tensors, more than {MAX_TENSORS}")
     tensors = {name: _check_entry(name, entry, path) for name, entry in entries.items()}

@@ -1,7 +1,9 @@
 """Reads a safetensors file: by pread, which a shrinking file cannot crash, or mapped in memory."""
 
+import errno
 import mmap
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.dtypes import numpy_dtype
 from binq.files.header import LENGTH_BYTES, TensorInfo, header_length, parse_header
 
@@ -33,7 +35,10 @@ class SafetensorsFile:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.path, flags)
         try:
-            size = os.fstat(self._file).st_size
+            status = os.fstat(self._file)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(self.path))
+            size = status.st_size
             length = header_length(self._pread(0, min(LENGTH_BYTES, size)), size, self.path)
             self._data = LENGTH_BYTES + length
             self.size = size
@@ -76,13 +81,13 @@ class SafetensorsFile:
     def read(self, name: str) -> NDArray[Any]:
         """Returns a whole tensor as a new array."""
         info = self.info(name)
-        dtype = numpy_dtype(info.dtype)
+        dtype = self._dtype(name)
         return self.read_bytes(name, 0, info.nbytes).view(dtype).reshape(info.shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Returns ``tensor[start:stop]`` along the first axis as a new array."""
         info = self.info(name)
-        dtype = numpy_dtype(info.dtype)
+        dtype = self._dtype(name)
         row = info.nbytes // info.shape[0] if info.shape[0] else 0
         part = self.read_bytes(name, start * row, stop * row)
         return part.view(dtype).reshape(stop - start, *info.shape[1:])
@@ -108,8 +113,14 @@ class SafetensorsFile:
             if info.nbytes == 0:
                 part = np.zeros(0, np.uint8)
                 part.flags.writeable = False
-            arrays[name] = part.view(numpy_dtype(info.dtype)).reshape(info.shape)
+            arrays[name] = part.view(self._dtype(name)).reshape(info.shape)
         return arrays
+
+    def _dtype(self, name: str) -> np.dtype[Any]:
+        try:
+            return numpy_dtype(self.tensors[name].dtype)
+        except UnsupportedFormatError as error:
+            raise UnsupportedFormatError(f"{self.path}: tensor {name!r}: {error}") from None
 
     def _pread(self, offset: int, length: int) -> bytes:
         buffer = bytearray(length)
