@@ -119,3 +119,24 @@ def test_against_another_source(tmp_path):
     problems = list(verify(tmp_path / "t", longer))
     assert any("shape (40, 100), in the source (80, 100)" in p for p in problems)
     assert any(p == f"model.norm.weight: differs from {longer}" for p in problems)
+
+
+def test_the_index_must_place_every_tensor(tmp_path):
+    w = np.random.default_rng(1).standard_normal((40, 100), dtype=np.float32)
+    source = folder(tmp_path / "source", w, np.ones(100, np.float32))
+    binq.quantize_checkpoint(source, tmp_path / "t")
+    index = tmp_path / "t" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    place = content["weight_map"].pop("model.norm.weight")
+    content["weight_map"]["ghost"] = place
+    index.write_text(json.dumps(content))
+    assert [p.partition(": ")[2] for p in verify(tmp_path / "t", source)] == [
+        "tensor 'model.norm.weight': model.safetensors.index.json does not place it there",
+        "tensor 'ghost': missing, though model.safetensors.index.json places it there",
+    ]
+
+
+def test_a_gguf_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "m.gguf"
+    with pytest.raises(binq.UnsupportedFormatError, match=r"m\.gguf: a GGUF file"):
+        inspect(path)

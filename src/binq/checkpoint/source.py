@@ -102,6 +102,11 @@ class Checkpoint:
         """Returns the names of the files with tensors, in order of first use."""
         return tuple(dict.fromkeys(self._map.values()))
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Returns the file of each stored tensor by name."""
+        return dict(self._map)
+
     def __contains__(self, name: object) -> bool:
         return name in self._map
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from binq.array import QuantizedArray
 from binq.checkpoint.layouts import logical_tensors
 from binq.checkpoint.report import readable
-from binq.checkpoint.source import Checkpoint
-from binq.errors import FormatError
+from binq.checkpoint.source import INDEX, Checkpoint
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files import metadata as binq_metadata
 from binq.files.reader import SafetensorsFile
 from binq.formats import Geometry
@@ -40,11 +40,18 @@ class Entry:
 
 
 def tensor_files(path: Path) -> list[Path]:
-    """Returns the safetensors files behind a path: itself, or those of a folder's index."""
-    if not path.is_dir():
-        return [path]
-    with Checkpoint(path) as source:
-        return [path / name for name in source.files]
+    """Returns the safetensors files behind a path: itself, or those of a folder's index.
+
+    Raises UnsupportedFormatError for GGUF files.
+    """
+    files = [path]
+    if path.is_dir():
+        with Checkpoint(path) as source:
+            files = [path / name for name in source.files]
+    for file in files:
+        if file.suffix == ".gguf":
+            raise UnsupportedFormatError(f"{file}: a GGUF file: only quantize reads those")
+    return files
 
 
 def inspect(path: Path) -> list[Entry]:
@@ -87,16 +94,19 @@ def inspect_json(entries: list[Entry]) -> str:
 def verify(path: Path, against: Path | None = None) -> Iterator[str]:
     """Yields what is wrong with a file or folder that binq wrote, a line each.
 
-    Reads every byte: headers, the sha256 of every stored tensor, padding, scales. With
+    Reads every byte: headers, index, the sha256 of every stored tensor, padding, scales. With
     ``against``, the source it was made from, packed weights are compared with the source's and
     kept tensors must be the same bytes.
     """
     packed: dict[str, QuantizedArray] = {}
     plain: dict[str, NDArray[Any]] = {}
-    for file_path in tensor_files(path):
+    files = tensor_files(path)
+    places = _places(path)
+    for file_path in files:
         try:
             with SafetensorsFile(file_path) as file:
                 yield from _check_hashes(file)
+                yield from _check_index(file, places)
                 arrays = file.map_all()
                 described, _ = _described(file)
                 for name, d in described.items():
@@ -114,6 +124,26 @@ def _described(
 ) -> tuple[dict[str, binq_metadata.Description], dict[str, str]]:
     text = file.metadata.get(binq_metadata.KEY)
     return ({}, {}) if text is None else binq_metadata.parse(text, file.path)
+
+
+def _places(path: Path) -> dict[str, str] | None:
+    """Returns the weight map of a folder's index, or None where there is no index."""
+    if not (path / INDEX).exists():
+        return None
+    with Checkpoint(path) as source:
+        return source.places
+
+
+def _check_index(file: SafetensorsFile, places: dict[str, str] | None) -> Iterator[str]:
+    """A loader believes the index: what it leaves out is lost, what it invents is not found."""
+    if places is None:
+        return
+    for name in file:
+        if places.get(name) != file.path.name:
+            yield f"{file.path}: tensor {name!r}: {INDEX} does not place it there"
+    for name, place in places.items():
+        if place == file.path.name and name not in file:
+            yield f"{file.path}: tensor {name!r}: missing, though {INDEX} places it there"
 
 
 def _check_hashes(file: SafetensorsFile) -> Iterator[str]:
