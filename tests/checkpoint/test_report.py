@@ -81,3 +81,10 @@ def test_a_picture_is_drawn(tmp_path, suffix):
     for tensors in (report().tensors[1:], []):
         report(tensors).plot(path)
         assert path.exists()
+
+
+def test_a_plan_says_what_will_be_kept():
+    planned = TensorReport("m.up.weight", (8, 64), "ternary row asymmetric", "linear", 1024, 272)
+    assert planned.sqnr_db is None
+    assert not planned.kept
+    assert TensorReport("m.norm.weight", (64,), "Q6_K", "norm", 128, 128).kept

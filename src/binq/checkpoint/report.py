@@ -8,6 +8,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from binq.formats import FORMATS
+
 
 @dataclass
 class TensorReport:
@@ -15,7 +17,8 @@ class TensorReport:
 
     ``sqnr_db`` is 10·log10(Σw² / Σ(w − ŵ)²); ``max_error`` the largest |w − ŵ|; ``clipped`` how
     many weights lie farther from their level than half a step (int4); ``zero_scales`` how many
-    groups are all zero. None where the tensor was kept.
+    groups are all zero. None where the tensor was kept, and where nothing was measured: in a dry
+    run, and where ``resume`` found all done.
     """
 
     name: str
@@ -33,7 +36,8 @@ class TensorReport:
 
     @property
     def kept(self) -> bool:
-        return self.sqnr_db is None
+        """Returns whether the tensor is stored as it was: its format is no packed one."""
+        return self.format.partition(" ")[0] not in FORMATS
 
     @property
     def bits_per_weight(self) -> float:
