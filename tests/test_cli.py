@@ -81,6 +81,13 @@ def test_parts_and_finalize(source, tmp_path, capsys):
         ["quantize", "a", "b", "--method", "absmean"],
         ["quantize", "a", "b", "--rule", "nonsense"],
         ["quantize", "a", "b", "--part", "x"],
+        ["quantize", "a", "b", "--part", "0/2"],
+        ["quantize", "a", "b", "--part", "3/2"],
+        ["quantize", "a", "b", "--part", "1/2", "--finalize"],
+        ["quantize", "a", "b", "--embeddings", "int3"],
+        ["quantize", "a", "b", "--lm-head", "int4:g7"],
+        ["quantize", "a", "b", "--max-shard-size", "big"],
+        ["bench", "--features", "0"],
         ["quantize", "a", "b", "--max-shard-size", "inf"],
         ["quantize", "a", "b", "--max-shard-size", "0"],
         ["quantize", "a", "b", "--plot", "report.txt"],
@@ -92,6 +99,18 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
         run(*arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_wrong_usage_says_what_is_allowed(capsys):
+    for arguments, message in (
+        (["--part", "3"], "argument --part: must be I/N with I from 1 to N, got '3'"),
+        (["--group-size", "x"], "argument --group-size: must be a number or 'row', got 'x'"),
+        (["--max-shard-size", "0"], "must be a number of GB above 0, got '0'"),
+        (["--embeddings", "int3"], "--embeddings 'int3': format must be one of"),
+    ):
+        with pytest.raises(SystemExit):
+            run("quantize", "a", "b", *arguments)
+        assert message in capsys.readouterr().err
 
 
 def test_failures_exit_with_1_and_say_why(source, tmp_path, capsys):

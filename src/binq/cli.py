@@ -34,19 +34,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _group_size(text: str) -> int | None:
-    return None if text == "row" else int(text)
+    if text == "row":
+        return None
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a number or 'row', got {text!r}")
+    return int(text)
 
 
 def _part(text: str) -> tuple[int, int]:
     i, _, n = text.partition("/")
+    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n) < 2**31):
+        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, got {text!r}")
     return int(i), int(n)
 
 
 def _shard_size(text: str) -> int:
-    size = float(text) * 1e9
+    try:
+        size = float(text) * 1e9
+    except ValueError:
+        size = 0.0
     if not 1 <= size <= 2**60:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"must be a number of GB above 0, got {text!r}")
     return int(size)
+
+
+def _features(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {1 << 16}, got {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,8 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--dry-run", action="store_true", help="show the plan and the sizes")
     quantize.add_argument("--overwrite", action="store_true", help="replace DST")
     quantize.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    quantize.add_argument("--part", type=_part, metavar="I/N", help="every N-th shard, from I")
-    quantize.add_argument("--finalize", action="store_true", help="complete DST after all parts")
+    step = quantize.add_mutually_exclusive_group()
+    step.add_argument("--part", type=_part, metavar="I/N", help="every N-th shard, from I")
+    step.add_argument("--finalize", action="store_true", help="complete DST after all parts")
     quantize.add_argument("--json", action="store_true", help="the report as one JSON document")
     quantize.add_argument("--plot", type=Path, metavar="FILE", help="draw the report")
     quantize.set_defaults(run=_quantize)
@@ -97,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=_verify)
 
     bench = commands.add_parser("bench", help="speed of this machine, beside numpy's float32")
-    bench.add_argument("--features", type=int, default=4096)
+    bench.add_argument("--features", type=_features, default=4096, metavar="N")
     bench.set_defaults(run=_bench)
 
     selftest = commands.add_parser("selftest", help="check this installation")
@@ -112,7 +128,7 @@ def _usage(message: str) -> NoReturn:
 
 def _quantize(options: argparse.Namespace) -> int:
     from binq.checkpoint import quantize_checkpoint
-    from binq.checkpoint.rules import Choice, check_choice_of, parse_rules
+    from binq.checkpoint.rules import Choice, check_choice_of, parse_option, parse_rules
 
     try:
         default = check_choice_of(
@@ -121,6 +137,8 @@ def _quantize(options: argparse.Namespace) -> int:
             )
         )
         parse_rules(options.rule, default)
+        parse_option("--embeddings", options.embeddings, default)
+        parse_option("--lm-head", options.lm_head, default)
         if options.plot:
             _check_plot(options.plot)
     except ValueError as error:

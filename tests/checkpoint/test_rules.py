@@ -1,7 +1,9 @@
 """Rules: what they spell, and what they refuse."""
 
+import numpy as np
 import pytest
 
+import binq
 from binq.checkpoint.rules import Choice, check_choice_of, parse_choice, parse_rules
 
 DEFAULT = Choice("int4")
@@ -67,3 +69,30 @@ def test_a_malformed_rule_is_quoted(text):
 def test_a_choice_reads_well():
     assert str(Choice("int4", None, "mse", False)) == "int4 row asymmetric"
     assert str(check_choice_of(Choice("binary", 32))) == "binary g32"
+
+
+def test_options_are_checked_for_any_model(tmp_path):
+    """Also for one that has neither embeddings nor head."""
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
+    w = np.ones((32, 64), np.float32)
+    name = "model.layers.0.mlp.up_proj.weight"
+    binq.save_file({name: w}, tmp_path / "model.safetensors")
+    target = tmp_path / "t"
+    with pytest.raises(ValueError, match="embeddings 'int3': format must be one of"):
+        binq.quantize_checkpoint(tmp_path, target, embeddings="int3")
+    with pytest.raises(ValueError, match="lm_head 'int4:g7': group_size must be"):
+        binq.quantize_checkpoint(tmp_path, target, lm_head="int4:g7")
+    with pytest.raises(TypeError, match="embeddings must be a format such as"):
+        binq.quantize_checkpoint(tmp_path, target, embeddings=4)
+
+
+def test_two_tensors_of_one_name_are_refused_before_anything_is_written(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text('{"model_type": "qwen3"}')
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors = {name: np.ones((32, 64)), f"{name}.scales": np.ones(3)}
+    binq.save_file(tensors, source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"two tensors would be stored as '.*\.weight\.scales'"):
+        binq.quantize_checkpoint(source, tmp_path / "t")
+    assert not (tmp_path / "t.partial").exists()

@@ -1,13 +1,13 @@
 """What will become of each tensor of a checkpoint, decided before a byte is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from binq.checkpoint.layouts import logical_tensors
-from binq.checkpoint.rules import Choice, Rule, parse_choice, parse_rules
+from binq.checkpoint.rules import Choice, Rule, parse_option, parse_rules
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.tensors import ExactFormat, LogicalTensor
 from binq.files.metadata import Description
@@ -92,9 +92,13 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     """Returns the plan for a checkpoint.
 
     Raises ValueError for a rule that matches no tensor or asks for what cannot be done, naming
-    rule and tensor.
+    rule and tensor, and for two tensors of one name in the output.
     """
     rules = parse_rules(settings.rules, settings.default)
+    options = {"embedding": parse_option("embeddings", settings.embeddings, settings.default)}
+    options["head"] = options["embedding"]
+    if settings.lm_head is not None:
+        options["head"] = parse_option("lm_head", settings.lm_head, settings.default)
     tensors = logical_tensors(source)
     for rule in rules:
         matched = [tensor for tensor in tensors if rule.matches(tensor.name)]
@@ -105,7 +109,8 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
                 f"rule {rule.text!r} matches no matrix of weights: {matched[0].name!r} is "
                 f"{matched[0].dtype} of shape {matched[0].shape}"
             )
-    items = tuple(_decide(source, tensor, rules, settings) for tensor in tensors)
+    items = tuple(_decide(source, tensor, rules, options, settings.default) for tensor in tensors)
+    _check_names(source, items)
     shards: list[list[Item]] = [[]]
     filled = 0
     for item in items:
@@ -118,20 +123,36 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default))
 
 
+def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:
+    """Raises ValueError where two tensors would have one name in the output."""
+    names: set[str] = set()
+    for item in items:
+        stored: Sequence[str] = (item.tensor.name,)
+        if not item.kept:
+            stored = item.description.part_names(item.tensor.name)
+        elif item.tensor.copyable:
+            stored = item.tensor.stored
+        for name in stored:
+            if name in names:
+                raise ValueError(f"{source.path}: two tensors would be stored as {name!r}")
+            names.add(name)
+
+
 def _decide(
-    source: Checkpoint, tensor: LogicalTensor, rules: Sequence[Rule], settings: Settings
+    source: Checkpoint,
+    tensor: LogicalTensor,
+    rules: Sequence[Rule],
+    options: Mapping[str, Choice | None],
+    default: Choice,
 ) -> Item:
     rule = next((r for r in rules if r.matches(tensor.name)), None)
     if rule is not None:
         choice, reason = rule.choice, f"rule {rule.text}"
     elif tensor.role in ("embedding", "head") and not tensor.quantize:
-        wanted = settings.embeddings
-        if tensor.role == "head" and settings.lm_head is not None:
-            wanted = settings.lm_head
-        choice = None if wanted in (None, "keep") else parse_choice(wanted or "", settings.default)
+        choice = options[tensor.role]
         reason = tensor.reason
     else:
-        choice = settings.default if tensor.quantize else None
+        choice = default if tensor.quantize else None
         reason = tensor.reason
     if choice is None:
         return Item(tensor, reason=reason)

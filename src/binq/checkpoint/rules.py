@@ -47,11 +47,23 @@ def check_choice_of(choice: Choice) -> Choice:
     return choice
 
 
-def parse_choice(text: str, default: Choice) -> Choice:
+def parse_option(name: str, text: str | None, default: Choice) -> Choice | None:
+    """Returns the choice of the argument ``name``, or None where it asks for none.
+
+    Raises TypeError for what is not text, ValueError that quotes text that is no choice.
+    """
+    if text is None or text == KEEP:
+        return None
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a format such as 'int4:g64', or None, got {text!r}")
+    return parse_choice(text, default, name)
+
+
+def parse_choice(text: str, default: Choice, what: str = "rule") -> Choice:
     """Returns the choice that ``FORMAT[:gN|:row][:METHOD][:asymmetric]`` spells.
 
     What the text leaves out is taken from ``default``; a method that the format does not have
-    becomes the format's own default. Raises ValueError that quotes the text.
+    becomes the format's own default. Raises ValueError that quotes the text, as that of ``what``.
     """
     name, *options = text.split(":")
     try:
@@ -69,7 +81,7 @@ def parse_choice(text: str, default: Choice) -> Choice:
                 method = check_choice("method", option, kind.methods)
         return check_choice_of(Choice(name, group_size, method, symmetric))
     except ValueError as error:
-        raise ValueError(f"rule {text!r}: {error}") from None
+        raise ValueError(f"{what} {text!r}: {error}") from None
 
 
 def parse_rules(texts: Iterable[str], default: Choice) -> tuple[Rule, ...]:
