@@ -26,9 +26,11 @@ def main() -> int:
         source = options.out / "qwen3-shaped"
         make_checkpoint.write(source)
         print(f"wrote {source}, a small checkpoint in the layout of Qwen 3\n")
+    # A folder's name may have a dot, as Qwen3.5-9B has: only a file's is cut there.
+    name = source.resolve().name if source.is_dir() else source.stem
     for format in ("int4", "ternary", "binary"):
-        target = options.out / f"{source.stem}-{format}"
-        command = [sys.executable, HERE / "quantize_checkpoint.py", source, target]
+        target = options.out / f"{name}-{format}"
+        command = [sys.executable, HERE / "quantize_checkpoint.py", source, target, "--overwrite"]
         code = subprocess.call([*map(str, command), "--format", format])
         if code:
             return code

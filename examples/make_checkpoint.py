@@ -3,8 +3,8 @@
 python examples/make_checkpoint.py FOLDER
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -70,4 +70,6 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    write(parser.parse_args().folder)

@@ -10,6 +10,8 @@ import numpy as np
 
 import binq
 
+if len(sys.argv) > 2 or not all(text.isdecimal() for text in sys.argv[1:]):
+    sys.exit("usage: multiply.py [ROWS]")
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 8
 
 rng = np.random.default_rng(0)

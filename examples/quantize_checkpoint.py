@@ -1,6 +1,6 @@
 """Quantizes a checkpoint, loads the result and multiplies with it.
 
-    python examples/quantize_checkpoint.py SRC DST [--format int4|ternary|binary] [binq options...]
+    python examples/quantize_checkpoint.py SRC DST [--format int4|ternary|binary] [--overwrite] ...
 
 Prints a line for each tensor and the largest difference from the product with the float weights.
 """
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--rule", action="append", default=[])
     parser.add_argument("--embeddings")
+    parser.add_argument("--overwrite", action="store_true", help="replace what lies at DST")
     options = parser.parse_args()
     report = binq.quantize_checkpoint(
         options.src,
@@ -64,7 +65,7 @@ def main() -> None:
         group_size=options.group_size,
         rules=options.rule,
         embeddings=options.embeddings,
-        overwrite=True,
+        overwrite=options.overwrite,
         progress=True,
     )
     print(report)
