@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import binq
 from binq import _checks
 
 
@@ -252,3 +253,9 @@ def test_as_float32_fails_on_dtypes(x, dtype):
 def test_as_float32_fails_on_masked():
     with pytest.raises(TypeError, match=r"^x must be a plain array, got a masked one$"):
         _checks.as_float32("x", np.ma.array([1.0], mask=[True]))
+
+
+def test_masked_codes_are_refused():
+    codes = np.ma.array([[1, -1]], mask=[[False, True]])
+    with pytest.raises(TypeError, match=r"^codes must be a plain array, got a masked one$"):
+        binq.QuantizedArray.from_codes(codes, [[1.0]], format="binary")

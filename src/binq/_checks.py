@@ -133,6 +133,8 @@ def check_codes(
     Raises TypeError unless ``codes`` holds integers, ValueError for a shape other than ``shape``
     (or fewer than two axes) and for a value that is not one of ``levels``, naming its index.
     """
+    if isinstance(codes, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked one")
     array = np.asarray(codes)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
