@@ -75,6 +75,8 @@ def test_parts_and_finalize(source, tmp_path, capsys):
         [],
         ["unknown"],
         ["quantize", "only-one"],
+        ["quantize", "a", "", "--overwrite"],
+        ["verify", ""],
         ["quantize", "a", "b", "--format", "int8"],
         ["quantize", "a", "b", "--group-size", "33"],
         ["quantize", "a", "b", "--group-size", "many"],

@@ -33,6 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+def _path(text: str) -> Path:
+    # Path("") is the working folder: an unset variable of a script would name that.
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    return Path(text)
+
+
 def _group_size(text: str) -> int | None:
     if text == "row":
         return None
@@ -72,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     quantize = commands.add_parser("quantize", help="quantize a checkpoint folder or GGUF file")
-    quantize.add_argument("src", type=Path, help="folder or GGUF file to read")
-    quantize.add_argument("dst", type=Path, help="folder to make")
+    quantize.add_argument("src", type=_path, help="folder or GGUF file to read")
+    quantize.add_argument("dst", type=_path, help="folder to make")
     quantize.add_argument("--format", default="int4", help="binary, ternary or int4 (default)")
     quantize.add_argument(
         "--group-size", type=_group_size, default=128, metavar="N", help="32..256, or 'row'"
@@ -99,17 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--part", type=_part, metavar="I/N", help="every N-th shard, from I")
     step.add_argument("--finalize", action="store_true", help="complete DST after all parts")
     quantize.add_argument("--json", action="store_true", help="the report as one JSON document")
-    quantize.add_argument("--plot", type=Path, metavar="FILE", help="draw the report")
+    quantize.add_argument("--plot", type=_path, metavar="FILE", help="draw the report")
     quantize.set_defaults(run=_quantize)
 
     inspect = commands.add_parser("inspect", help="show what a file or folder holds")
-    inspect.add_argument("path", type=Path)
+    inspect.add_argument("path", type=_path)
     inspect.add_argument("--json", action="store_true")
     inspect.set_defaults(run=_inspect)
 
     verify = commands.add_parser("verify", help="read everything again and compare")
-    verify.add_argument("path", type=Path)
-    verify.add_argument("--against", type=Path, metavar="SRC", help="what it was made from")
+    verify.add_argument("path", type=_path)
+    verify.add_argument("--against", type=_path, metavar="SRC", help="what it was made from")
     verify.set_defaults(run=_verify)
 
     bench = commands.add_parser("bench", help="speed of this machine, beside numpy's float32")
