@@ -26,8 +26,8 @@ def linear(
       whose leading axes broadcast against those of x ``(..., rows, in_features)`` as in np.matmul
     - bias: None, ``(out_features,)``, or one for each matrix of a stack
     - activations: how exactly x enters the product. ``"float32"``: untouched; ``"int16"``: 14 to
-      16 bits with one scale for each row and group, error below 2e-4 relative to the norm of y;
-      ``"int8"``: 8 bits, below 1e-2
+      16 bits with one scale for each row and group, an error of about 1e-4 of the norm of y;
+      ``"int8"``: 8 bits, about 6e-3. Outliers in x take several times that (docs/accuracy.md)
     - out: a float32 array to write to and return; it may overlap x
 
     A row of x with inf or NaN (or with values below 1e-30 only, in the integer modes) is computed
