@@ -93,6 +93,8 @@ def test_two_tensors_of_one_name_are_refused_before_anything_is_written(tmp_path
     name = "model.layers.0.mlp.up_proj.weight"
     tensors = {name: np.ones((32, 64)), f"{name}.scales": np.ones(3)}
     binq.save_file(tensors, source / "model.safetensors")
-    with pytest.raises(ValueError, match=r"two tensors would be stored as '.*\.weight\.scales'"):
+    with pytest.raises(
+        binq.FormatError, match=r"two tensors would be stored as '.*\.weight\.scales'"
+    ):
         binq.quantize_checkpoint(source, tmp_path / "t")
     assert not (tmp_path / "t.partial").exists()

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 
 import hypothesis.strategies as st
 import ml_dtypes
@@ -18,6 +19,7 @@ from strategies import LAYOUTS, quantized_arrays, random_quantized, relay
 
 import binq
 from binq.files import SafetensorsFile
+from binq.files.writer import AppendWriter
 
 reuse_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
@@ -264,3 +266,21 @@ def test_types_that_numpy_lacks_are_refused_with_their_tensor(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
     with pytest.raises(binq.UnsupportedFormatError, match=r"m\.safetensors: tensor 'a': .* F4"):
         binq.load_file(path)
+
+
+def test_many_tensors_take_time_in_proportion(tmp_path):
+    """Experts one by one are tens of thousands: nothing may look at all that came before."""
+    names = [f"t{i}" for i in range(30_000)]
+    writer = AppendWriter(tmp_path / "m.safetensors", names)
+    start = time.process_time()
+    for i, name in enumerate(names):
+        mark = writer.mark()
+        for value in (i + 1, i):  # the second try is the one that stays
+            writer.rewind(mark)
+            writer.begin(name, "U8", (1,))
+            writer.write(np.array([value % 256], np.uint8))
+    writer.close({})
+    assert time.process_time() - start < 30  # about 1; where each looks at all others, minutes
+    loaded = binq.load_file(tmp_path / "m.safetensors")
+    assert len(loaded) == len(names)
+    assert all(loaded[name][0] == i % 256 for i, name in enumerate(names))

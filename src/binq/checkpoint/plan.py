@@ -10,6 +10,7 @@ from binq.checkpoint.layouts import logical_tensors
 from binq.checkpoint.rules import Choice, Rule, parse_option, parse_rules
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.tensors import ExactFormat, LogicalTensor
+from binq.errors import FormatError
 from binq.files.metadata import Description
 from binq.formats import get_format
 
@@ -92,7 +93,7 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     """Returns the plan for a checkpoint.
 
     Raises ValueError for a rule that matches no tensor or asks for what cannot be done, naming
-    rule and tensor, and for two tensors of one name in the output.
+    rule and tensor, and FormatError for two tensors of one name in the output.
     """
     rules = parse_rules(settings.rules, settings.default)
     options = {"embedding": parse_option("embeddings", settings.embeddings, settings.default)}
@@ -124,7 +125,7 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
 
 
 def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:
-    """Raises ValueError where two tensors would have one name in the output."""
+    """Raises FormatError where two tensors would have one name in the output."""
     names: set[str] = set()
     for item in items:
         stored: Sequence[str] = (item.tensor.name,)
@@ -134,7 +135,7 @@ def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:
             stored = item.tensor.stored
         for name in stored:
             if name in names:
-                raise ValueError(f"{source.path}: two tensors would be stored as {name!r}")
+                raise FormatError(f"{source.path}: two tensors would be stored as {name!r}")
             names.add(name)
 
 

@@ -89,7 +89,7 @@ class AppendWriter:
         self._check_finished()
         if name in self._infos:
             raise ValueError(f"two tensors would be stored as {name!r}")
-        start = max((info.stop for info in self._infos.values()), default=0)
+        start = self._stop()
         nbytes = checked_nbytes(dtype, shape)
         self._infos[name] = TensorInfo(dtype, tuple(shape), start, start + nbytes)
         self._hashes[name] = hashlib.sha256()
@@ -109,10 +109,10 @@ class AppendWriter:
 
     def rewind(self, mark: int) -> None:
         """Forgets all that was written since ``mark``."""
-        for name in list(self._infos)[mark:]:
-            del self._infos[name], self._hashes[name]
-        stop = max((info.stop for info in self._infos.values()), default=0)
-        self._file.seek(LENGTH_BYTES + self._room + stop)
+        while len(self._infos) > mark:
+            name, _ = self._infos.popitem()
+            del self._hashes[name]
+        self._file.seek(LENGTH_BYTES + self._room + self._stop())
         self._file.truncate()
         self._name = next(reversed(self._infos), "")
         self._written = self._infos[self._name].nbytes if self._infos else 0
@@ -141,6 +141,10 @@ class AppendWriter:
     def abandon(self) -> None:
         """Closes the file as it is."""
         self._file.close()
+
+    def _stop(self) -> int:
+        """Returns where the data ends: behind the tensor that was begun last."""
+        return self._infos[next(reversed(self._infos))].stop if self._infos else 0
 
     def _check_finished(self) -> None:
         if self._infos and self._written != self._infos[self._name].nbytes:
