@@ -137,3 +137,10 @@ def test_shard_that_shrinks_while_read_is_a_format_error(tmp_path):
         (tmp_path / "model.safetensors").write_bytes(b"")
         with pytest.raises(FormatError, match="shortened while it was read"):
             source.read("lm_head.weight")
+
+
+def test_an_index_is_no_checkpoint_and_its_folder_is_asked_for(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {}}')
+    with pytest.raises(FormatError, match=r"index\.json: no weights but JSON: name the folder"):
+        Checkpoint(path)

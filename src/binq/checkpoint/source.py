@@ -63,6 +63,8 @@ class Checkpoint:
             self._open_gguf(self.path)
             return
         if not self.path.is_dir():
+            if self.path.suffix == ".json" and self.path.exists():
+                raise FormatError(f"{self.path}: no weights but JSON: name the folder instead")
             self._map = dict.fromkeys(self._file(self.path.name), self.path.name)
         elif (self.path / INDEX).exists():
             self._map = _weight_map(self.path / INDEX)
