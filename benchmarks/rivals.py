@@ -86,9 +86,10 @@ class OnnxRuntime:
         self.bits_per_weight = 4 + 32 / self.block
         nodes, initializers, outputs = [], [], []
         for i in range(copies):
+            # Rotated by i rows: onnxruntime keeps equal weights once, and would read them from cache.
             initializers += [
-                numpy_helper.from_array(packed, f"b{i}"),
-                numpy_helper.from_array(scales, f"s{i}"),
+                numpy_helper.from_array(np.roll(packed, i, axis=0), f"b{i}"),
+                numpy_helper.from_array(np.roll(scales, i, axis=0), f"s{i}"),
             ]
             nodes.append(
                 helper.make_node(
@@ -130,7 +131,7 @@ class OnnxRuntime:
         self.y = self.session.run(None, {"x": self.x})
 
     def result(self) -> Floats:
-        y: Floats = self.y[-1]
+        y: Floats = self.y[0]
         return y
 
 
