@@ -25,12 +25,9 @@ ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 # values (tree-pre) and move products away from the adds that consume them (tree-ter), and run out
 # of registers in the hot loops: 34 instructions and two spills become 26 and none.
 UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-# A kernel is written as small inline functions; params that let GCC make one loop of them.
-GCC_ONLY = [
-    *("-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"),
-    *("--param=max-inline-insns-single=1000", "--param=inline-unit-growth=1000"),
-    *("--param=large-function-growth=1000", "--param=large-stack-frame-growth=10000"),
-]
+GCC_ONLY = ["-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"]
+# A kernel is written as small inline functions that become one loop, whatever their size.
+FORCE_INLINE = {False: "inline __attribute__((always_inline))", True: "__forceinline"}  # MSVC
 # What Windows shows of a module besides its initialisation: threadpoolctl looks for these.
 EXPORTS = {"binq._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
 ISA_FLAGS = {
@@ -72,6 +69,8 @@ class BuildExt(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         for ext in self.extensions:
             isa = ISA_FLAGS.get(ext.name, {})
+            if ext.name.startswith("binq._kernels."):
+                ext.define_macros.append(("CYTHON_INLINE", FORCE_INLINE[msvc]))
             if msvc:
                 ext.extra_compile_args = ["/O2", "/fp:precise", *isa.get("msvc", [])]
             else:

@@ -86,7 +86,7 @@ class OnnxRuntime:
         self.bits_per_weight = 4 + 32 / self.block
         nodes, initializers, outputs = [], [], []
         for i in range(copies):
-            # Rotated by i rows: onnxruntime keeps equal weights once, and would read them from cache.
+            # Rotated by i rows: onnxruntime keeps equal weights once, and would find them cached.
             initializers += [
                 numpy_helper.from_array(np.roll(packed, i, axis=0), f"b{i}"),
                 numpy_helper.from_array(np.roll(scales, i, axis=0), f"s{i}"),

@@ -138,8 +138,11 @@ cdef inline int threads_for(double cost) noexcept nogil:
 
 
 cdef inline Py_ssize_t grain_for(Py_ssize_t items, int threads) noexcept nogil:
-    # Pieces small enough that a slowed thread holds nobody up, large enough to stay cheap.
-    return max(1, items // (8 * threads))
+    # Pieces small enough that a slowed thread holds nobody up, and even: kernels of one row of x take
+    # two tiles at a time.
+    if items <= threads:
+        return 1
+    return max(<Py_ssize_t>2, items // (64 * threads) * 2)
 
 
 cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_features,

@@ -1,8 +1,10 @@
 """The one place that knows threads: a small pool that survives fork and sleeps when idle.
 
-A job is a range of items; its threads take pieces from a shared counter, so a thread that the
-machine slows down takes fewer. One job runs at a time: a caller that finds the pool busy does its
-work alone, which is what it would get from two jobs sharing the cores.
+A job is a range of items, cut into as many stretches as it has threads and those into pieces. Each
+thread goes through a stretch of its own, piece after piece in the order of the items, so that what
+it fetched ahead from memory is what it takes next; then it takes pieces of the others' stretches, so
+that a thread that the machine slows down takes fewer. One job runs at a time: a caller that finds
+the pool busy does its work alone, which is what it would get from two jobs sharing the cores.
 """
 
 import os
@@ -42,7 +44,14 @@ cdef struct Job:
     Py_ssize_t items
     Py_ssize_t grain
     long long pieces
+    int stretches
     long long number          # counts jobs
+
+# The job's number and the next piece of a stretch to take, in one word: a thread that comes late to
+# a job finds either no piece or another number, so that nobody has to wait for it.
+cdef struct Ticket:
+    counter next
+    char apart[56]            # a cache line of its own
 
 cdef binq_mutex gate          # held by the caller whose job runs
 cdef binq_mutex lock          # guards the next block
@@ -55,23 +64,30 @@ cdef int slots = 0            # slots given out in this job
 
 cdef counter limit = 1        # threads a job may have, the caller included
 cdef counter number = 0       # current.number, to be looked at without the lock
-# The job's number and the next piece to take, in one word: a thread that comes late to a job finds
-# either no piece or another number, so that nobody has to wait for it.
-cdef counter ticket = 0
+cdef Ticket tickets[MAX_THREADS]
 cdef counter finished = 0     # pieces of the job that are done
+
+
+cdef inline long long first_piece(const Job *job, int stretch) noexcept nogil:
+    return job.pieces * stretch // job.stretches
 
 
 cdef long long take_pieces(const Job *job, int slot) noexcept nogil:
     # Returns how many pieces of the job this thread did.
-    cdef long long at = binq_load(&ticket)
+    cdef long long at, end
     cdef long long count = 0
     cdef Py_ssize_t begin
-    while (at >> 32) == job.number and (at & 0x7FFFFFFF) < job.pieces:
-        if binq_swap_if(&ticket, &at, at + 1):
-            begin = (at & 0x7FFFFFFF) * job.grain
-            job.task(job.data, begin, min(begin + job.grain, job.items), slot)
-            count += 1
-            at = binq_load(&ticket)
+    cdef int i, stretch
+    for i in range(job.stretches):
+        stretch = (slot + i) % job.stretches
+        end = first_piece(job, stretch + 1)
+        at = binq_load(&tickets[stretch].next)
+        while (at >> 32) == job.number and (at & 0x7FFFFFFF) < end:
+            if binq_swap_if(&tickets[stretch].next, &at, at + 1):
+                begin = (at & 0x7FFFFFFF) * job.grain
+                job.task(job.data, begin, min(begin + job.grain, job.items), slot)
+                count += 1
+                at = binq_load(&tickets[stretch].next)
     return count
 
 
@@ -135,12 +151,14 @@ cdef void parallel_for(Task task, void *data, Py_ssize_t items, Py_ssize_t grain
     while workers < helpers and binq_thread_start(work):
         workers += 1
     helpers = min(helpers, workers)
+    job.stretches = helpers + 1
     job.number = (current.number + 1) & 0x7FFFFFFF
     current = job
     slots = 0
     seats = helpers
     binq_store(&finished, 0)
-    binq_store(&ticket, job.number << 32)
+    for i in range(job.stretches):
+        binq_store(&tickets[i].next, job.number << 32 | first_piece(&job, i))
     binq_store(&number, job.number)
     binq_mutex_unlock(&lock)
     if helpers == workers:
@@ -174,6 +192,7 @@ cdef public void binq_set_num_threads(int threads) noexcept nogil:
 cdef void reset() noexcept nogil:
     # Makes the pool as new. In a forked child no worker exists and any lock may have been held.
     global workers, seats
+    cdef int i
     binq_mutex_init(&gate)
     binq_mutex_init(&lock)
     binq_condition_init(&wake)
@@ -182,7 +201,8 @@ cdef void reset() noexcept nogil:
     seats = 0
     current.number = 0
     binq_store(&number, 0)
-    binq_store(&ticket, 0)
+    for i in range(MAX_THREADS):
+        binq_store(&tickets[i].next, 0)
 
 
 def get_num_threads() -> int:

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from binq import _core
+from binq import _core, _memory
 from binq._checks import (
     check_bool,
     check_codes,
@@ -372,9 +372,9 @@ class QuantizedArray(PackedOperand):
             self._format,
             self._shape,
             self._geometry,
-            self._packed.copy(),
-            self._scales.copy(),
-            None if zero_points is None else zero_points.copy(),
+            _memory.copy(self._packed),
+            _memory.copy(self._scales),
+            None if zero_points is None else _memory.copy(zero_points),
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

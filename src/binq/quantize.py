@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from binq import _core
+from binq import _core, _memory
 from binq._checks import (
     as_float32,
     check_bool,
@@ -169,7 +169,7 @@ def _quantize(
     shape = weights.shape
     lead = shape[:-2]
     scales_dtype = np.dtype(np.float16 if half else np.float32)
-    packed = np.zeros((prod(lead), *kind.packed_shape(geometry)), np.uint8)
+    packed = _memory.zeros((prod(lead), *kind.packed_shape(geometry)), np.uint8)
     scales = np.zeros((prod(lead), *geometry.scales_shape), scales_dtype)
     zero_points = None
     if not symmetric:

@@ -148,22 +148,30 @@ cdef inline void widen_digits(Looker *looker, int digits) noexcept nogil:
             looker.tops_i16x16[1], _mm256_unpackhi_epi8(looker.digits_u8x32[2], zero_u8x32))
 
 
-cdef inline void look_up_blocks(const uint8_t *packed, const uint8_t *ahead,
-                                Py_ssize_t tile_stride, Py_ssize_t blocks,
-                                const uint8_t *tables, Py_ssize_t row_bytes, Looker *a, Looker *b,
-                                Looker *c, Looker *d, int planes, int digits, int rows,
-                                int tiles) noexcept nogil:
-    # `blocks` blocks of 8 look-ups, four stored vectors each: 32 k of binary, 16 k of ternary.
-    # ahead: weights that are wanted later, asked for. a, b: first row of x by one tile and the next; c, d: second row of x.
+cdef struct Ahead:
+    # Stored bytes that are wanted later, asked for while these are met: those of as many kernel groups
+    # as there are tiles in work.
+    const uint8_t *first
+    const uint8_t *second
+
+
+cdef inline void look_up_blocks(const uint8_t *packed, const Ahead *ahead, Py_ssize_t tile_stride,
+                                Py_ssize_t begin, Py_ssize_t end, const uint8_t *tables,
+                                Py_ssize_t row_bytes, Looker *a, Looker *b, Looker *c, Looker *d,
+                                int planes, int digits, int rows, int tiles) noexcept nogil:
+    # Blocks of 8 look-ups, four stored vectors each: 32 k of binary, 16 k of ternary.
+    # a, b: first row of x by one tile and the next; c, d: second row of x.
     cdef Py_ssize_t block
     cdef int step = 32 * digits   # bytes of tables for 8 k
-    for block in range(blocks):
-        _mm_prefetch(ahead, _MM_HINT_T1)
-        _mm_prefetch(ahead + 64, _MM_HINT_T1)
+    packed += begin * 128
+    tables += begin * 4 // planes * step
+    for block in range(begin, end):
+        _mm_prefetch(<const char *>ahead.first + block * 128, _MM_HINT_T1)
+        _mm_prefetch(<const char *>ahead.first + block * 128 + 64, _MM_HINT_T1)
         start_digits(a)
         if tiles == 2:
-            _mm_prefetch(ahead + tile_stride, _MM_HINT_T1)
-            _mm_prefetch(ahead + tile_stride + 64, _MM_HINT_T1)
+            _mm_prefetch(<const char *>ahead.second + block * 128, _MM_HINT_T1)
+            _mm_prefetch(<const char *>ahead.second + block * 128 + 64, _MM_HINT_T1)
             start_digits(b)
         if rows == 2:
             start_digits(c)
@@ -180,7 +188,6 @@ cdef inline void look_up_blocks(const uint8_t *packed, const uint8_t *ahead,
         look_up_vector(packed + 96, tile_stride, tables, row_bytes, a, b, c, d, digits, rows, tiles)
         tables += step
         packed += 128
-        ahead += 128
         widen_digits(a, digits)
         if tiles == 2:
             widen_digits(b, digits)

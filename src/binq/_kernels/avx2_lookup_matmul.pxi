@@ -6,7 +6,8 @@ cdef enum:
     BLOCK_OF_ROWS = 16            # rows of x that meet a tile in one go
     BLOCK_OF_TILES = 16           # tiles that meet them before the next kernel groups
     TABLE_CACHE = 16384           # bytes of tables that stay in L1 beside weights and y
-    FETCH_AHEAD = 12288           # bytes of weights asked for ahead, into L2: L1 misses are few
+    STREAMED = 65536              # bytes of a tile that one row of x goes through at a time
+    AHEAD_STEPS = 16              # kernel groups by rows of x that a fetch from memory lasts
 
 
 cdef inline Py_ssize_t table_bytes(const Weights *w, int digits) noexcept nogil:
@@ -85,49 +86,109 @@ cdef inline void lookup_prepare(const Weights *w, const float *x, Py_ssize_t x_s
                 sums[at] = 0
 
 
-cdef inline void lookup_tiles(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
-                              const uint8_t *ahead, const uint8_t *tables,
+cdef struct Stretch:
+    # Kernel groups of one tile in a row, where its next group stands, and steps in bytes.
+    const uint8_t *packed
+    const char *scales
+    const char *midpoints         # NULL: symmetric
+    Py_ssize_t group_bytes
+    Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the whole row
+    Py_ssize_t tile_stride        # to the same group of the next tile
+    Py_ssize_t scales_stride
+    bint scales_float32
+
+
+cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py_ssize_t group,
+                               int planes) noexcept nogil:
+    cdef Py_ssize_t scale_bytes = 128 if w.scales_float32 else 64
+    cdef Py_ssize_t scales
+    s.scales_float32 = w.scales_float32
+    s.group_bytes = w.group_size * planes * 4
+    s.tile_stride = w.groups * s.group_bytes
+    s.scales_step = scale_bytes if w.scale_groups > 1 else 0
+    s.scales_stride = w.scale_groups * scale_bytes
+    scales = tile * s.scales_stride + group * s.scales_step
+    s.packed = w.packed + tile * s.tile_stride + group * s.group_bytes
+    s.scales = <const char *>w.scales + scales
+    s.midpoints = NULL
+    if planes == 1 and w.zero_points != NULL:
+        s.midpoints = <const char *>w.zero_points + scales
+
+
+cdef inline void load_lookup_scales(const Stretch *s, Py_ssize_t stride,
+                                    TileScales *t) noexcept nogil:
+    load_vectors(s.scales + stride, s.scales_float32, t.scales_f32x8)
+    t.two_levels = s.midpoints != NULL
+    if t.two_levels:
+        load_vectors(s.midpoints + stride, s.scales_float32, t.midpoints_f32x8)
+
+
+cdef inline void lookup_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t blocks,
+                              const uint8_t *tables, Py_ssize_t row_bytes,
                               const float *x_scales, const int32_t *absolutes,
-                              const int32_t *x_sums, float *y,
-                              Py_ssize_t rows, int planes, int digits, int tiles) noexcept nogil:
+                              const int32_t *x_sums, float *y, Py_ssize_t rows, int planes,
+                              int digits, int tiles) noexcept nogil:
     # One kernel group of one tile or two and `rows` rows of x, added to y [tile][row][32].
     cdef TileScales t[2]
     cdef Py_ssize_t row
-    cdef Py_ssize_t blocks = w.group_size * planes >> 5
-    cdef Py_ssize_t row_bytes = table_bytes(w, digits)
-    cdef Py_ssize_t tile_stride = w.groups * blocks * 128
-    cdef const uint8_t *packed = w.packed + tile * tile_stride + group * blocks * 128
-    load_lookup_scales(w, tile, group, &t[0], planes)
+    load_lookup_scales(s, 0, &t[0])
     if tiles == 2:
-        load_lookup_scales(w, tile + 1, group, &t[1], planes)
+        load_lookup_scales(s, s.scales_stride, &t[1])
     if digits == 3:
         for row in range(rows):
-            lookup_int16(packed, ahead, tile_stride, blocks, tables + row * row_bytes, t, x_scales[row],
-                         absolutes[row], x_sums[row], y + row * 32, rows * 32, planes, tiles)
+            lookup_int16(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, t,
+                         x_scales[row], absolutes[row], x_sums[row], y + row * 32, rows * 32,
+                         planes, tiles)
         return
     row = 0
     while row + 2 <= rows:
-        lookup_int8(packed, ahead, tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+        lookup_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 2, tiles)
         row += 2
     if row < rows:
-        lookup_int8(packed, ahead, tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+        lookup_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 1, tiles)
 
 
-cdef inline void lookup_group(const Weights *w, Py_ssize_t tile, Py_ssize_t tiles,
-                              Py_ssize_t group, const uint8_t *ahead, const uint8_t *tables,
-                              const float *x_scales, const int32_t *absolutes,
-                              const int32_t *x_sums, float *y,
-                              Py_ssize_t rows, int planes, int digits) noexcept nogil:
-    if tiles == 2:
-        lookup_tiles(w, tile, group, ahead, tables, x_scales, absolutes, x_sums, y, rows, planes, digits,
-                     2)
-    else:
-        lookup_tiles(w, tile, group, ahead, tables, x_scales, absolutes, x_sums, y, rows, planes, digits,
-                     1)
+cdef inline void lookup_stretch(Stretch s, const Stretch *next, Py_ssize_t groups,
+                                const uint8_t *tables, Py_ssize_t size, Py_ssize_t tables_step,
+                                const float *x_scales, const int32_t *absolutes,
+                                const int32_t *x_sums, Py_ssize_t step, float *y, Py_ssize_t rows,
+                                int planes, int digits, int tiles) noexcept nogil:
+    # `groups` kernel groups of one tile or two. What follows is asked for in the order of its
+    # addresses, all groups of one tile and then of the other: two streams, as they are met, would
+    # be fetched half as fast.
+    cdef Ahead ahead
+    cdef Py_ssize_t g
+    cdef Py_ssize_t blocks = s.group_bytes >> 7
+    cdef Py_ssize_t jump = s.tile_stride - groups * s.group_bytes
+    cdef Py_ssize_t scales_jump = s.scales_stride - groups * s.scales_step
+    cdef const char *scales = next.scales
+    ahead.first = next.packed
+    for g in range(groups):
+        if 2 * g + 1 == groups:
+            ahead.second = ahead.first + s.group_bytes + jump
+        else:
+            ahead.second = ahead.first + s.group_bytes
+        _mm_prefetch(scales, _MM_HINT_T1)
+        _mm_prefetch(scales + 64, _MM_HINT_T1)
+        lookup_tiles(&s, &ahead, blocks, tables, size, x_scales, absolutes, x_sums, y, rows,
+                     planes, digits, tiles)
+        s.packed += s.group_bytes
+        s.scales += s.scales_step
+        if s.midpoints != NULL:
+            s.midpoints += s.scales_step
+        ahead.first = ahead.second + s.group_bytes
+        scales += 2 * s.scales_step
+        if 2 * g + 2 == groups:
+            ahead.first += jump
+            scales += scales_jump
+        tables += tables_step
+        x_scales += step
+        absolutes += step
+        x_sums += step
 
 
 cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -139,39 +200,42 @@ cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssiz
     cdef const float *x_scales = <const float *>(tables + w.groups * rows * size)
     cdef const int32_t *absolutes = <const int32_t *>(x_scales + w.groups * rows)
     cdef const int32_t *x_sums = absolutes + w.groups * rows
-    cdef const uint8_t *ahead
     cdef float *y = <float *>scratch
-    cdef Py_ssize_t group_bytes = w.group_size * planes * 4
-    cdef Py_ssize_t row, tile, group, g, t, at, block, tiles, depth, end, ahead_t, ahead_g
+    cdef Stretch here, next
+    cdef Py_ssize_t row, tile, group, t, at, block, tiles, depth, groups, pairs, after
     row = 0
     while row < rows:
         block = min(rows - row, <Py_ssize_t>BLOCK_OF_ROWS)
         # One row of x goes through memory once and straight on.
-        depth = w.groups if rows == 1 else max(<Py_ssize_t>1, TABLE_CACHE // (size * block))
+        depth = (STREAMED // (w.group_size * planes * 4) if rows == 1
+                 else max(<Py_ssize_t>1, TABLE_CACHE // (size * block)))
         tile = tile_begin
         while tile < tile_end:
             tiles = min(tile_end - tile, <Py_ssize_t>BLOCK_OF_TILES)
             memset(y, 0, tiles * block * 128)
             group = 0
             while group < w.groups:
-                end = min(group + depth, w.groups)
-                # Where the weights stand that come FETCH_AHEAD bytes later.
-                ahead_g = FETCH_AHEAD // (2 * group_bytes)
-                ahead_t = ahead_g // (end - group) * 2
-                ahead_g = group + ahead_g % (end - group)
+                groups = min(depth, w.groups - group)
+                pairs = 1 + AHEAD_STEPS // (groups * block)
+                at = group * rows + row
                 for t in range(0, tiles, 2):
-                    for g in range(group, end):
-                        ahead = w.packed + (
-                            (tile + ahead_t) * w.groups + ahead_g) * group_bytes
-                        ahead_g += 1
-                        if ahead_g == end:
-                            ahead_g = group
-                            ahead_t += 2
-                        at = g * rows + row
-                        lookup_group(w, tile + t, min(<Py_ssize_t>2, tiles - t), g, ahead,
-                                     tables + at * size, x_scales + at, absolutes + at,
-                                     x_sums + at, y + t * block * 32, block, planes, digits)
-                group = end
+                    after = t + 2 * pairs
+                    start_stretch(&here, w, tile + t, group, planes)
+                    if after < tiles:
+                        start_stretch(&next, w, tile + after, group, planes)
+                    elif group + groups < w.groups:
+                        start_stretch(&next, w, tile + after - tiles, group + groups, planes)
+                    else:
+                        start_stretch(&next, w, tile + after, 0, planes)
+                    if tiles - t >= 2:
+                        lookup_stretch(here, &next, groups, tables + at * size, size, rows * size,
+                                       x_scales + at, absolutes + at, x_sums + at, rows,
+                                       y + t * block * 32, block, planes, digits, 2)
+                    else:
+                        lookup_stretch(here, &next, groups, tables + at * size, size, rows * size,
+                                       x_scales + at, absolutes + at, x_sums + at, rows,
+                                       y + t * block * 32, block, planes, digits, 1)
+                group += groups
             for t in range(tiles):
                 store_tile(w, y + t * block * 32, block, out + row * out_stride, out_stride,
                            tile + t)

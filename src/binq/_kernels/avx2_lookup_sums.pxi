@@ -4,14 +4,6 @@ cdef enum:
     FLUSH_BLOCKS = 8              # blocks after which int16 activations are widened to int32
 
 
-cdef inline void load_lookup_scales(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
-                                    TileScales *t, int planes) noexcept nogil:
-    load_vectors(w, w.scales, tile, group, t.scales_f32x8)
-    t.two_levels = planes == 1 and w.zero_points != NULL
-    if t.two_levels:
-        load_vectors(w, w.zero_points, tile, group, t.midpoints_f32x8)
-
-
 cdef inline __m256i centred_i16(__m256i sum_i16x16, int32_t absolute, int planes) noexcept nogil:
     # Exact modulo 2^16, and the result is at most 256 * 127 = 32512 in size, so that it fits
     # whatever the looked up sums wrapped around on the way.
@@ -90,19 +82,18 @@ cdef inline void add_int16(const __m256i *totals_i32x8, int32_t flushes, const T
         totals_i32x8[2], totals_i32x8[3], 0x31), offset_i32x8, planes), x_scale, x_sum, y + 24)
 
 
-cdef inline void lookup_int8(const uint8_t *packed, const uint8_t *ahead,
-                             Py_ssize_t tile_stride, Py_ssize_t blocks,
-                             const uint8_t *tables, Py_ssize_t row_bytes, const TileScales *t,
-                             const float *x_scales, const int32_t *absolutes,
-                             const int32_t *x_sums, float *y, Py_ssize_t y_stride,
-                             int planes, int rows, int tiles) noexcept nogil:
+cdef inline void lookup_int8(const uint8_t *packed, const Ahead *ahead, Py_ssize_t tile_stride,
+                             Py_ssize_t blocks, const uint8_t *tables, Py_ssize_t row_bytes,
+                             const TileScales *t, const float *x_scales,
+                             const int32_t *absolutes, const int32_t *x_sums, float *y,
+                             Py_ssize_t y_stride, int planes, int rows, int tiles) noexcept nogil:
     cdef Looker a, b, c, d
     start_sums(&a, 2)
     start_sums(&b, 2)
     start_sums(&c, 2)
     start_sums(&d, 2)
-    look_up_blocks(packed, ahead, tile_stride, blocks, tables, row_bytes, &a, &b, &c, &d, planes, 2, rows,
-                   tiles)
+    look_up_blocks(packed, ahead, tile_stride, 0, blocks, tables, row_bytes, &a, &b, &c, &d, planes,
+                   2, rows, tiles)
     add_int8(&a, t, x_scales[0], absolutes[0], x_sums[0], y, planes)
     if tiles == 2:
         add_int8(&b, t + 1, x_scales[0], absolutes[0], x_sums[0], y + y_stride, planes)
@@ -112,34 +103,32 @@ cdef inline void lookup_int8(const uint8_t *packed, const uint8_t *ahead,
             add_int8(&d, t + 1, x_scales[1], absolutes[1], x_sums[1], y + y_stride + 32, planes)
 
 
-cdef inline void lookup_int16(const uint8_t *packed, const uint8_t *ahead,
-                             Py_ssize_t tile_stride, Py_ssize_t blocks,
-                              const uint8_t *tables, const TileScales *t, float x_scale,
-                              int32_t absolute, int32_t x_sum, float *y, Py_ssize_t y_stride,
-                              int planes, int tiles) noexcept nogil:
+cdef inline void lookup_int16(const uint8_t *packed, const Ahead *ahead, Py_ssize_t tile_stride,
+                              Py_ssize_t blocks, const uint8_t *tables, const TileScales *t,
+                              float x_scale, int32_t absolute, int32_t x_sum, float *y,
+                              Py_ssize_t y_stride, int planes, int tiles) noexcept nogil:
     cdef Looker a, b
     cdef __m256i a_totals_i32x8[4]
     cdef __m256i b_totals_i32x8[4]
     cdef int32_t flushes = 1
+    cdef Py_ssize_t done = 0
     start_totals(a_totals_i32x8)
     start_totals(b_totals_i32x8)
-    if planes == 2 and blocks > FLUSH_BLOCKS:
-        # Only ternary groups of 256 have 16 blocks; all others fit one flush.
-        start_sums(&a, 3)
-        start_sums(&b, 3)
-        look_up_blocks(packed, ahead, tile_stride, FLUSH_BLOCKS, tables, 0, &a, &b, NULL, NULL, planes, 3,
-                       1, tiles)
-        flush_sums(&a, a_totals_i32x8)
-        if tiles == 2:
-            flush_sums(&b, b_totals_i32x8)
-        packed += FLUSH_BLOCKS * 128
-        ahead += FLUSH_BLOCKS * 128
-        tables += FLUSH_BLOCKS * 192
-        blocks -= FLUSH_BLOCKS
-        flushes = 2
     start_sums(&a, 3)
     start_sums(&b, 3)
-    look_up_blocks(packed, ahead, tile_stride, blocks, tables, 0, &a, &b, NULL, NULL, planes, 3, 1, tiles)
+    if planes == 2 and blocks > FLUSH_BLOCKS:
+        # Only ternary groups of 256 have 16 blocks; all others fit one flush.
+        look_up_blocks(packed, ahead, tile_stride, 0, FLUSH_BLOCKS, tables, 0, &a, &b, NULL, NULL,
+                       planes, 3, 1, tiles)
+        flush_sums(&a, a_totals_i32x8)
+        start_sums(&a, 3)
+        if tiles == 2:
+            flush_sums(&b, b_totals_i32x8)
+            start_sums(&b, 3)
+        done = FLUSH_BLOCKS
+        flushes = 2
+    look_up_blocks(packed, ahead, tile_stride, done, blocks, tables, 0, &a, &b, NULL, NULL, planes,
+                   3, 1, tiles)
     flush_sums(&a, a_totals_i32x8)
     add_int16(a_totals_i32x8, flushes, t, x_scale, absolute, x_sum, y, planes)
     if tiles == 2:

@@ -12,29 +12,34 @@ cdef struct TileScales:
     bint two_levels
 
 
-cdef inline void load_vectors(const Weights *w, const void *stored, Py_ssize_t tile,
-                              Py_ssize_t group, __m256 *values_f32x8) noexcept nogil:
+cdef inline void load_vectors(const char *stored, bint is_float32,
+                              __m256 *values_f32x8) noexcept nogil:
     # 32 scales or midpoints of one tile and group.
     cdef Py_ssize_t r
-    cdef Py_ssize_t start = (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 32
-    _mm_prefetch(<const char *>stored + start * (4 if w.scales_float32 else 2) + PREFETCH_SCALES,
-                 _MM_HINT_T0)
     for r in range(4):
-        if w.scales_float32:
-            values_f32x8[r] = _mm256_loadu_ps(<const float *>stored + start + r * 8)
+        if is_float32:
+            values_f32x8[r] = _mm256_loadu_ps(<const float *>stored + r * 8)
         else:
             values_f32x8[r] = _mm256_cvtph_ps(_mm_loadu_si128(
-                <const __m128i *>(<const uint16_t *>stored + start + r * 8)))
+                <const __m128i *>(<const uint16_t *>stored + r * 8)))
+
+
+cdef inline Py_ssize_t scales_at(const Weights *w, Py_ssize_t tile, Py_ssize_t group) noexcept nogil:
+    # Bytes to the scales, and to the midpoints, of one tile and group.
+    return ((tile * w.scale_groups + (group if w.scale_groups > 1 else 0))
+            * (128 if w.scales_float32 else 64))
 
 
 cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
                                   TileScales *t) noexcept nogil:
     cdef __m128i nibbles_u8x16, low_u8x16, high_u8x16
     cdef Py_ssize_t r
-    load_vectors(w, w.scales, tile, group, t.scales_f32x8)
+    cdef Py_ssize_t at = scales_at(w, tile, group)
+    _mm_prefetch(<const char *>w.scales + at + PREFETCH_SCALES, _MM_HINT_T0)
+    load_vectors(<const char *>w.scales + at, w.scales_float32, t.scales_f32x8)
     t.two_levels = format == FORMAT_BINARY and w.zero_points != NULL
     if t.two_levels:
-        load_vectors(w, w.zero_points, tile, group, t.midpoints_f32x8)
+        load_vectors(<const char *>w.zero_points + at, w.scales_float32, t.midpoints_f32x8)
     if format != FORMAT_INT4 or w.zero_points == NULL:
         for r in range(4):
             t.offsets_i32x8[r] = _mm256_set1_epi32(8 if format == FORMAT_INT4 else 1)

@@ -161,9 +161,10 @@ cdef inline void signs_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
     cdef const float *scales = <const float *>scales_f32x8
     cdef const float *midpoints = <const float *>midpoints_f32x8
     cdef Py_ssize_t r
+    cdef Py_ssize_t at = scales_at(w, tile, group)
     cdef const uint8_t *packed = w.packed + (
         (tile * w.groups + group) * w.group_size + first >> 3) * 32 * planes
-    load_vectors(w, w.scales, tile, group, scales_f32x8)
+    load_vectors(<const char *>w.scales + at, w.scales_float32, scales_f32x8)
     if planes == 2:
         for r in range(4):
             scales_f32x8[r] = _mm256_mul_ps(scales_f32x8[r], _mm256_set1_ps(0.5))
@@ -171,7 +172,7 @@ cdef inline void signs_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
         signs_of_8(packed + r, last - first >> 3, tables + first * 128, scales + r, y + r * 8,
                    planes)
     if planes == 1 and w.zero_points != NULL and first == 0:
-        load_vectors(w, w.zero_points, tile, group, midpoints_f32x8)
+        load_vectors(<const char *>w.zero_points + at, w.scales_float32, midpoints_f32x8)
         for r in range(32):
             finish_signs(y + r * 8, _mm256_loadu_ps(x_sums), midpoints + r)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from binq import _core
+from binq import _core, _memory
 from binq.formats.layout import Geometry
 
 
@@ -68,7 +68,7 @@ class Format(ABC):
         """
         lead = codes.shape[:-2]
         shape = self.packed_shape(geometry)
-        packed = np.zeros((prod(lead), *shape), np.uint8)
+        packed = _memory.zeros((prod(lead), *shape), np.uint8)
         if packed.size:
             matrices = np.ascontiguousarray(codes).reshape(-1, *codes.shape[-2:])
             for matrix, target in zip(matrices, packed, strict=True):
