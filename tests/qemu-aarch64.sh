@@ -67,7 +67,7 @@ build_modules() {
             -X freethreading_compatible=True \
             --module-name "binq.${module/\//.}" -o "$CACHE/c/${module/\//_}.c" "$path.pyx"
         # shellcheck disable=SC2086
-        aarch64-linux-gnu-gcc $flags -Isrc/binq -Isrc/binq/_kernels \
+        aarch64-linux-gnu-gcc $flags -D"CYTHON_INLINE=inline __attribute__((always_inline))" -Isrc/binq -Isrc/binq/_kernels \
             -I"$ROOT/usr/include/python$VERSION" -I"$ROOT/usr/include" \
             "$CACHE/c/${module/\//_}.c" -o "$CACHE/src/binq/$module.$TAG.so"
     done

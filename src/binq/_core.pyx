@@ -138,11 +138,14 @@ cdef inline int threads_for(double cost) noexcept nogil:
 
 
 cdef inline Py_ssize_t grain_for(Py_ssize_t items, int threads) noexcept nogil:
-    # Pieces small enough that a slowed thread holds nobody up, and even: kernels of one row of x take
-    # two tiles at a time.
-    if items <= threads:
-        return 1
-    return max(<Py_ssize_t>2, items // (64 * threads) * 2)
+    # Pieces small enough that a slowed thread holds nobody up, large enough to stay cheap.
+    return max(1, items // (8 * threads))
+
+
+cdef inline Py_ssize_t piece_for(Py_ssize_t tiles, Py_ssize_t least, int threads) noexcept nogil:
+    # As many tiles as share work, and no more unless there are thousands; but a share for each thread.
+    cdef Py_ssize_t share = (tiles + threads - 1) // threads
+    return max(<Py_ssize_t>1, min(share, max(least, tiles // (32 * threads) // least * least)))
 
 
 cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_features,
@@ -272,7 +275,8 @@ cdef class PackedMatrix:
         """Writes ``x @ dequantize(w).T`` to ``out``."""
         cdef Product p
         cdef const KernelTable *table = kernels
-        cdef Py_ssize_t begin, step, rows = x.shape[0]
+        cdef const MatmulKernel *tiers
+        cdef Py_ssize_t begin, rows = x.shape[0]
         cdef int enough = 1
         cdef double cost
         if (x.shape[1] != self.weights.in_features or out.shape[0] != rows
@@ -286,19 +290,19 @@ cdef class PackedMatrix:
             out[:, :] = 0.0
             return
         p.w = &self.weights
-        p.kernel = &table.matmul[self.format][activations]
+        tiers = &table.matmul[self.format][activations][0]
         p.dequantize = table.dequantize[self.format]
         cost = SLOW if activations == ACTIVATIONS_FLOAT32 or plain_loops else 1.0
         p.threads = threads_for(cost * rows * p.w.out_features * p.w.in_features)
         with nogil:
             begin = 0
-            step = block_rows(p.kernel, p.w, rows)
             while begin < rows and enough:
-                p.rows = min(step, rows - begin)
+                p.kernel = fastest(tiers, rows - begin)
+                p.rows = block_rows(p.kernel, tiers, p.w, rows - begin)
                 p.x = &x[begin, 0]
                 p.out = &out[begin, 0]
                 enough = run_product(&p)
-                begin += step
+                begin += p.rows
         if not enough:
             raise MemoryError("not enough memory to prepare the rows of x")
 

@@ -62,16 +62,27 @@ cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noex
                     p.x + row * in_features, tile_weights + column * in_features, in_features)
 
 
-cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const Weights *w,
+cdef const MatmulKernel *fastest(const MatmulKernel *tiers, Py_ssize_t rows) noexcept nogil:
+    while tiers.most_rows < rows:
+        tiers += 1
+    return tiers
+
+
+cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers, const Weights *w,
                            Py_ssize_t rows) noexcept nogil:
-    # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower.
-    cdef Py_ssize_t most, blocks
-    if rows <= MIN_BLOCK_ROWS:
-        return rows
-    most = BLOCK_BYTES // (1 + kernel.prepared_bytes(w, 64) // 64) // 16 * 16
-    most = max(<Py_ssize_t>MIN_BLOCK_ROWS, min(most, <Py_ssize_t>MAX_BLOCK_ROWS))
-    blocks = (rows + most - 1) // most
-    return ((rows + blocks - 1) // blocks + 7) // 8 * 8
+    # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower. Rows
+    # that would not fill the kernel's last block, and that another kernel meets faster, are left to it.
+    cdef Py_ssize_t most, blocks, rest
+    cdef Py_ssize_t unit = max(<Py_ssize_t>8, kernel.rows_at_once)
+    if rows > MIN_BLOCK_ROWS:
+        most = BLOCK_BYTES // (1 + kernel.prepared_bytes(w, 64) // 64) // 16 * 16
+        most = max(<Py_ssize_t>MIN_BLOCK_ROWS, min(most, <Py_ssize_t>MAX_BLOCK_ROWS))
+        blocks = (rows + most - 1) // most
+        rows = min(rows, ((rows + blocks - 1) // blocks + unit - 1) // unit * unit)
+    rest = rows % kernel.rows_at_once
+    if rest and rest < rows and fastest(tiers, rest) != kernel:
+        rows -= rest
+    return rows
 
 
 cdef int run_product(Product *p) noexcept nogil:
@@ -91,7 +102,8 @@ cdef int run_product(Product *p) noexcept nogil:
     p.scratch = block + prepared_bytes + unfit_bytes
     # Preparing costs about as much for a row as a tile or two of the product.
     parallel_for(prepare_task, p, (p.rows + 15) // 16, 1, threads)
-    parallel_for(multiply_task, p, p.w.tiles, grain_for(p.w.tiles, threads), threads)
+    parallel_for(multiply_task, p, p.w.tiles,
+                 piece_for(p.w.tiles, p.kernel.tiles_at_once, threads), threads)
     for row in range(p.rows):
         any_unfit |= p.unfit[row]
     if any_unfit:

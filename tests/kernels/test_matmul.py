@@ -96,7 +96,7 @@ def test_every_batch_size_equals_the_reference(isa, format, symmetric, group_siz
 @pytest.mark.parametrize("mode", INTEGER_MODES)
 @pytest.mark.parametrize("group_size", [32, 256, None])
 @pytest.mark.parametrize(("format", "symmetric"), KINDS)
-@pytest.mark.parametrize("rows", [1, 3, 8, 20])
+@pytest.mark.parametrize("rows", [1, 3, 8, 20, 64])
 def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode, rows):
     """Every code and every activation at the end of its range, signs agreeing."""
     in_features = 1024
@@ -174,10 +174,10 @@ def test_threads_change_no_bit(isa, threads, format, symmetric, mode):
         assert len(set(results)) == 1
 
 
-@pytest.mark.parametrize("mode", INTEGER_MODES)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("format", "symmetric"), KINDS)
 def test_a_row_of_a_large_batch_equals_the_row_alone(isa, format, symmetric, mode):
-    """More rows than one block of the native core holds, whatever its size."""
+    """More rows than one block of the native core holds, whatever its size; floats as well."""
     rng = np.random.default_rng(5)
     q = random_quantized(rng, format, (40, 160), 32, symmetric)
     x = random_x(rng, 1100, 160)
@@ -188,7 +188,7 @@ def test_a_row_of_a_large_batch_equals_the_row_alone(isa, format, symmetric, mod
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("format", "symmetric"), KINDS)
-@pytest.mark.parametrize("rows", [1, 4, 19])
+@pytest.mark.parametrize("rows", [1, 4, 19, 40])
 def test_a_row_with_inf_or_nan_gives_what_floats_give_and_touches_no_other(
     isa, format, symmetric, mode, rows
 ):
@@ -253,15 +253,27 @@ def test_the_memory_layout_of_x_changes_no_bit(isa, seed, layout):
     assert_same_bits(binq.linear(relay(x, layout), q), binq.linear(x, q))
 
 
-def test_outputs_hold_no_memory_from_before(isa):
+@pytest.mark.parametrize("rows", [1, 6, 33])
+def test_outputs_hold_no_memory_from_before(isa, rows):
     """Every element is written, none beyond the matrix: poison before, exact after."""
     rng = np.random.default_rng(9)
     for format, symmetric in KINDS:
         for out_features in (1, 31, 33, 95):
             q = random_quantized(rng, format, (out_features, 96), 32, symmetric)
             matrix = q._matrices()[0]
-            x = random_x(rng, 6, 96)
-            memory = np.full((8, out_features), np.nan, np.float32)
-            matrix.multiply(x, memory[1:7], _core.ACTIVATIONS["int8"])
-            assert np.isnan(memory[[0, 7]]).all()
-            assert_same_bits(memory[1:7], expected(x, q, "int8"))
+            x = random_x(rng, rows, 96)
+            memory = np.full((rows + 2, out_features), np.nan, np.float32)
+            matrix.multiply(x, memory[1:-1], _core.ACTIVATIONS["int8"])
+            assert np.isnan(memory[[0, -1]]).all()
+            assert_same_bits(memory[1:-1], expected(x, q, "int8"))
+
+
+@pytest.mark.parametrize("mode", INTEGER_MODES)
+@pytest.mark.parametrize(("format", "symmetric"), KINDS)
+@pytest.mark.parametrize("rows", [1, 5, 50])
+def test_a_tall_matrix_equals_the_reference(isa, format, symmetric, mode, rows):
+    """More tiles than any kernel takes in one run, and the last of them not whole."""
+    rng = np.random.default_rng(10)
+    q = random_quantized(rng, format, (32 * 130 + 7, 96), 32, symmetric)
+    x = random_x(rng, rows, 96)
+    assert_same_bits(binq.linear(x, q, activations=mode), expected(x, q, mode))

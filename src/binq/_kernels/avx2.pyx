@@ -20,203 +20,155 @@ include "avx2_lookup.pxi"
 include "avx2_lookup_sums.pxi"
 include "avx2_lookup_matmul.pxi"
 include "avx2_float.pxi"
-include "avx2_signs.pxi"
+include "turn.pxi"
+include "avx2_vector.pxi"
+include "columns.pxi"
+include "columns_kernels.pxi"
 
 
-# Binary weights are met by table, and ternary ones by few rows of x; all else as signed bytes: 1
-# plane for int8, 2 for int16. L is the largest integer that stands for an activation (binq.reference).
+# int4 meets x as signed bytes: 1 plane for int8, 2 for int16. Binary and ternary meet few rows of x by
+# tables in registers, many by tables in cache.
 
-cdef enum:                     # the most rows of x for which the table is faster, measured
-    LOOKUP_TERNARY_INT8 = 15
-    LOOKUP_TERNARY_INT16 = 64
-
-
-cdef Py_ssize_t prepared_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return float_prepared_bytes(w, rows)
-
-
-cdef Py_ssize_t prepared_binary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lookup_prepared_bytes(w, rows, 3)
-
-
-cdef Py_ssize_t prepared_ternary_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    if rows <= LOOKUP_TERNARY_INT16:
-        return lookup_prepared_bytes(w, rows, 3)
+cdef Py_ssize_t int4_int16_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
     return plane_prepared_bytes(w, rows, 2)
 
 
-cdef Py_ssize_t prepared_binary_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lookup_prepared_bytes(w, rows, 2)
-
-
-cdef Py_ssize_t prepared_ternary_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    if rows <= LOOKUP_TERNARY_INT8:
-        return lookup_prepared_bytes(w, rows, 2)
-    return plane_prepared_bytes(w, rows, 1)
-
-
-cdef Py_ssize_t prepared_int4_int16(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_prepared_bytes(w, rows, 2)
-
-
-cdef Py_ssize_t prepared_int4_int8(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_prepared_bytes(w, rows, 1)
-
-
-cdef Py_ssize_t prepared_signs(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return signs_prepared_bytes(w, rows)
-
-
-cdef Py_ssize_t scratch_float32(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return max(float_scratch_bytes(w, rows), signs_scratch_bytes())
-
-
-cdef Py_ssize_t scratch_integer(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return max(plane_scratch_bytes(w, rows), lookup_scratch_bytes(rows))
-
-
-cdef void prepare_float32(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                          void *prepared, uint8_t *unfit,
-                          Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    float_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
-
-
-cdef void prepare_signs(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                        void *prepared, uint8_t *unfit,
-                        Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    signs_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
-
-
-cdef void prepare_binary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                               void *prepared, uint8_t *unfit,
-                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 3, 8191.0)
-
-
-cdef void prepare_ternary_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                                void *prepared, uint8_t *unfit,
-                                Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    if rows <= LOOKUP_TERNARY_INT16:
-        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 3, 8191.0)
-    else:
-        plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 8191.0)
-
-
-cdef void prepare_binary_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                              void *prepared, uint8_t *unfit,
-                              Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 127.0)
-
-
-cdef void prepare_ternary_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                               void *prepared, uint8_t *unfit,
-                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    if rows <= LOOKUP_TERNARY_INT8:
-        lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 127.0)
-    else:
-        plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
-
-
-cdef void prepare_int4_int16(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+cdef void int4_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
                              void *prepared, uint8_t *unfit,
                              Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 32639.0)
 
 
-cdef void prepare_int4_int8(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+cdef void int4_int16_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+                              float *out, Py_ssize_t out_stride, void *scratch,
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2)
+
+
+cdef Py_ssize_t int4_int8_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return plane_prepared_bytes(w, rows, 1)
+
+
+cdef void int4_int8_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
                             void *prepared, uint8_t *unfit,
                             Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     plane_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, 127.0)
 
 
-cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                  Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    signs_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1)
+cdef void int4_int8_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+                             float *out, Py_ssize_t out_stride, void *scratch,
+                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1)
 
 
-cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
+
+cdef Py_ssize_t int4_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return plane_scratch_bytes(w, rows)
+
+
+cdef Py_ssize_t int4_float32_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return float_prepared_bytes(w, rows)
+
+
+cdef Py_ssize_t int4_float32_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return float_scratch_bytes(w, rows)
+
+
+cdef void int4_float32_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                               void *prepared, uint8_t *unfit,
+                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    float_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end)
+
+
+cdef void int4_float32_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end)
+
+
+cdef Py_ssize_t lookup_int16_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return lookup_prepared_bytes(w, rows, 3)
+
+
+cdef void lookup_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                               void *prepared, uint8_t *unfit,
+                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 3, 8191.0)
+
+
+cdef void lookup_int16_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                              float *out, Py_ssize_t out_stride, void *scratch,
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1, 3)
 
 
-cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef void lookup_int16_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                                float *out, Py_ssize_t out_stride, void *scratch,
                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2, 3)
+
+
+cdef Py_ssize_t lookup_int8_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return lookup_prepared_bytes(w, rows, 2)
+
+
+cdef void lookup_int8_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                              void *prepared, uint8_t *unfit,
+                              Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    lookup_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, 127.0)
+
+
+cdef void lookup_int8_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                             float *out, Py_ssize_t out_stride, void *scratch,
+                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1, 2)
 
 
-cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                   float *out, Py_ssize_t out_stride, void *scratch,
-                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    signs_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2)
-
-
-cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    if rows <= LOOKUP_TERNARY_INT16:
-        lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                        2, 3)
-    else:
-        plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                       FORMAT_TERNARY, 2)
-
-
-cdef void multiply_ternary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    if rows <= LOOKUP_TERNARY_INT8:
-        lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                        2, 2)
-    else:
-        plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                       FORMAT_TERNARY, 1)
-
-
-cdef void multiply_int4_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_INT4)
-
-
-cdef void multiply_int4_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef void lookup_int8_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_INT4, 2)
+    lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2, 2)
 
 
-cdef void multiply_int4_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
-                             float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
-                   FORMAT_INT4, 1)
+cdef Py_ssize_t lookup_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return lookup_scratch_bytes(rows)
 
 
 cdef KernelTable kernel_table
 kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx2"
-kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_signs, prepare_signs, scratch_float32, multiply_binary_float32)
-kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16] = MatmulKernel(
-    prepared_binary_int16, prepare_binary_int16, scratch_integer, multiply_binary_int16)
-kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8] = MatmulKernel(
-    prepared_binary_int8, prepare_binary_int8, scratch_integer, multiply_binary_int8)
-kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_signs, prepare_signs, scratch_float32, multiply_ternary_float32)
-kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16] = MatmulKernel(
-    prepared_ternary_int16, prepare_ternary_int16, scratch_integer, multiply_ternary_int16)
-kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8] = MatmulKernel(
-    prepared_ternary_int8, prepare_ternary_int8, scratch_integer, multiply_ternary_int8)
-kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_float32, multiply_int4_float32)
-kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16] = MatmulKernel(
-    prepared_int4_int16, prepare_int4_int16, scratch_integer, multiply_int4_int16)
-kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8] = MatmulKernel(
-    prepared_int4_int8, prepare_int4_int8, scratch_integer, multiply_int4_int8)
+# The rows of x up to which each kernel is the fastest are measured.
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    ANY_ROWS, 8, 64, columns_float32_prepared, columns_float32_prepare,
+    columns_float32_binary_scratch, columns_float32_binary)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16][0] = MatmulKernel(
+    ANY_ROWS, 1, 2, lookup_int16_prepared, lookup_int16_prepare, lookup_scratch,
+    lookup_int16_binary)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0] = MatmulKernel(
+    14, 2, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_binary)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][1] = MatmulKernel(
+    ANY_ROWS, 16, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
+    columns_int8_binary)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    ANY_ROWS, 8, 64, columns_float32_prepared, columns_float32_prepare,
+    columns_float32_ternary_scratch, columns_float32_ternary)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][0] = MatmulKernel(
+    6, 1, 2, lookup_int16_prepared, lookup_int16_prepare, lookup_scratch, lookup_int16_ternary)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][1] = MatmulKernel(
+    ANY_ROWS, 8, 64, columns_int16_prepared, columns_int16_prepare,
+    columns_int16_ternary_scratch, columns_int16_ternary)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][0] = MatmulKernel(
+    11, 2, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_ternary)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][1] = MatmulKernel(
+    ANY_ROWS, 16, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
+    columns_int8_ternary)
+kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, int4_float32_prepared, int4_float32_prepare, int4_float32_scratch,
+    int4_float32_multiply)
+kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, int4_int16_prepared, int4_int16_prepare, int4_scratch, int4_int16_multiply)
+kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, int4_int8_prepared, int4_int8_prepare, int4_scratch, int4_int8_multiply)
 kernel_table.quantize_scratch_bytes = quantize_scratch_bytes
 kernel_table.quantize[FORMAT_BINARY] = quantize_binary
 kernel_table.quantize[FORMAT_TERNARY] = quantize_ternary

@@ -1,4 +1,4 @@
-# Activations as signed bytes: int8 in one plane, int16 in two, x = 256 * high + low with low in
+# Activations as integers: of 16 bits, and as signed bytes: int8 in one plane, int16 in two, x = 256 * high + low with low in
 # -128..127, so that every integer product is one of unsigned codes and signed bytes, put together
 # exactly as 256 * sum(high) + sum(low). A prepared buffer holds, in this order (high before low),
 #   codes int8 [group][row][plane][group_size], scales float32 [group][row], sums int32 [group][row]
@@ -54,6 +54,35 @@ cdef inline __m256i codes_of_16(const float *x, __m256 inverse_f32x8,
         _mm256_mul_ps(_mm256_loadu_ps(x + 8), inverse_f32x8))
     sum_i32x8[0] = _mm256_add_epi32(sum_i32x8[0], _mm256_add_epi32(first_i32x8, second_i32x8))
     return _mm256_permute4x64_epi64(_mm256_packs_epi32(first_i32x8, second_i32x8), 0xD8)
+
+
+cdef inline bint round_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,
+                             int16_t *codes, float levels, float *scale, int32_t *absolute,
+                             int32_t *total) noexcept nogil:
+    # One row and kernel group of x, as binq.reference.quantize_activations.
+    cdef float padded[256]
+    cdef float inverse
+    cdef Py_ssize_t k
+    cdef __m256i codes_i16x16
+    cdef __m256i ones_i16x16 = _mm256_set1_epi16(1)
+    cdef __m256i totals_i32x8 = _mm256_setzero_si256()
+    cdef __m256i absolutes_i32x8 = _mm256_setzero_si256()
+    cdef __m256 inverse_f32x8
+    if count < group_size:
+        memset(padded, 0, sizeof(padded))
+        memcpy(padded, x, count * sizeof(float))
+        x = padded
+    if not group_scale(x, group_size, levels, scale, &inverse):
+        return False
+    inverse_f32x8 = _mm256_set1_ps(inverse)
+    for k in range(0, group_size, 16):
+        codes_i16x16 = codes_of_16(x + k, inverse_f32x8, &totals_i32x8)
+        absolutes_i32x8 = _mm256_add_epi32(absolutes_i32x8, _mm256_madd_epi16(
+            _mm256_abs_epi16(codes_i16x16), ones_i16x16))
+        _mm256_storeu_si256(<__m256i *>(codes + k), codes_i16x16)
+    absolute[0] = sum_i32x8(absolutes_i32x8)
+    total[0] = sum_i32x8(totals_i32x8)
+    return True
 
 
 cdef inline bint quantize_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,

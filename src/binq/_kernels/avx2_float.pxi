@@ -1,11 +1,11 @@
-# Products of float32 activations by multiplication: a tile of codes is turned to float32 [k][32 rows]
+# Products of int4 weights with float32 activations: a tile of codes is turned to float32 [k][32 rows]
 # in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused
 # multiply-add for each product. The scale of a group multiplies its sum. A prepared buffer holds
-#   values float32 [group][row][group_size], sums float32 [group][row]
+#   values float32 [group][row][group_size]
 # and each row is summed in the same order whatever rows lie beside it.
 
 cdef inline Py_ssize_t float_prepared_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return w.groups * rows * (w.group_size + 1) * <Py_ssize_t>sizeof(float)
+    return w.groups * rows * w.group_size * <Py_ssize_t>sizeof(float)
 
 
 cdef inline Py_ssize_t float_scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -17,12 +17,10 @@ cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_st
                                Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
     cdef float *values = <float *>prepared
-    cdef float *sums = values + w.groups * rows * w.group_size
     cdef float *target
     cdef Py_ssize_t row, group, at, count, k
     cdef __m256i bits_u32x8
     cdef __m256i magnitude_u32x8 = _mm256_set1_epi32(0x7FFFFFFF)
-    cdef double total
     for row in range(row_begin, row_end):
         bits_u32x8 = _mm256_setzero_si256()
         for group in range(w.groups):
@@ -31,41 +29,15 @@ cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_st
             target = values + at * w.group_size
             memcpy(target, x + row * x_stride + group * w.group_size, count * sizeof(float))
             memset(target + count, 0, (w.group_size - count) * sizeof(float))
-            total = 0.0
             for k in range(0, w.group_size, 8):
                 bits_u32x8 = _mm256_max_epu32(bits_u32x8, _mm256_and_si256(
                     magnitude_u32x8, _mm256_castps_si256(_mm256_loadu_ps(target + k))))
-            if w.zero_points != NULL:
-                for k in range(w.group_size):
-                    total += target[k]
-            sums[at] = <float>total
         # inf and NaN: the row is computed elsewhere.
         unfit[row] = largest_u32x8(bits_u32x8) >= 0x7F800000
         if unfit[row]:
             for group in range(w.groups):
                 at = group * rows + row
                 memset(values + at * w.group_size, 0, w.group_size * sizeof(float))
-                sums[at] = 0.0
-
-
-cdef inline void float_ternary(const uint8_t *packed, Py_ssize_t k8s, float *codes) noexcept nogil:
-    # a + b - 1.
-    cdef Py_ssize_t k8
-    cdef int r, bit
-    cdef __m256i first_i32x8, second_i32x8, code_i32x8
-    cdef __m256i one_i32x8 = _mm256_set1_epi32(1)
-    for k8 in range(k8s):
-        for r in range(4):
-            first_i32x8 = load_8_bytes(packed + k8 * 64 + r * 8)
-            second_i32x8 = load_8_bytes(packed + k8 * 64 + 32 + r * 8)
-            for bit in range(8):
-                code_i32x8 = _mm256_sub_epi32(_mm256_add_epi32(
-                    _mm256_and_si256(first_i32x8, one_i32x8),
-                    _mm256_and_si256(second_i32x8, one_i32x8)), one_i32x8)
-                _mm256_storeu_ps(codes + (k8 * 8 + bit) * 32 + r * 8,
-                                 _mm256_cvtepi32_ps(code_i32x8))
-                first_i32x8 = _mm256_srli_epi32(first_i32x8, 1)
-                second_i32x8 = _mm256_srli_epi32(second_i32x8, 1)
 
 
 cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i *offsets_i32x8,
@@ -89,26 +61,12 @@ cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
 
 
-cdef inline __m256i load_8_bytes(const uint8_t *bytes) noexcept nogil:
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(<const __m128i *>bytes))
-
-
-cdef inline void float_tile(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
-                            const TileScales *t, float *codes) noexcept nogil:
-    cdef Py_ssize_t k8s = w.group_size >> 3
-    cdef Py_ssize_t first = (tile * w.groups + group) * k8s
-    if format == FORMAT_TERNARY:
-        float_ternary(w.packed + first * 64, k8s, codes)
-    else:
-        float_int4(w.packed + first * 128, k8s, t.offsets_i32x8, codes)
-
-
 cdef inline void float_block(const float *codes, const float *x, Py_ssize_t group_size,
-                             const TileScales *t, const float *x_sums, float *y,
+                             const TileScales *t, float *y,
                              int rows) noexcept nogil:
     # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
     cdef __m256 sums_f32x8[12]
-    cdef __m256 first_f32x8, second_f32x8, x_f32x8, y_f32x8
+    cdef __m256 first_f32x8, second_f32x8, x_f32x8
     cdef Py_ssize_t k
     cdef int half, n, h
     for half in range(2):
@@ -124,39 +82,33 @@ cdef inline void float_block(const float *codes, const float *x, Py_ssize_t grou
                     second_f32x8, x_f32x8, sums_f32x8[2 * n + 1])
         for n in range(rows):
             for h in range(2):
-                y_f32x8 = _mm256_fmadd_ps(
+                _mm256_storeu_ps(y + n * 32 + half * 16 + h * 8, _mm256_fmadd_ps(
                     sums_f32x8[2 * n + h], t.scales_f32x8[half * 2 + h],
-                    _mm256_loadu_ps(y + n * 32 + half * 16 + h * 8))
-                if t.two_levels:
-                    y_f32x8 = _mm256_fmadd_ps(
-                        t.midpoints_f32x8[half * 2 + h], _mm256_broadcast_ss(x_sums + n), y_f32x8)
-                _mm256_storeu_ps(y + n * 32 + half * 16 + h * 8, y_f32x8)
+                    _mm256_loadu_ps(y + n * 32 + half * 16 + h * 8)))
 
 
 cdef inline Py_ssize_t float_rows(const float *codes, const float *x, Py_ssize_t group_size,
-                                  const TileScales *t, const float *x_sums, float *y,
+                                  const TileScales *t, float *y,
                                   Py_ssize_t rows) noexcept nogil:
     # Takes as many rows as make a block and returns how many those were. Each shape is written out,
     # so that it compiles to a loop of its own with its accumulators in registers.
     if rows >= 6:
-        float_block(codes, x, group_size, t, x_sums, y, 6)
+        float_block(codes, x, group_size, t, y, 6)
         return 6
     if rows >= 4:
-        float_block(codes, x, group_size, t, x_sums, y, 4)
+        float_block(codes, x, group_size, t, y, 4)
         return 4
     if rows >= 2:
-        float_block(codes, x, group_size, t, x_sums, y, 2)
+        float_block(codes, x, group_size, t, y, 2)
         return 2
-    float_block(codes, x, group_size, t, x_sums, y, 1)
+    float_block(codes, x, group_size, t, y, 1)
     return 1
 
 
 cdef inline void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                                int format) noexcept nogil:
+                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     cdef const float *x = <const float *>prepared
-    cdef const float *x_sums = x + w.groups * rows * w.group_size
     cdef float *codes = <float *>scratch
     cdef float *y = codes + w.group_size * 32
     cdef TileScales t
@@ -164,11 +116,12 @@ cdef inline void float_multiply(const Weights *w, const void *prepared, Py_ssize
     for tile in range(tile_begin, tile_end):
         memset(y, 0, rows * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, format, tile, group, &t)
-            float_tile(w, format, tile, group, &t, codes)
+            load_tile_scales(w, FORMAT_INT4, tile, group, &t)
+            float_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
+                       w.group_size >> 3, t.offsets_i32x8, codes)
             at = group * rows
             row = 0
             while row < rows:
                 row += float_rows(codes, x + (at + row) * w.group_size, w.group_size, &t,
-                                  x_sums + at + row, y + row * 32, rows - row)
+                                  y + row * 32, rows - row)
         store_tile(w, y, rows, out, out_stride, tile)

@@ -25,35 +25,6 @@ cdef inline Py_ssize_t lookup_scratch_bytes(Py_ssize_t rows) noexcept nogil:
     return min(rows, <Py_ssize_t>BLOCK_OF_ROWS) * BLOCK_OF_TILES * 128
 
 
-cdef inline bint round_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,
-                             int16_t *codes, float levels, float *scale, int32_t *absolute,
-                             int32_t *total) noexcept nogil:
-    # One row and kernel group of x, as binq.reference.quantize_activations.
-    cdef float padded[256]
-    cdef float inverse
-    cdef Py_ssize_t k
-    cdef __m256i codes_i16x16
-    cdef __m256i ones_i16x16 = _mm256_set1_epi16(1)
-    cdef __m256i totals_i32x8 = _mm256_setzero_si256()
-    cdef __m256i absolutes_i32x8 = _mm256_setzero_si256()
-    cdef __m256 inverse_f32x8
-    if count < group_size:
-        memset(padded, 0, sizeof(padded))
-        memcpy(padded, x, count * sizeof(float))
-        x = padded
-    if not group_scale(x, group_size, levels, scale, &inverse):
-        return False
-    inverse_f32x8 = _mm256_set1_ps(inverse)
-    for k in range(0, group_size, 16):
-        codes_i16x16 = codes_of_16(x + k, inverse_f32x8, &totals_i32x8)
-        absolutes_i32x8 = _mm256_add_epi32(absolutes_i32x8, _mm256_madd_epi16(
-            _mm256_abs_epi16(codes_i16x16), ones_i16x16))
-        _mm256_storeu_si256(<__m256i *>(codes + k), codes_i16x16)
-    absolute[0] = sum_i32x8(absolutes_i32x8)
-    total[0] = sum_i32x8(totals_i32x8)
-    return True
-
-
 cdef inline void lookup_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
                                 Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                 Py_ssize_t row_begin, Py_ssize_t row_end,

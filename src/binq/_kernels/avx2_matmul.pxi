@@ -1,12 +1,12 @@
-# Integer products of many rows of x: a tile of weights is unpacked into L1 once (avx2_tile.pxi)
+# Integer products of int4 weights and many rows of x: a tile of weights is unpacked into L1 once (avx2_tile.pxi)
 # and met by four planes of x at a time, 16 columns of weights by 4 planes in 8 accumulators.
 #
-# maddubs adds pairs of products into int16, and several such pairs add up there before they are
-# widened: 8 deep for int4, 2 * 15 * 128 * 8 = 30720 < 32768; 64 deep for codes of at most 2,
-# 2 * 2 * 128 * 64 = 32768, which only the all -128 of a low plane reaches, as -32768: it fits.
+# maddubs adds pairs of products into int16, and eight such pairs add up there before they are
+# widened: 8 * 2 * 15 * 128 = 30720 < 32768.
 
 cdef enum:
     PLANES_AT_ONCE = 4
+    DEPTH = 8                 # quads of k before int16 sums are widened
 
 
 cdef inline Py_ssize_t plane_scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -15,7 +15,7 @@ cdef inline Py_ssize_t plane_scratch_bytes(const Weights *w, Py_ssize_t rows) no
 
 
 cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
-                            Py_ssize_t depth, __m256i *sums_i32x8, int planes) noexcept nogil:
+                            __m256i *sums_i32x8, int planes) noexcept nogil:
     # sums[2 p + h] = 8 columns at codes + 32 h . plane p.
     cdef Py_ssize_t quad, begin, end
     cdef Py_ssize_t quads = group_size >> 2
@@ -28,7 +28,7 @@ cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t gr
         sums_i32x8[p] = _mm256_setzero_si256()
     begin = 0
     while begin < quads:
-        end = min(begin + depth, quads)
+        end = min(begin + DEPTH, quads)
         for p in range(2 * planes):
             part_i16x16[p] = _mm256_setzero_si256()
         for quad in range(begin, end):
@@ -48,15 +48,14 @@ cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t gr
 
 
 cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
-                             Py_ssize_t depth, const TileScales *t, const float *x_scales,
-                             const int32_t *x_sums, float *y, int planes,
-                             int rows) noexcept nogil:
+                             const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                             float *y, int planes, int rows) noexcept nogil:
     # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
     cdef __m256i sums_i32x8[2 * PLANES_AT_ONCE]
     cdef __m256i sum_i32x8
     cdef int half, n, h
     for half in range(2):
-        block_dots(codes + half * 64, x, group_size, depth, sums_i32x8, rows * planes)
+        block_dots(codes + half * 64, x, group_size, sums_i32x8, rows * planes)
         for n in range(rows):
             for h in range(2):
                 sum_i32x8 = sums_i32x8[2 * n * planes + h]
@@ -68,33 +67,32 @@ cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t g
 
 
 cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
-                                  Py_ssize_t depth, const TileScales *t, const float *x_scales,
+                                  const TileScales *t, const float *x_scales,
                                   const int32_t *x_sums, float *y, int planes,
                                   Py_ssize_t rows) noexcept nogil:
     # Takes as many rows as make a block and returns how many those were. Each shape is written out,
     # so that it compiles to a loop of its own with its accumulators in registers.
     if planes == 1:
         if rows >= 4:
-            block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 1, 4)
+            block_group(codes, x, group_size, t, x_scales, x_sums, y, 1, 4)
             return 4
         if rows >= 2:
-            block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 1, 2)
+            block_group(codes, x, group_size, t, x_scales, x_sums, y, 1, 2)
             return 2
-        block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 1, 1)
+        block_group(codes, x, group_size, t, x_scales, x_sums, y, 1, 1)
         return 1
     if rows >= 2:
-        block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 2, 2)
+        block_group(codes, x, group_size, t, x_scales, x_sums, y, 2, 2)
         return 2
-    block_group(codes, x, group_size, depth, t, x_scales, x_sums, y, 2, 1)
+    block_group(codes, x, group_size, t, x_scales, x_sums, y, 2, 1)
     return 1
 
 
 cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                                int format, int planes) noexcept nogil:
+                                int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
-    cdef Py_ssize_t depth = 8 if format == FORMAT_INT4 else 64
     cdef const int8_t *x = <const int8_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
@@ -105,16 +103,16 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
     for tile in range(tile_begin, tile_end):
         memset(y, 0, rows * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, format, tile, group, &t)
+            load_tile_scales(w, FORMAT_INT4, tile, group, &t)
             at = group * rows
-            if format == FORMAT_INT4 and rows * planes <= FEW_PLANES:
+            if rows * planes <= FEW_PLANES:
                 few_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
                           planes, rows)
                 continue
-            widen_tile(w, format, tile, group, codes)
+            widen_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
+                       w.group_size >> 3, codes)
             row = 0
             while row < rows:
-                row += block_rows(codes, x + (at + row) * size, w.group_size, depth, &t,
-                                  x_scales + at + row, x_sums + at + row, y + row * 32, planes,
-                                  rows - row)
+                row += block_rows(codes, x + (at + row) * size, w.group_size, &t, x_scales + at + row,
+                                  x_sums + at + row, y + row * 32, planes, rows - row)
         store_tile(w, y, rows, out, out_stride, tile)

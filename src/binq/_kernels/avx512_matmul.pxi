@@ -36,20 +36,15 @@ cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t gr
 
 
 cdef struct WideScales:
-    # What one tile and kernel group adds to y: offsets of the codes, scales, midpoints.
+    # What one tile and kernel group adds to y: offsets of the codes and scales.
     __m512i offsets_i32x16[2]
     __m512 scales_f32x16[2]
-    __m512 midpoints_f32x16[2]
-    bint two_levels
 
 
 cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
                                   WideScales *t) noexcept nogil:
     load_offsets(w, format, tile, group, t.offsets_i32x16)
-    load_scales(w, w.scales, tile, group, t.scales_f32x16)
-    t.two_levels = format == FORMAT_BINARY and w.zero_points != NULL
-    if t.two_levels:
-        load_scales(w, w.zero_points, tile, group, t.midpoints_f32x16)
+    load_scales(w, tile, group, t.scales_f32x16)
 
 
 cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int planes,
@@ -57,7 +52,6 @@ cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int pl
     # y += sum * (w_scale * x_scale), each operation rounded by itself, for one row of x.
     cdef int h
     cdef __m512i sum_i32x16
-    cdef __m512 y_f32x16
     cdef __m512 x_scale_f32x16 = _mm512_set1_ps(x_scale)
     cdef __m512i x_sum_i32x16 = _mm512_set1_epi32(x_sum)
     for h in range(2):
@@ -66,15 +60,10 @@ cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int pl
             sum_i32x16 = _mm512_add_epi32(_mm512_slli_epi32(sum_i32x16, 8), sums_i32x16[2 + h])
         sum_i32x16 = _mm512_sub_epi32(
             sum_i32x16, _mm512_mullo_epi32(t.offsets_i32x16[h], x_sum_i32x16))
-        y_f32x16 = _mm512_add_ps(
+        _mm512_storeu_ps(y + h * 16, _mm512_add_ps(
             _mm512_loadu_ps(y + h * 16),
             _mm512_mul_ps(_mm512_cvtepi32_ps(sum_i32x16),
-                          _mm512_mul_ps(t.scales_f32x16[h], x_scale_f32x16)))
-        if t.two_levels:
-            y_f32x16 = _mm512_add_ps(y_f32x16, _mm512_mul_ps(
-                _mm512_cvtepi32_ps(x_sum_i32x16),
-                _mm512_mul_ps(t.midpoints_f32x16[h], x_scale_f32x16)))
-        _mm512_storeu_ps(y + h * 16, y_f32x16)
+                          _mm512_mul_ps(t.scales_f32x16[h], x_scale_f32x16))))
 
 
 cdef inline void block_group(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,

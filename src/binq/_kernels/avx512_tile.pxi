@@ -3,29 +3,13 @@
 # Unsigned codes u8 [k/4][32 rows][4 k], so that one dword is what vpdpbusd multiplies by four
 # activations. What a code is too large by is the same for all k of a group and is taken off once,
 # times the sum of the activations:
-#   binary   2 * bit      less 1          ternary   a + b   less 1
-#   int4     nibble       less its zero point (8 where symmetric)
+#   ternary  a + b   less 1             int4   nibble   less its zero point (8 where symmetric)
 
 cdef inline __m512i spread_16_bytes(const uint8_t *bytes) noexcept nogil:
     # 16 bytes, one a row, each repeated in the four bytes of its row's dword.
     cdef __m512i dwords_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(<const __m128i *>bytes))
     return _mm512_shuffle_epi8(dwords_i32x16, _mm512_set4_epi32(
         0x0C0C0C0C, 0x08080808, 0x04040404, 0x00000000))
-
-
-cdef inline void widen_binary(const uint8_t *packed, Py_ssize_t k8s, uint8_t *codes) noexcept nogil:
-    cdef Py_ssize_t k8, half
-    cdef __m512i bytes_u8x64
-    cdef __m512i two_u8x64 = _mm512_set1_epi8(2)
-    cdef __m512i low_u8x64 = _mm512_set1_epi32(0x08040201)
-    cdef __m512i high_u8x64 = _mm512_set1_epi32(<int>0x80402010)
-    for k8 in range(k8s):
-        for half in range(2):
-            bytes_u8x64 = spread_16_bytes(packed + k8 * 32 + half * 16)
-            _mm512_store_si512(codes + k8 * 256 + half * 64, _mm512_maskz_mov_epi8(
-                _mm512_test_epi8_mask(bytes_u8x64, low_u8x64), two_u8x64))
-            _mm512_store_si512(codes + k8 * 256 + 128 + half * 64, _mm512_maskz_mov_epi8(
-                _mm512_test_epi8_mask(bytes_u8x64, high_u8x64), two_u8x64))
 
 
 cdef inline void widen_ternary(const uint8_t *packed, Py_ssize_t k8s,
@@ -67,9 +51,7 @@ cdef inline void widen_tile(const Weights *w, int format, Py_ssize_t tile, Py_ss
                              uint8_t *codes) noexcept nogil:
     cdef Py_ssize_t k8s = w.group_size >> 3
     cdef Py_ssize_t first = (tile * w.groups + group) * k8s
-    if format == FORMAT_BINARY:
-        widen_binary(w.packed + first * 32, k8s, codes)
-    elif format == FORMAT_TERNARY:
+    if format == FORMAT_TERNARY:
         widen_ternary(w.packed + first * 64, k8s, codes)
     else:
         widen_int4(w.packed + first * 128, k8s, codes)
@@ -90,14 +72,14 @@ cdef inline void load_offsets(const Weights *w, int format, Py_ssize_t tile, Py_
     offsets_i32x16[1] = _mm512_srli_epi32(nibbles_i32x16, 4)
 
 
-cdef inline void load_scales(const Weights *w, const void *stored, Py_ssize_t tile,
-                             Py_ssize_t group, __m512 *scales_f32x16) noexcept nogil:
-    # 32 scales or midpoints of one tile and group.
+cdef inline void load_scales(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
+                             __m512 *scales_f32x16) noexcept nogil:
+    # 32 scales of one tile and group.
     cdef Py_ssize_t start = (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 32
-    cdef const uint16_t *halves = <const uint16_t *>stored + start
+    cdef const uint16_t *halves = <const uint16_t *>w.scales + start
     if w.scales_float32:
-        scales_f32x16[0] = _mm512_loadu_ps(<const float *>stored + start)
-        scales_f32x16[1] = _mm512_loadu_ps(<const float *>stored + start + 16)
+        scales_f32x16[0] = _mm512_loadu_ps(<const float *>w.scales + start)
+        scales_f32x16[1] = _mm512_loadu_ps(<const float *>w.scales + start + 16)
     else:
         scales_f32x16[0] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>halves))
         scales_f32x16[1] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>(halves + 16)))

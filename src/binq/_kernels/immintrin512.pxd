@@ -23,6 +23,15 @@ cdef extern from "immintrin.h" nogil:
     __m512i _mm512_setzero_si512() noexcept
     __m512 _mm512_set1_ps(float x) noexcept
 
+    __m512i _mm512_castps_si512(__m512 a) noexcept
+    __m512 _mm512_castsi512_ps(__m512i a) noexcept
+    __m256i _mm512_castsi512_si256(__m512i a) noexcept
+    __m256i _mm512_extracti64x4_epi64(__m512i a, int half) noexcept
+    __m512i _mm512_cvtepi16_epi32(__m256i a) noexcept
+    __m512i _mm512_add_epi16(__m512i a, __m512i b) noexcept
+    __m512i _mm512_sub_epi16(__m512i a, __m512i b) noexcept
+    __m512 _mm512_sub_ps(__m512 a, __m512 b) noexcept
+    __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) noexcept
     __m512i _mm512_and_si512(__m512i a, __m512i b) noexcept
     __m512i _mm512_srli_epi32(__m512i a, unsigned int n) noexcept
     __m512i _mm512_slli_epi32(__m512i a, unsigned int n) noexcept

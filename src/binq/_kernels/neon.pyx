@@ -125,24 +125,24 @@ cdef void multiply_int4_int8(const Weights *w, const void *prepared, Py_ssize_t 
 cdef KernelTable kernel_table
 kernel_table.version = TABLE_VERSION
 kernel_table.name = "neon"
-kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_any, multiply_binary_float32)
-kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16] = MatmulKernel(
-    prepared_int16, prepare_int16_lookup, scratch_any, multiply_binary_int16)
-kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8] = MatmulKernel(
-    prepared_int8, prepare_int8, scratch_any, multiply_binary_int8)
-kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_any, multiply_ternary_float32)
-kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16] = MatmulKernel(
-    prepared_int16, prepare_int16_lookup, scratch_any, multiply_ternary_int16)
-kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8] = MatmulKernel(
-    prepared_int8, prepare_int8, scratch_any, multiply_ternary_int8)
-kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32] = MatmulKernel(
-    prepared_float32, prepare_float32, scratch_any, multiply_int4_float32)
-kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16] = MatmulKernel(
-    prepared_int16, prepare_int16_int4, scratch_any, multiply_int4_int16)
-kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8] = MatmulKernel(
-    prepared_int8, prepare_int8, scratch_any, multiply_int4_int8)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_float32, prepare_float32, scratch_any, multiply_binary_float32)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_int16, prepare_int16_lookup, scratch_any, multiply_binary_int16)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_int8, prepare_int8, scratch_any, multiply_binary_int8)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_float32, prepare_float32, scratch_any, multiply_ternary_float32)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_int16, prepare_int16_lookup, scratch_any, multiply_ternary_int16)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_int8, prepare_int8, scratch_any, multiply_ternary_int8)
+kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_float32, prepare_float32, scratch_any, multiply_int4_float32)
+kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_int16, prepare_int16_int4, scratch_any, multiply_int4_int16)
+kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8][0] = MatmulKernel(
+    ANY_ROWS, 1, 1, prepared_int8, prepare_int8, scratch_any, multiply_int4_int8)
 kernel_table.quantize_scratch_bytes = quantize_scratch_bytes
 kernel_table.quantize[FORMAT_BINARY] = quantize_binary
 kernel_table.quantize[FORMAT_TERNARY] = quantize_ternary

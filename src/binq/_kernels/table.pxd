@@ -8,8 +8,10 @@
 from libc.stdint cimport int8_t, uint8_t, int32_t
 
 cdef enum:
-    TABLE_VERSION = 2
+    TABLE_VERSION = 3
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
+    TIERS = 3                 # kernels of one product, for few, some and many rows of x
+    ANY_ROWS = 0x7FFFFFFF
 
 cdef enum:                    # Format: index into the arrays of KernelTable
     FORMAT_BINARY = 0
@@ -66,6 +68,11 @@ ctypedef struct Weights:
 ctypedef struct MatmulKernel:
     # y = x @ dequantize(w).T in two steps, so that each engine may lay x out as it likes.
     #
+    # most_rows:      rows of x up to which this is the fastest of the kernels of a product; ANY_ROWS in
+    #                 the last of them.
+    # rows_at_once:   rows of x that share their work; a last block of fewer costs as much as a full one.
+    # tiles_at_once:  tiles of w that share what multiply sets up anew for each call: the smallest piece
+    #                 to cut for a thread.
     # prepared_bytes: size of the buffer that holds `rows` prepared rows of x (64-byte aligned).
     # prepare:        reads rows [row_begin, row_end) of x (row stride in floats) into `prepared`.
     #                 row_begin is a multiple of 16; row_end too, unless it is `rows`. Sets
@@ -75,6 +82,9 @@ ctypedef struct MatmulKernel:
     # scratch_bytes:  size of the buffer each calling thread hands to multiply (64-byte aligned).
     # multiply:       writes out[row * out_stride + column] for all rows and the columns (rows of w)
     #                 of tiles [tile_begin, tile_end); never past out_features.
+    Py_ssize_t most_rows
+    Py_ssize_t rows_at_once
+    Py_ssize_t tiles_at_once
     Py_ssize_t (*prepared_bytes)(const Weights *w, Py_ssize_t rows) noexcept nogil
     void (*prepare)(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
                     void *prepared, uint8_t *unfit,
@@ -137,8 +147,8 @@ ctypedef void (*MeasureKernel)(const Weights *w, const char *values, Py_ssize_t 
 
 ctypedef struct KernelTable:
     int version               # TABLE_VERSION of the module that filled the table
-    const char *name          # "portable", "avx2", "neon"
-    MatmulKernel matmul[FORMATS][ACTIVATION_MODES]
+    const char *name          # "portable", "avx2", "avx512", "neon"
+    MatmulKernel matmul[FORMATS][ACTIVATION_MODES][TIERS]
     QuantizeKernel quantize[FORMATS]
     Py_ssize_t (*quantize_scratch_bytes)(const QuantizeJob *job, int format) noexcept nogil
     DequantizeKernel dequantize[FORMATS]
