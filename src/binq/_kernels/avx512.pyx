@@ -16,9 +16,9 @@ from binq._kernels import avx2
 
 include "avx2_activations.pxi"
 include "avx2_scales.pxi"
-include "avx512_tile.pxi"
-include "avx512_matmul.pxi"
-include "avx512_few.pxi"
+include "avx512_int4.pxi"
+include "avx512_ternary.pxi"
+include "avx512_planes.pxi"
 include "turn.pxi"
 include "avx512_vector.pxi"
 include "columns.pxi"
@@ -36,7 +36,7 @@ cdef Py_ssize_t planes_int8_prepared(const Weights *w, Py_ssize_t rows) noexcept
 
 
 cdef Py_ssize_t planes_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return plane_scratch_bytes(w, rows)
+    return wide_scratch_bytes(rows)
 
 
 cdef void int4_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -100,9 +100,9 @@ cdef KernelTable kernel_table = (
     <const KernelTable *>PyCapsule_GetPointer(avx2.table, "binq.KernelTable"))[0]
 kernel_table.name = "avx512"
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16][0] = MatmulKernel(
-    ANY_ROWS, 1, 1, planes_int16_prepared, int4_int16_prepare, planes_scratch, int4_int16_multiply)
+    ANY_ROWS, 1, 4, planes_int16_prepared, int4_int16_prepare, planes_scratch, int4_int16_multiply)
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8][0] = MatmulKernel(
-    ANY_ROWS, 1, 1, planes_int8_prepared, planes_int8_prepare, planes_scratch, int4_int8_multiply)
+    ANY_ROWS, 1, 4, planes_int8_prepared, planes_int8_prepare, planes_scratch, int4_int8_multiply)
 # The rows of x from which on each kernel is the fastest are measured.
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
     ANY_ROWS, 16, 64, columns_float32_prepared, columns_float32_prepare,
@@ -117,16 +117,16 @@ add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8], 24, MatmulKernel(
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
     ANY_ROWS, 16, 64, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary))
-add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 5, MatmulKernel(
-    ANY_ROWS, 1, 1, planes_int16_prepared, ternary_int16_prepare, planes_scratch,
+add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 3, MatmulKernel(
+    ANY_ROWS, 1, 4, planes_int16_prepared, ternary_int16_prepare, planes_scratch,
     ternary_int16_multiply))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 14, MatmulKernel(
     ANY_ROWS, 16, 64, columns_int16_prepared, columns_int16_prepare,
     columns_int16_ternary_scratch, columns_int16_ternary))
-add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 6, MatmulKernel(
-    ANY_ROWS, 1, 1, planes_int8_prepared, planes_int8_prepare, planes_scratch,
+add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, MatmulKernel(
+    ANY_ROWS, 1, 4, planes_int8_prepared, planes_int8_prepare, planes_scratch,
     ternary_int8_multiply))
-add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 27, MatmulKernel(
+add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 29, MatmulKernel(
     ANY_ROWS, 32, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
     columns_int8_ternary))
 

@@ -1,7 +1,7 @@
 # The AVX-512 intrinsics that binq uses (F, BW, VL, VNNI). The vector types are opaque structs to
 # Cython, so that no operator compiles on them by accident.
 
-from libc.stdint cimport int32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from binq._kernels.immintrin cimport __m128i, __m256i
 
@@ -40,6 +40,10 @@ cdef extern from "immintrin.h" nogil:
     __m512i _mm512_cvtepu8_epi32(__m128i a) noexcept
     __mmask64 _mm512_test_epi8_mask(__m512i a, __m512i b) noexcept
     __m512i _mm512_maskz_mov_epi8(__mmask64 k, __m512i a) noexcept
+    __m512i _mm512_broadcast_i32x4(__m128i a) noexcept
+    __m512i _mm512_min_epu8(__m512i a, __m512i b) noexcept
+    __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h,
+                              int i, int j, int k, int l, int m, int n, int o, int p) noexcept
     __m512i _mm512_add_epi8(__m512i a, __m512i b) noexcept
     __m512i _mm512_add_epi32(__m512i a, __m512i b) noexcept
     __m512i _mm512_sub_epi32(__m512i a, __m512i b) noexcept
