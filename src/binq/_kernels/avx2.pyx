@@ -139,7 +139,7 @@ kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx2"
 # The rows of x up to which each kernel is the fastest are measured.
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
-    ANY_ROWS, 8, 64, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 8, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_binary_scratch, columns_float32_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16][0] = MatmulKernel(
     ANY_ROWS, 1, 2, lookup_int16_prepared, lookup_int16_prepare, lookup_scratch,
@@ -147,20 +147,20 @@ kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16][0] = MatmulKernel(
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0] = MatmulKernel(
     14, 2, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][1] = MatmulKernel(
-    ANY_ROWS, 16, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
+    ANY_ROWS, 16, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
     columns_int8_binary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
-    ANY_ROWS, 8, 64, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 8, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][0] = MatmulKernel(
     6, 1, 2, lookup_int16_prepared, lookup_int16_prepare, lookup_scratch, lookup_int16_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][1] = MatmulKernel(
-    ANY_ROWS, 8, 64, columns_int16_prepared, columns_int16_prepare,
+    ANY_ROWS, 8, 32, columns_int16_prepared, columns_int16_prepare,
     columns_int16_ternary_scratch, columns_int16_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][0] = MatmulKernel(
     11, 2, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][1] = MatmulKernel(
-    ANY_ROWS, 16, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
+    ANY_ROWS, 16, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
     columns_int8_ternary)
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
     ANY_ROWS, 1, 1, int4_float32_prepared, int4_float32_prepare, int4_float32_scratch,

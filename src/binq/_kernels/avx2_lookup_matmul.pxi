@@ -198,7 +198,12 @@ cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssiz
                         start_stretch(&next, w, tile + after - tiles, group + groups, planes)
                     else:
                         start_stretch(&next, w, tile + after, 0, planes)
-                    if tiles - t >= 2:
+                    if tiles - t >= 2 and rows == 1:
+                        # Of its own: a loop over one row would cost a twentieth.
+                        lookup_stretch(here, &next, groups, tables + at * size, size, size,
+                                       x_scales + at, absolutes + at, x_sums + at, 1,
+                                       y + t * 32, 1, planes, digits, 2)
+                    elif tiles - t >= 2:
                         lookup_stretch(here, &next, groups, tables + at * size, size, rows * size,
                                        x_scales + at, absolutes + at, x_sums + at, rows,
                                        y + t * block * 32, block, planes, digits, 2)

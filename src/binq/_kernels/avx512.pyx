@@ -105,29 +105,29 @@ kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8][0] = MatmulKernel(
     ANY_ROWS, 1, 4, planes_int8_prepared, planes_int8_prepare, planes_scratch, int4_int8_multiply)
 # The rows of x from which on each kernel is the fastest are measured.
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
-    ANY_ROWS, 16, 64, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 16, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_binary_scratch, columns_float32_binary))
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16], 14, MatmulKernel(
-    ANY_ROWS, 16, 64, columns_int16_prepared, columns_int16_prepare,
+    ANY_ROWS, 16, 32, columns_int16_prepared, columns_int16_prepare,
     columns_int16_binary_scratch, columns_int16_binary))
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0].most_rows = ANY_ROWS
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8], 24, MatmulKernel(
-    ANY_ROWS, 32, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
+    ANY_ROWS, 32, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
     columns_int8_binary))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
-    ANY_ROWS, 16, 64, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 16, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 3, MatmulKernel(
     ANY_ROWS, 1, 4, planes_int16_prepared, ternary_int16_prepare, planes_scratch,
     ternary_int16_multiply))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 14, MatmulKernel(
-    ANY_ROWS, 16, 64, columns_int16_prepared, columns_int16_prepare,
+    ANY_ROWS, 16, 32, columns_int16_prepared, columns_int16_prepare,
     columns_int16_ternary_scratch, columns_int16_ternary))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, MatmulKernel(
     ANY_ROWS, 1, 4, planes_int8_prepared, planes_int8_prepare, planes_scratch,
     ternary_int8_multiply))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 29, MatmulKernel(
-    ANY_ROWS, 32, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
+    ANY_ROWS, 32, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
     columns_int8_ternary))
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)
