@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from cases import SMOKE, relative_error, weights
+from quantize_rivals import QUANTIZERS
 
 import binq
 
@@ -38,6 +39,38 @@ def bench_quantize(benchmark, format, method, symmetric, dtype):
         error=relative_error(q.dequantize(), w64) ** 2,
     )
     benchmark(binq.quantize, w, format, method=method, symmetric=symmetric)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def bench_rival(benchmark, name):
+    quantize, dequantize = QUANTIZERS[name]
+    w = weights(ROWS // 4, 512 if SMOKE else 4096)
+    blob = quantize(w)
+    benchmark.extra_info.update(
+        question="quantize",
+        name=name,
+        dtype="float32",
+        float32_bytes=w.nbytes,
+        bits_per_weight=blob.nbytes * 8 / w.size,
+        error=relative_error(dequantize(blob, w.shape), w.astype(np.float64)) ** 2,
+    )
+    benchmark(quantize, w)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def bench_rival_dequantize(benchmark, name):
+    quantize, dequantize = QUANTIZERS[name]
+    w = weights(ROWS // 4, 512 if SMOKE else 4096)
+    blob = quantize(w)
+    benchmark.extra_info.update(
+        question="dequantize",
+        name=f"{name} dequantize",
+        dtype="float32",
+        float32_bytes=w.nbytes,
+        bits_per_weight=blob.nbytes * 8 / w.size,
+        error=0.0,
+    )
+    benchmark(dequantize, blob, w.shape)
 
 
 @pytest.mark.parametrize("format", ["binary", "ternary", "int4"])

@@ -54,7 +54,7 @@ def _batch(rows: list[Row], folder: Path) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(x, [str(n) for n in x])
-    ticks = [5, 10, 20, 50, 100, 200]
+    ticks = [5, 10, 20, 50, 100, 200, 300]
     axes.set_yticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("rows of x")

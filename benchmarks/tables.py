@@ -5,6 +5,20 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 Row = dict[str, Any]
+BLAS = {"numpy": ("numpy float32",)}
+# Rivals that store the same kind of weights; of several the fastest counts.
+KINDS = {
+    "binary": {"llama.cpp Q1_0": ("llama.cpp Q1_0",), **BLAS},
+    "ternary": {"llama.cpp TQ2_0": ("llama.cpp TQ2_0",), **BLAS},
+    "int4": {
+        "llama.cpp Q4_0, repacked or not": ("llama.cpp Q4_0", "llama.cpp Q4_0 repacked"),
+        "onnxruntime, blocks of 128 or 32": ("onnxruntime int4 g128", "onnxruntime int4 g32"),
+        **BLAS,
+    },
+}
+_RATIOS = """How many times as fast, by median and (in brackets) by fastest run, one row of x with \
+the weights in memory, more with the weights in cache. int8 is what the rivals do with x inside \
+(llama.cpp, onnxruntime at accuracy_level 4); int16 is binq's default."""
 RIVALS = ("numpy", "onnxruntime", "onnx", "llama-cpp-python", "gguf")
 
 
@@ -26,6 +40,9 @@ def document(results: Row) -> str:
         + f". {results['datetime'][:10]}.",
         "binq runs the kernels that `binq.cpu_info()` names; onnxruntime chooses its own (AVX-512 "
         "VNNI where the machine has it), llama.cpp runs what its build was compiled for.",
+        "## Beside the rivals of its own kind",
+        _RATIOS,
+        _ratios(rows),
         "## One row of x",
         "Weights in memory: the matrices of a rotation of more than 100 MB take turns.",
         _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "memory"]),
@@ -68,6 +85,31 @@ def _versions() -> Iterable[str]:
 def _table(head: list[str], body: Iterable[list[str]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def _ratios(rows: list[Row]) -> str:
+    """Returns binq's speed over that of the best rival of its kind, for 1, 8, 128 and 512 rows."""
+    speeds: dict[tuple[str, int], dict[str, float]] = {}
+    for r in rows:
+        if r["question"] == "gemm" or (r["question"] == "gemv" and r["where"] == "memory"):
+            speeds[r["name"], r["rows"]] = {k: r["products"] / r[k] for k in ("median", "min")}
+    batches = sorted({n for _, n in speeds})
+    body = []
+    for name in dict.fromkeys(name for name, _ in speeds):
+        if not name.startswith("binq"):
+            continue
+        for label, kinds in KINDS[name.split()[1]].items():
+            cells = []
+            for n in batches:
+                best = [speeds[k, n] for k in kinds if (k, n) in speeds]
+                ratios = [
+                    speeds[name, n][k] / max(b[k] for b in best) if best else 0.0
+                    for k in ("median", "min")
+                ]
+                cells.append(f"{ratios[0]:.2f}x ({ratios[1]:.2f}x)" if best else "–")
+            body.append([name, label, *cells])
+    head = ["", "rival", *(f"{n} row{'s' if n > 1 else ''}" for n in batches)]
+    return _table(head, body)
 
 
 def _speeds(rows: list[Row]) -> str:
