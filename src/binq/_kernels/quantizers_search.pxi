@@ -1,7 +1,8 @@
 # The exact int4 search: binq.reference.quantizers explains it. Two zero points are searched by
-# turns, so that their evaluations, each of which waits for the one before, run side by side.
+# turns, so that their evaluations, each of which waits for the one before, run side by side. Its
+# functions are not marked inline: the compiler makes one of them all, but late, which is faster.
 
-cdef inline double folded(doubles *sums) noexcept nogil:
+cdef double folded(doubles *sums) noexcept nogil:
     # Eight sums, added in halves.
     cdef double s[4]
     cdef Py_ssize_t part
@@ -10,7 +11,7 @@ cdef inline double folded(doubles *sums) noexcept nogil:
     return (s[0] + s[2]) + (s[1] + s[3])
 
 
-cdef inline void evaluate(const Best *best, Search *search) noexcept nogil:
+cdef void evaluate(const Best *best, Search *search) noexcept nogil:
     # The codes of scale 1 / u, and their A and B in eight running sums.
     cdef doubles a[8]
     cdef doubles b[8]
@@ -32,7 +33,7 @@ cdef inline void evaluate(const Best *best, Search *search) noexcept nogil:
     search.b = folded(b)
 
 
-cdef inline void evaluate_two(const Best *best, Search *one, Search *two) noexcept nogil:
+cdef void evaluate_two(const Best *best, Search *one, Search *two) noexcept nogil:
     cdef doubles a[8]
     cdef doubles b[8]
     cdef doubles c[8]
@@ -69,7 +70,7 @@ cdef inline void evaluate_two(const Best *best, Search *one, Search *two) noexce
     two.b = folded(d)
 
 
-cdef inline void evaluate_saturated(const Best *best, Search *search) noexcept nogil:
+cdef void evaluate_saturated(const Best *best, Search *search) noexcept nogil:
     # The codes as u goes to infinity.
     cdef doubles a[8]
     cdef doubles b[8]
@@ -92,14 +93,14 @@ cdef inline void evaluate_saturated(const Best *best, Search *search) noexcept n
     search.b = folded(b)
 
 
-cdef inline void keep_best(Best *best, const Search *search) noexcept nogil:
+cdef void keep_best(Best *best, const Search *search) noexcept nogil:
     if search.a * search.a > best.gain * search.b:
         best.gain = search.a * search.a / search.b
         best.scale = search.a / search.b
         best.zero_point = -search.low
 
 
-cdef inline bint may_beat(double gain, const Interval *at) noexcept nogil:
+cdef bint may_beat(double gain, const Interval *at) noexcept nogil:
     # Whether (chord of g) / u^2, inside the interval, exceeds the best A^2 / B.
     cdef double g = 2.0 * at.u0 * at.a0 - at.b0
     cdef double rise, run, drop
@@ -115,7 +116,7 @@ cdef inline bint may_beat(double gain, const Interval *at) noexcept nogil:
             and rise * rise > 4.0 * gain * drop * run)
 
 
-cdef inline void next_cut(const Best *best, Search *search) noexcept nogil:
+cdef void next_cut(const Best *best, Search *search) noexcept nogil:
     # Sets u to the next point to evaluate, or is_open to False where there is none.
     cdef Interval *at = &search.at
     cdef double u
@@ -135,7 +136,7 @@ cdef inline void next_cut(const Best *best, Search *search) noexcept nogil:
         copy_interval(at, search.top)
 
 
-cdef inline void copy_interval(Interval *to, const Interval *source) noexcept nogil:
+cdef void copy_interval(Interval *to, const Interval *source) noexcept nogil:
     # By numbers: a copy of the struct by vectors would wait for the numbers just stored.
     to.u0 = source.u0
     to.a0 = source.a0
@@ -146,7 +147,7 @@ cdef inline void copy_interval(Interval *to, const Interval *source) noexcept no
     to.depth = source.depth
 
 
-cdef inline void take_cut(Best *best, Search *search) noexcept nogil:
+cdef void take_cut(Best *best, Search *search) noexcept nogil:
     # Uses the line found at u: the left part waits on the stack, the right one is next.
     cdef Interval *at = &search.at
     cdef double u = search.u
@@ -172,8 +173,8 @@ cdef inline void take_cut(Best *best, Search *search) noexcept nogil:
     next_cut(best, search)
 
 
-cdef inline void start(Best *best, Search *search, int zero_point, double lowest,
-                       double highest) noexcept nogil:
+cdef void start(Best *best, Search *search, int zero_point, double lowest,
+                double highest) noexcept nogil:
     cdef double largest = 0.0
     search.low = -zero_point
     search.high = 15 - zero_point
@@ -198,8 +199,8 @@ cdef inline void start(Best *best, Search *search, int zero_point, double lowest
     next_cut(best, search)
 
 
-cdef inline void search_two(Best *best, Interval *stack, int zero_point, int other,
-                            double lowest, double highest) noexcept nogil:
+cdef void search_two(Best *best, Interval *stack, int zero_point, int other,
+                     double lowest, double highest) noexcept nogil:
     cdef Search one, two
     one.stack = stack
     two.stack = stack + SEARCH_DEPTH
