@@ -331,13 +331,15 @@ cdef class PackedMatrix:
             run_elementwise(unpack_task, &e, self.weights.tiles, self.weights.in_features)
 
     def measure(self, const uint8_t[::1] values not None, int input_type, Py_ssize_t row_stride,
-                double[::1] totals not None):
-        """Adds signal, noise, worst (the larger), clipped and zero scales to ``totals``."""
+                double[:, ::1] errors not None):
+        """Writes signal, noise, worst, clipped and zero scales of each tile to ``errors``."""
         cdef Elementwise e
         cdef QuantizeJob job
-        cdef Py_ssize_t tile
-        if totals.shape[0] != 5:
-            raise ValueError(f"totals must have 5 elements, got {totals.shape[0]}")
+        if errors.shape[0] != self.weights.tiles or errors.shape[1] != 5:
+            raise ValueError(
+                f"errors must have shape ({self.weights.tiles}, 5), got "
+                f"({errors.shape[0]}, {errors.shape[1]})"
+            )
         check_values(values, input_type, row_stride, &self.weights)
         if self.weights.out_features == 0 or self.weights.in_features == 0:
             return
@@ -347,20 +349,9 @@ cdef class PackedMatrix:
         e.w = &self.weights
         e.job = &job
         e.measure = kernels.measure[self.format]
+        e.errors = <Errors *>&errors[0, 0]
         with nogil:
-            e.errors = <Errors *>allocate(self.weights.tiles * <Py_ssize_t>sizeof(Errors))
-            if e.errors != NULL:
-                run_elementwise(measure_task, &e, self.weights.tiles, self.weights.in_features)
-                # In order: the sums are the same for any number of threads or of blocks.
-                for tile in range(self.weights.tiles):
-                    totals[0] += e.errors[tile].signal
-                    totals[1] += e.errors[tile].noise
-                    totals[2] = max(totals[2], e.errors[tile].worst)
-                    totals[3] += e.errors[tile].clipped
-                    totals[4] += e.errors[tile].zero_scales
-            release(e.errors)
-        if e.errors == NULL:
-            raise MemoryError("not enough memory to measure")
+            run_elementwise(measure_task, &e, self.weights.tiles, self.weights.in_features)
 
 
 cdef void run_elementwise(Task task, Elementwise *e, Py_ssize_t tiles,

@@ -226,6 +226,34 @@ def test_scales_beyond_float16_are_kept_in_float32(tmp_path, monkeypatch):
     assert down == binq.quantize(v, "int4", group_size=32)
 
 
+def test_any_number_of_threads_gives_the_same_bytes_and_errors(
+    source, tmp_path, monkeypatch, threads
+):
+    monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)
+    trees, errors = [], []
+    for count in (1, 2, 5):
+        binq.set_num_threads(count)
+        report = binq.quantize_checkpoint(source, tmp_path / f"target{count}", "int4")
+        trees.append(tree(tmp_path / f"target{count}"))
+        errors.append([(t.sqnr_db, t.max_error, t.clipped) for t in report.tensors])
+    assert trees[0] == trees[1] == trees[2]
+    assert errors[0] == errors[1] == errors[2]
+
+
+def test_the_first_bad_block_is_named_though_later_ones_were_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    w = np.ones((320, 64), np.float32)
+    w[[70, 100, 300], 5] = np.nan
+    binq.save_file({f"{LAYER}.mlp.up_proj.weight": w}, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "qwen3"})
+    with pytest.raises(binq.NonFiniteError, match=r"up_proj\.weight, rows from 64: .*6, 5"):
+        binq.quantize_checkpoint(folder, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_stacks_of_experts_are_streamed_matrix_by_matrix(tmp_path, monkeypatch):
     monkeypatch.setattr("binq.checkpoint.plan.BLOCK_BYTES", 1)
     monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)

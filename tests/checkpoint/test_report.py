@@ -39,7 +39,7 @@ def test_the_table_has_a_line_for_each_tensor_and_a_total():
     assert "inf" in lines[2]
     assert "scalar" in lines[4]
     assert lines[-1].startswith("5 tensors: 2.18 kB -> 484 B")
-    assert lines[-1].endswith("2.0 s")
+    assert lines[-1].endswith("2.0 s, 1.09 kB a second")
     assert "of memory; nothing was written" in str(report(dry_run=True, peak_bytes=10**9))
 
 
@@ -47,8 +47,9 @@ def test_json_is_strict_and_complete():
     def refuse(word):
         raise AssertionError(word)
 
-    document = json.loads(report().to_json(), parse_constant=refuse)
+    document = json.loads(report(seconds=2.0).to_json(), parse_constant=refuse)
     assert document["bytes_after"] == 484
+    assert document["bytes_per_second"] == 1090
     first, second, third = document["tensors"][:3]
     assert (first["sqnr_db"], first["clipped"], first["kept"]) == (20.5, 3, False)
     assert second["sqnr_db"] is None

@@ -51,9 +51,9 @@ def quantize_checkpoint(
 
     Linear weights, experts included, are packed; norms, routers, embeddings and whatever the
     model's family keeps are copied as they are stored (docs/checkpoints.md). Weights that already
-    are low-bit stay exactly what they are. Everything is streamed: memory is bounded by a few
-    blocks of rows, three times 64 MiB at up to three times their size, and the scales of the
-    largest tensor, however large the checkpoint is; ``Report.peak_bytes`` says it in bytes.
+    are low-bit stay exactly what they are. Everything is streamed: memory is bounded by a
+    block of rows for each thread (at most 8), 32 MiB at up to three times its size, and the scales
+    of the largest tensor, however large the checkpoint is; ``Report.peak_bytes`` says it in bytes.
 
     - src: a folder with ``model.safetensors`` or ``model.safetensors.index.json``, or a GGUF file
     - dst: the folder to make; its name appears when it is complete, until then the work lies in

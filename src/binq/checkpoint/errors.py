@@ -8,6 +8,26 @@ from numpy.typing import NDArray
 
 from binq import _core
 from binq.array import QuantizedArray
+from binq.formats.layout import TILE_ROWS
+
+
+def tile_errors(values: NDArray[Any], packed: QuantizedArray) -> NDArray[np.float64]:
+    """Returns signal, noise, largest error, clipped weights and zero scales of each tile.
+
+    ``values`` are the rows, of any float dtype, that became ``packed``.
+    """
+    dtype = values.dtype if values.dtype.name in _core.INPUT_TYPES else np.dtype(np.float32)
+    values = np.ascontiguousarray(values, dtype)
+    tiles = np.zeros((-(-len(values) // TILE_ROWS), 5))
+    (matrix,) = packed._matrices() or (None,)
+    if matrix is not None:
+        matrix.measure(
+            values.reshape(-1).view(np.uint8),
+            _core.INPUT_TYPES[dtype.name],
+            values.strides[0],
+            tiles,
+        )
+    return tiles
 
 
 class Errors:
@@ -20,17 +40,12 @@ class Errors:
     def __init__(self) -> None:
         self._totals = np.zeros(5)
 
-    def add(self, values: NDArray[Any], packed: QuantizedArray) -> None:
-        """Adds a block of rows, of any float dtype, and what became of it."""
-        dtype = values.dtype if values.dtype.name in _core.INPUT_TYPES else np.dtype(np.float32)
-        values = np.ascontiguousarray(values, dtype)
-        for matrix in packed._matrices():
-            matrix.measure(
-                values.reshape(-1).view(np.uint8),
-                _core.INPUT_TYPES[dtype.name],
-                values.strides[0],
-                self._totals,
-            )
+    def add(self, tiles: NDArray[np.float64]) -> None:
+        """Adds what :func:`tile_errors` found in the next block of rows, tile by tile."""
+        sums = np.add.accumulate(np.vstack([self._totals, tiles]))[-1]
+        worst = max(self._totals[2], tiles[:, 2].max(initial=0.0))
+        self._totals = sums
+        self._totals[2] = worst
 
     def result(self) -> tuple[float, float, int, int]:
         """Returns SQNR in dB, the largest error, clipped weights and zero scales."""

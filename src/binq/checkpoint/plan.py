@@ -13,10 +13,18 @@ from binq.checkpoint.tensors import ExactFormat, LogicalTensor
 from binq.errors import FormatError
 from binq.files.metadata import Description
 from binq.formats import get_format
+from binq.runtime import get_num_threads
 
 # Weights are read, quantized and written in blocks of rows of about this many bytes.
-BLOCK_BYTES = 1 << 26
+BLOCK_BYTES = 1 << 25
+COPY_BYTES = 1 << 26  # Tensors that are kept, in pieces of this many.
+MOST_LANES = 8  # More threads would wait for memory, and take more of it.
 FLOATS = ("BF16", "F16", "F32", "F64")
+
+
+def lanes() -> int:
+    """Returns how many blocks of rows are read and packed side by side, each by one thread."""
+    return min(get_num_threads(), MOST_LANES)
 
 
 @dataclass(frozen=True)
@@ -176,8 +184,8 @@ def _is_weight(tensor: LogicalTensor) -> bool:
 def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
     """Returns a bound of the memory of a conversion, beside the interpreter's own.
 
-    Three blocks of rows (read ahead, at work, its dequantized copy) at up to three times their
-    float32 size, and the scales of the largest tensor.
+    In each lane a block of rows at up to three times its float32 size, packed blocks that wait to
+    be written, and the scales of the largest tensor.
     """
     peak = 0
     for item in items:
@@ -187,5 +195,5 @@ def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
         rows = max(stop - start for start, stop in item.tensor.blocks(BLOCK_BYTES) or [(0, 0)])
         group = (item.exact or default).group_size or columns
         scales = item.tensor.size // min(group, columns) * 4
-        peak = max(peak, 9 * rows * columns * 4 + 2 * scales)
-    return max(peak, 2 * BLOCK_BYTES)
+        peak = max(peak, (3 * lanes() + 2) * rows * columns * 4 + 2 * scales)
+    return max(peak, 2 * COPY_BYTES)

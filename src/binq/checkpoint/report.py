@@ -75,6 +75,11 @@ class Report:
         size = sum(prod(t.shape) for t in self.tensors)
         return 8 * self.bytes_after / size if size else 0.0
 
+    @property
+    def bytes_per_second(self) -> float:
+        """Returns the bytes of the source that were worked off in a second; 0 before any were."""
+        return self.bytes_before / self.seconds if self.seconds else 0.0
+
     def to_json(self) -> str:
         """Returns one JSON document: totals and every tensor."""
         document = {
@@ -86,6 +91,7 @@ class Report:
             "bits_per_weight": self.bits_per_weight,
             "peak_bytes": self.peak_bytes,
             "seconds": self.seconds,
+            "bytes_per_second": self.bytes_per_second,
             "tensors": [
                 asdict(t) | {"bits_per_weight": t.bits_per_weight, "kept": t.kept}
                 for t in self.tensors
@@ -116,7 +122,7 @@ class Report:
         if self.dry_run:
             total += f"; about {readable(self.peak_bytes)} of memory; nothing was written"
         else:
-            total += f", {self.seconds:.1f} s"
+            total += f", {self.seconds:.1f} s, {readable(int(self.bytes_per_second))} a second"
         return f"{_align(rows)}\n{total}"
 
     def plot(self, path: str | Path) -> None:

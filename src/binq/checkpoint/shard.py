@@ -6,18 +6,19 @@ wherever and however often it runs, and appears under its name only when it is w
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
-from binq.checkpoint.errors import Errors
-from binq.checkpoint.plan import BLOCK_BYTES, Item
+from binq.checkpoint.errors import Errors, tile_errors
+from binq.checkpoint.plan import BLOCK_BYTES, COPY_BYTES, Item, lanes
 from binq.checkpoint.report import TensorReport
 from binq.checkpoint.source import Checkpoint
 from binq.errors import NonFiniteError
@@ -27,7 +28,6 @@ from binq.files.writer import AppendWriter, replacing
 from binq.quantize import quantize_unwarned
 
 Progress = Callable[[int], None]
-_COPY_BYTES = 1 << 26
 
 
 def write_shard(
@@ -40,8 +40,7 @@ def write_shard(
     described: dict[str, Description] = {}
     reports = []
     names = [name for item in items for name in _output_names(item)]
-    # One thread reads ahead, one writes and measures what was packed last.
-    with replacing(path) as temporary, ThreadPoolExecutor(2) as helpers:
+    with replacing(path) as temporary, _Packer(source, items) as packer:
         writer = AppendWriter(temporary, names)
         try:
             for item in items:
@@ -49,7 +48,7 @@ def write_shard(
                 if item.kept:
                     report = _keep(source, item, writer, progress)
                 else:
-                    report = _quantize(source, item, writer, progress, helpers)
+                    report = _quantize(source, item, writer, progress, packer)
                     described[item.tensor.name] = item.description
                 report.seconds = time.perf_counter() - start
                 reports.append(asdict(report))
@@ -58,6 +57,71 @@ def write_shard(
             writer.abandon()
             raise
     return {"file": path.name, "sizes": writer.sizes, "tensors": reports}
+
+
+class _Packer:
+    """Reads, packs and measures blocks of rows, and hands them over in the order of the items.
+
+    Each block is the work of one thread, from reading to measuring, while that core's cache holds
+    it. The threads run ahead of what was handed over by two blocks, whose floats are gone by then.
+    """
+
+    def __init__(self, source: Checkpoint, items: Sequence[Item]) -> None:
+        self._source = source
+        self._places = [
+            (item, matrix, rows)
+            for item in items
+            if not item.kept
+            for matrix, rows in _blocks(item)
+        ]
+        self._scale_dtypes: dict[str, str] = {}
+        self._lanes = lanes()
+        self._threads = ThreadPoolExecutor(self._lanes)
+        self._next = 0
+        self._running: deque[Future[tuple[QuantizedArray, NDArray[np.float64]]]] = deque()
+
+    def take(self) -> tuple[QuantizedArray, NDArray[np.float64]]:
+        """Returns the next block, packed, and the errors of its tiles."""
+        self._run_ahead()
+        block = self._running.popleft().result()
+        self._run_ahead()
+        return block
+
+    def scale_dtype(self, item: Item) -> str:
+        """Returns the type of the scales of a tensor."""
+        first = item.exact.scale_dtype if item.exact is not None else "float16"
+        return self._scale_dtypes.get(item.tensor.name, first)
+
+    def restart(self, item: Item, scale_dtype: str) -> None:
+        """Goes back to the first block of a tensor, with scales of another type."""
+        self._stop()
+        self._scale_dtypes[item.tensor.name] = scale_dtype
+        self._next = next(i for i, place in enumerate(self._places) if place[0] is item)
+
+    def _run_ahead(self) -> None:
+        while len(self._running) < self._lanes + 2 and self._next < len(self._places):
+            self._running.append(self._threads.submit(self._pack, *self._places[self._next]))
+            self._next += 1
+
+    def _pack(
+        self, item: Item, matrix: int, rows: tuple[int, int]
+    ) -> tuple[QuantizedArray, NDArray[np.float64]]:
+        values = item.tensor.read_values(self._source, matrix, *rows)
+        packed = _pack_rows(self._source, item, values, matrix, rows, self.scale_dtype(item))
+        return packed, tile_errors(values, packed)
+
+    def _stop(self) -> None:
+        for block in self._running:
+            block.cancel()
+        wait(self._running)
+        self._running.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._threads.shutdown()
 
 
 def _output_names(item: Item) -> list[str]:
@@ -72,8 +136,8 @@ def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progre
         for name in tensor.stored:
             info = source.info(name)
             writer.begin(name, info.dtype, info.shape)
-            for start in range(0, info.nbytes, _COPY_BYTES):
-                stop = min(start + _COPY_BYTES, info.nbytes)
+            for start in range(0, info.nbytes, COPY_BYTES):
+                stop = min(start + COPY_BYTES, info.nbytes)
                 writer.write(source.read_bytes(name, start, stop))
                 progress(stop - start)
     else:
@@ -103,77 +167,48 @@ def _blocks(item: Item) -> Iterator[tuple[int, tuple[int, int]]]:
 
 
 def _quantize(
-    source: Checkpoint,
-    item: Item,
-    writer: AppendWriter,
-    progress: Progress,
-    helpers: ThreadPoolExecutor,
+    source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress, packer: _Packer
 ) -> TensorReport:
-    scale_dtype = item.exact.scale_dtype if item.exact is not None else "float16"
     mark = writer.mark()
     while True:
-        result = _try_quantize(source, item, writer, progress, helpers, scale_dtype)
+        result = _try_quantize(source, item, writer, progress, packer)
         if result is not None:
             return result
         # Some scale does not fit float16: the tensor starts again with all of them in float32.
-        scale_dtype = "float32"
+        packer.restart(item, "float32")
         writer.rewind(mark)
 
 
 def _try_quantize(
-    source: Checkpoint,
-    item: Item,
-    writer: AppendWriter,
-    progress: Progress,
-    helpers: ThreadPoolExecutor,
-    scale_dtype: str,
+    source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress, packer: _Packer
 ) -> TensorReport | None:
-    """Writes one packed tensor; None where a scale does not fit ``scale_dtype``."""
+    """Writes one packed tensor; None where a scale does not fit its type."""
     tensor, d = item.tensor, item.description
+    scale_dtype = packer.scale_dtype(item)
     shapes = d.part_shapes(np.dtype(scale_dtype))
     names = d.part_names(tensor.name)
     errors = Errors()
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
     writer.begin(names[0], dtype_name(shapes[0][0]), shapes[0][1])
-    blocks = list(_blocks(item))
-    progress_left = item.bytes_before(source)
-
-    def read(at: int) -> NDArray[Any]:
-        matrix, (start, stop) = blocks[at]
-        return tensor.read_values(source, matrix, start, stop)
-
-    def finish(values: NDArray[Any], packed: QuantizedArray) -> None:
+    blocks = len(list(_blocks(item)))
+    left = item.bytes_before(source)
+    for _ in range(blocks):
+        packed, tiles = packer.take()
+        if packed.scales.dtype != scale_dtype:
+            return None
         writer.write(packed.packed)
         for parts, part in zip(small, (packed.scales, packed.zero_points), strict=False):
             assert part is not None
             parts.append(part)
-        errors.add(values, packed)
-
-    last: Future[None] | None = None
-    ahead = helpers.submit(read, 0) if blocks else None
-    for at, (matrix, (start, stop)) in enumerate(blocks):
-        assert ahead is not None
-        values = ahead.result()
-        # The next block is read while this one is quantized.
-        ahead = helpers.submit(read, at + 1) if at + 1 < len(blocks) else None
-        packed = _pack_rows(source, item, values, matrix, (start, stop), scale_dtype)
-        if packed.scales.dtype != scale_dtype:
-            pending: list[Future[Any]] = [future for future in (ahead, last) if future is not None]
-            wait(pending)
-            return None
-        if last is not None:
-            last.result()
-        last = helpers.submit(finish, values, packed)
-        done = item.bytes_before(source) // len(blocks)
+        errors.add(tiles)
+        done = item.bytes_before(source) // blocks
         progress(done)
-        progress_left -= done
-    if last is not None:
-        last.result()
+        left -= done
     for name, (dtype, shape), parts in zip(names[1:], shapes[1:], small, strict=True):
         writer.begin(name, dtype_name(dtype), shape)
         for part in parts:
             writer.write(part)
-    progress(progress_left)
+    progress(left)
     return TensorReport(
         tensor.name,
         tensor.shape,
