@@ -62,20 +62,26 @@ def _sizes(axes: Any, report: Report) -> None:
 
 
 def _layers(axes: Any, report: Report) -> None:
-    by_part: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    by_part: dict[str, dict[int, float]] = defaultdict(dict)
     for t in report.tensors:
         layer = re.search(r"\.(\d+)\.", t.name)
         if layer and t.sqnr_db is not None and math.isfinite(t.sqnr_db):
-            by_part[_part(t.name)].append((int(layer.group(1)), t.sqnr_db))
+            layers = by_part[_part(t.name)]
+            # Of a layer's experts, stored one by one, the one that lost most.
+            number = int(layer.group(1))
+            layers[number] = min(t.sqnr_db, layers.get(number, math.inf))
     axes.set_title("Error by layer")
     axes.set_xlabel("layer")
     axes.set_ylabel("SQNR, dB (higher is nearer)")
     if not by_part:
         axes.text(0.5, 0.5, "every tensor is exact", ha="center", transform=axes.transAxes)
         return
-    for part in sorted(by_part)[:_MOST_PARTS]:
-        points = sorted(by_part[part])
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=part)
+    for i, part in enumerate(sorted(by_part)[:_MOST_PARTS]):
+        points = sorted(by_part[part].items())
+        # There are ten colors: the eleventh part begins again with dashes.
+        style = {"marker": "o", "markersize": 3, "linestyle": "-" if i < 10 else "--"}
+        axes.plot(*zip(*points, strict=True), **style, label=part)
+    axes.set_ylim(*_at_least_one_decibel(*axes.get_ylim()))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
@@ -89,5 +95,13 @@ def _spread(axes: Any, report: Report) -> None:
     axes.set_xlabel("SQNR, dB")
     axes.set_ylabel("tensors")
     if finite:
-        axes.hist(finite, bins=min(30, max(5, len(finite) // 3)), color="tab:blue")
+        limits = _at_least_one_decibel(min(finite), max(finite))
+        bins = min(30, max(5, len(finite) // 3))
+        axes.hist(finite, bins=bins, range=limits, color="tab:blue")
         axes.yaxis.get_major_locator().set_params(integer=True)
+
+
+def _at_least_one_decibel(low: float, high: float) -> tuple[float, float]:
+    """Returns limits of an axis that do not make mountains of hundredths of a decibel."""
+    middle, half = (low + high) / 2, max(0.5, (high - low) / 2)
+    return middle - half, middle + half
