@@ -24,6 +24,8 @@ include "turn.pxi"
 include "avx2_vector.pxi"
 include "columns.pxi"
 include "columns_kernels.pxi"
+include "float_few.pxi"
+include "avx2_float_few.pxi"
 
 
 # int4 meets x as signed bytes: 1 plane for int8, 2 for int16. Binary and ternary meet few rows of x by
@@ -134,11 +136,54 @@ cdef Py_ssize_t lookup_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil
     return lookup_scratch_bytes(rows)
 
 
+cdef Py_ssize_t few_floats_binary_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return few_floats_prepared_bytes(w, rows, 1)
+
+
+cdef void few_floats_binary_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                                    void *prepared, uint8_t *unfit,
+                                    Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    few_floats_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
+                       1)
+
+
+cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                            float *out, Py_ssize_t out_stride, void *scratch,
+                            Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        1)
+
+
+cdef Py_ssize_t few_floats_ternary_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return few_floats_prepared_bytes(w, rows, 2)
+
+
+cdef void few_floats_ternary_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                                     void *prepared, uint8_t *unfit,
+                                     Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+    few_floats_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
+                       2)
+
+
+cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                             float *out, Py_ssize_t out_stride, void *scratch,
+                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        2)
+
+
+cdef Py_ssize_t few_floats_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return few_floats_scratch_bytes(rows)
+
+
 cdef KernelTable kernel_table
 kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx2"
 # The rows of x up to which each kernel is the fastest are measured.
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    3, 1, 4, few_floats_binary_prepared, few_floats_binary_prepare, few_floats_scratch,
+    few_floats_binary)
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][1] = MatmulKernel(
     ANY_ROWS, 8, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_binary_scratch, columns_float32_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16][0] = MatmulKernel(
@@ -150,6 +195,9 @@ kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][1] = MatmulKernel(
     ANY_ROWS, 16, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
     columns_int8_binary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
+    1, 1, 4, few_floats_ternary_prepared, few_floats_ternary_prepare, few_floats_scratch,
+    few_floats_ternary)
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][1] = MatmulKernel(
     ANY_ROWS, 8, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][0] = MatmulKernel(

@@ -61,6 +61,38 @@ cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
 
 
+cdef inline void float_few(const uint8_t *packed, const float *x, Py_ssize_t group_size,
+                           const TileScales *t, float *y, int rows) noexcept nogil:
+    # float_block of up to 3 rows, in the same order, with codes that never leave the registers.
+    cdef __m256 sums_f32x8[12]
+    cdef __m256i dwords_i32x8[4]
+    cdef __m256 code_f32x8
+    cdef __m256i low_i32x8 = _mm256_set1_epi32(15)
+    cdef Py_ssize_t k8
+    cdef int r, n, j
+    for n in range(4 * rows):
+        sums_f32x8[n] = _mm256_setzero_ps()
+    for k8 in range(group_size >> 3):
+        for r in range(4):
+            dwords_i32x8[r] = _mm256_loadu_si256(<const __m256i *>(packed + k8 * 128 + r * 32))
+        for j in range(8):
+            # Byte j is k + j low and k + 4 + j high.
+            for r in range(4):
+                code_f32x8 = _mm256_cvtepi32_ps(_mm256_sub_epi32(
+                    _mm256_and_si256(
+                        _mm256_srli_epi32(dwords_i32x8[r], 8 * j if j < 4 else 8 * j - 28),
+                        low_i32x8),
+                    t.offsets_i32x8[r]))
+                for n in range(rows):
+                    sums_f32x8[4 * n + r] = _mm256_fmadd_ps(
+                        code_f32x8, _mm256_broadcast_ss(x + n * group_size + k8 * 8 + j),
+                        sums_f32x8[4 * n + r])
+    for n in range(rows):
+        for r in range(4):
+            _mm256_storeu_ps(y + n * 32 + r * 8, _mm256_fmadd_ps(
+                sums_f32x8[4 * n + r], t.scales_f32x8[r], _mm256_loadu_ps(y + n * 32 + r * 8)))
+
+
 cdef inline void float_block(const float *codes, const float *x, Py_ssize_t group_size,
                              const TileScales *t, float *y,
                              int rows) noexcept nogil:
@@ -111,15 +143,25 @@ cdef inline void float_multiply(const Weights *w, const void *prepared, Py_ssize
     cdef const float *x = <const float *>prepared
     cdef float *codes = <float *>scratch
     cdef float *y = codes + w.group_size * 32
+    cdef const uint8_t *packed
     cdef TileScales t
     cdef Py_ssize_t tile, group, row, at
     for tile in range(tile_begin, tile_end):
         memset(y, 0, rows * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, FORMAT_INT4, tile, group, &t)
-            float_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
-                       w.group_size >> 3, t.offsets_i32x8, codes)
+            packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128
             at = group * rows
+            if rows == 1:
+                float_few(packed, x + at * w.group_size, w.group_size, &t, y, 1)
+                continue
+            if rows == 2:
+                float_few(packed, x + at * w.group_size, w.group_size, &t, y, 2)
+                continue
+            if rows == 3:
+                float_few(packed, x + at * w.group_size, w.group_size, &t, y, 3)
+                continue
+            float_int4(packed, w.group_size >> 3, t.offsets_i32x8, codes)
             row = 0
             while row < rows:
                 row += float_rows(codes, x + (at + row) * w.group_size, w.group_size, &t,

@@ -23,6 +23,8 @@ include "turn.pxi"
 include "avx512_vector.pxi"
 include "columns.pxi"
 include "columns_kernels.pxi"
+include "float_few.pxi"
+include "avx512_float_few.pxi"
 
 
 # int4, and ternary in batches of medium size, meet x as signed bytes: 1 plane for int8, 2 for int16.
@@ -88,6 +90,20 @@ cdef void ternary_int8_multiply(const Weights *w, const void *prepared, Py_ssize
                    FORMAT_TERNARY, 1)
 
 
+cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                            float *out, Py_ssize_t out_stride, void *scratch,
+                            Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        1)
+
+
+cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                             float *out, Py_ssize_t out_stride, void *scratch,
+                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                        2)
+
+
 cdef void add_tier(MatmulKernel *tiers, Py_ssize_t least_rows, MatmulKernel kernel) noexcept:
     # Gives `kernel` the products of so many rows of x and more.
     while tiers.most_rows < least_rows - 1:
@@ -104,6 +120,8 @@ kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT16][0] = MatmulKernel(
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8][0] = MatmulKernel(
     ANY_ROWS, 1, 4, planes_int8_prepared, planes_int8_prepare, planes_scratch, int4_int8_multiply)
 # The rows of x from which on each kernel is the fastest are measured.
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0].multiply = few_floats_binary
+kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0].most_rows = 6
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
     ANY_ROWS, 16, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_binary_scratch, columns_float32_binary))
@@ -114,6 +132,8 @@ kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0].most_rows = ANY_ROWS
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8], 24, MatmulKernel(
     ANY_ROWS, 32, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
     columns_int8_binary))
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0].multiply = few_floats_ternary
+kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0].most_rows = 3
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
     ANY_ROWS, 16, 32, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary))

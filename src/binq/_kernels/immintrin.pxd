@@ -113,6 +113,7 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_permute2x128_si256(__m256i a, __m256i b, int order) noexcept
     __m256i _mm256_packs_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_packs_epi32(__m256i a, __m256i b) noexcept
+    __m256 _mm256_permutevar8x32_ps(__m256 a, __m256i order) noexcept
     __m256i _mm256_permutevar8x32_epi32(__m256i a, __m256i order) noexcept
     __m256i _mm256_permute4x64_epi64(__m256i a, int order) noexcept
     __m128i _mm256_castsi256_si128(__m256i a) noexcept

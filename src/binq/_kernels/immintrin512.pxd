@@ -40,6 +40,8 @@ cdef extern from "immintrin.h" nogil:
     __m512i _mm512_cvtepu8_epi32(__m128i a) noexcept
     __mmask64 _mm512_test_epi8_mask(__m512i a, __m512i b) noexcept
     __m512i _mm512_maskz_mov_epi8(__mmask64 k, __m512i a) noexcept
+    __m512 _mm512_setzero_ps() noexcept
+    __m512 _mm512_permutexvar_ps(__m512i order, __m512 a) noexcept
     __m512i _mm512_broadcast_i32x4(__m128i a) noexcept
     __m512i _mm512_min_epu8(__m512i a, __m512i b) noexcept
     __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h,
