@@ -41,36 +41,24 @@ def bench_quantize(benchmark, format, method, symmetric, dtype):
     benchmark(binq.quantize, w, format, method=method, symmetric=symmetric)
 
 
+@pytest.mark.parametrize("question", ["quantize", "dequantize"])
 @pytest.mark.parametrize("name", QUANTIZERS)
-def bench_rival(benchmark, name):
+def bench_rival(benchmark, name, question):
     quantize, dequantize = QUANTIZERS[name]
     w = weights(ROWS // 4, 512 if SMOKE else 4096)
     blob = quantize(w)
     benchmark.extra_info.update(
-        question="quantize",
-        name=name,
+        question=question,
+        name=name if question == "quantize" else f"{name} dequantize",
         dtype="float32",
         float32_bytes=w.nbytes,
         bits_per_weight=blob.nbytes * 8 / w.size,
         error=relative_error(dequantize(blob, w.shape), w.astype(np.float64)) ** 2,
     )
-    benchmark(quantize, w)
-
-
-@pytest.mark.parametrize("name", QUANTIZERS)
-def bench_rival_dequantize(benchmark, name):
-    quantize, dequantize = QUANTIZERS[name]
-    w = weights(ROWS // 4, 512 if SMOKE else 4096)
-    blob = quantize(w)
-    benchmark.extra_info.update(
-        question="dequantize",
-        name=f"{name} dequantize",
-        dtype="float32",
-        float32_bytes=w.nbytes,
-        bits_per_weight=blob.nbytes * 8 / w.size,
-        error=0.0,
-    )
-    benchmark(dequantize, blob, w.shape)
+    if question == "quantize":
+        benchmark(quantize, w)
+    else:
+        benchmark(dequantize, blob, w.shape)
 
 
 @pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
