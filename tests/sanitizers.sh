@@ -40,6 +40,9 @@ sanitized() {
 }
 
 mkdir -p "$BUILD/c"
+# Cython is no part of the test set-up.
+[ -d "$BUILD/tools/Cython" ] || "$PYTHON" -m pip install --quiet --disable-pip-version-check \
+    --target "$BUILD/tools" cython
 rm -rf "$BUILD/src" && cp -r src "$BUILD/src" && find "$BUILD/src" -name '*.so' -delete
 for module in $MODULES; do
     flags=
@@ -48,9 +51,9 @@ for module in $MODULES; do
     *avx512) flags="-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni" ;;
     esac
     c=$BUILD/c/${module/\//_}.c
-    "$PYTHON" -m cython -3 -I src -X boundscheck=False -X wraparound=False \
+    PYTHONPATH=$BUILD/tools "$PYTHON" -m cython -3 -I src -X boundscheck=False -X wraparound=False \
         -X initializedcheck=False -X cdivision=True \
-        --module-name "binq.${module/\//.}" -o "$c" "src/binq/$module.pyx" 2>/dev/null
+        --module-name "binq.${module/\//.}" -o "$c" "src/binq/$module.pyx" 2>"$BUILD/c/cython.log" || { cat "$BUILD/c/cython.log"; exit 1; }
     compile "$c" "$BUILD/src/binq/$module$SUFFIX" "$flags"
 done
 

@@ -37,10 +37,19 @@ def test_a_kernel_without_huge_pages(monkeypatch):
     assert not array.any()
 
 
+@pytest.mark.parametrize("size", [2**50, 2**62])
+def test_no_memory_is_a_memory_error(size):
+    with pytest.raises(MemoryError):
+        _memory.zeros((size,), np.uint8)
+
+
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="plain arrays elsewhere")
-def test_no_memory_is_an_error_of_its_own():
-    with pytest.raises(MemoryError, match="not enough memory for 4611686018427387904 bytes"):
-        _memory.zeros((2**62,), np.uint8)
+def test_many_arrays_do_not_use_up_the_memory_map(monkeypatch):
+    monkeypatch.setattr(_memory, "_MOST_MAPPINGS", 3 + len(_memory._mappings))
+    arrays = [_memory.zeros((HUGE_PAGE,), np.uint8) for _ in range(5)]
+    assert [array.base is not None for array in arrays] == [True] * 3 + [False] * 2
+    del arrays
+    assert _memory.zeros((HUGE_PAGE,), np.uint8).base is not None
 
 
 def test_copies_are_apart_and_equal():

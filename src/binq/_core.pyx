@@ -45,6 +45,7 @@ cdef enum:
     BLOCK_BYTES = 1 << 22
     MIN_BLOCK_ROWS = 32       # below, reading and unpacking the weights again costs more
     MAX_BLOCK_ROWS = 512
+    LEAST_TILES = 8           # of a piece whose tables are made anew for it: they cost two tiles' work
     ALIGNMENT = 64
     # The unit of cost is an integer product of a vectorised kernel: some 10 picoseconds.
     PARALLEL_COST = 1 << 21   # from here on, another thread brings more than its waking costs
@@ -140,12 +141,6 @@ cdef inline int threads_for(double cost) noexcept nogil:
 cdef inline Py_ssize_t grain_for(Py_ssize_t items, int threads) noexcept nogil:
     # Pieces small enough that a slowed thread holds nobody up, large enough to stay cheap.
     return max(1, items // (8 * threads))
-
-
-cdef inline Py_ssize_t piece_for(Py_ssize_t tiles, Py_ssize_t least, int threads) noexcept nogil:
-    # As many tiles as share work, and no more unless there are thousands; but a share for each thread.
-    cdef Py_ssize_t share = (tiles + threads - 1) // threads
-    return max(<Py_ssize_t>1, min(share, max(least, tiles // (32 * threads) // least * least)))
 
 
 cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_features,

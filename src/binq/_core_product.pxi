@@ -12,6 +12,8 @@ cdef struct Product:
     float *out
     char *scratch
     Py_ssize_t scratch_bytes
+    Py_ssize_t piece_rows
+    Py_ssize_t piece_tiles
 
 
 cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
@@ -21,9 +23,18 @@ cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) no
 
 
 cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    # Items count the pieces, those of the same tiles side by side.
     cdef Product *p = <Product *>job
-    p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
-                      p.scratch + slot * p.scratch_bytes, begin, end)
+    cdef Py_ssize_t blocks = (p.rows + p.piece_rows - 1) // p.piece_rows
+    cdef Py_ssize_t i
+    cdef Piece piece
+    for i in range(begin, end):
+        piece.row_begin = i % blocks * p.piece_rows
+        piece.row_end = min(piece.row_begin + p.piece_rows, p.rows)
+        piece.tile_begin = i // blocks * p.piece_tiles
+        piece.tile_end = min(piece.tile_begin + p.piece_tiles, p.w.tiles)
+        p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
+                          p.scratch + slot * p.scratch_bytes, &piece)
 
 
 cdef inline float dot(const float *x, const float *w, Py_ssize_t count) noexcept nogil:
@@ -85,16 +96,36 @@ cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers
     return rows
 
 
+cdef void cut_pieces(Product *p) noexcept nogil:
+    # Pieces that set up little anew, and as many as keep all threads busy to the end.
+    cdef Py_ssize_t least = p.kernel.tiles_at_once
+    cdef Py_ssize_t tiles = p.w.tiles
+    cdef Py_ssize_t share
+    p.piece_rows = p.kernel.rows_at_once if p.kernel.rows_at_once > 1 else p.rows
+    share = tiles * ((p.rows + p.piece_rows - 1) // p.piece_rows) // p.threads
+    if p.threads == 1:
+        p.piece_tiles = tiles
+        p.piece_rows = p.rows
+    elif p.kernel.rows_at_once > 1:
+        p.piece_tiles = min(least, max(<Py_ssize_t>LEAST_TILES, share // 2))
+    else:
+        p.piece_tiles = max(<Py_ssize_t>1, min(share, max(least, share // (32 * least) * least)))
+
+
 cdef int run_product(Product *p) noexcept nogil:
     # One block of rows of x. Returns 0 where memory ran out.
     cdef int threads = p.threads
     cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
     cdef Py_ssize_t unfit_bytes = aligned(p.rows)
-    cdef Py_ssize_t row
+    cdef Py_ssize_t row, pieces
     cdef char *block
     cdef bint any_unfit = False
+    cut_pieces(p)
+    pieces = ((p.rows + p.piece_rows - 1) // p.piece_rows
+              * ((p.w.tiles + p.piece_tiles - 1) // p.piece_tiles))
     p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
-    block = <char *>allocate(prepared_bytes + unfit_bytes + threads * p.scratch_bytes)
+    block = <char *>allocate(prepared_bytes + unfit_bytes
+                             + min(<Py_ssize_t>threads, pieces) * p.scratch_bytes)
     if block == NULL:
         return 0
     p.prepared = block
@@ -102,13 +133,12 @@ cdef int run_product(Product *p) noexcept nogil:
     p.scratch = block + prepared_bytes + unfit_bytes
     # Preparing costs about as much for a row as a tile or two of the product.
     parallel_for(prepare_task, p, (p.rows + 15) // 16, 1, threads)
-    parallel_for(multiply_task, p, p.w.tiles,
-                 piece_for(p.w.tiles, p.kernel.tiles_at_once, threads), threads)
+    parallel_for(multiply_task, p, pieces, 1, threads)
     for row in range(p.rows):
         any_unfit |= p.unfit[row]
     if any_unfit:
         p.scratch_bytes = aligned(TILE_ROWS * p.w.in_features * <Py_ssize_t>sizeof(float))
-        p.scratch = <char *>allocate(threads * p.scratch_bytes)
+        p.scratch = <char *>allocate(min(<Py_ssize_t>threads, p.w.tiles) * p.scratch_bytes)
         if p.scratch == NULL:
             release(block)
             return 0

@@ -8,27 +8,36 @@ import mmap
 from contextlib import suppress
 from math import prod
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _HUGE_PAGE = 1 << 21
+# Each mapping takes two entries of the process's memory map, of which Linux allows 65530.
+_MOST_MAPPINGS = 8192
+_mappings: WeakSet[mmap.mmap] = WeakSet()
 
 
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Returns an array of zeros, in huge pages if it is large enough for one."""
     dtype = np.dtype(dtype)
     nbytes = prod(shape) * dtype.itemsize
-    if nbytes < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    if (
+        nbytes < _HUGE_PAGE
+        or not hasattr(mmap, "MADV_HUGEPAGE")
+        or len(_mappings) >= _MOST_MAPPINGS
+    ):
         return np.zeros(shape, dtype)
     # The address space before and behind the array is never touched and takes no memory. The rest
     # behind the last whole huge page is left to small ones, for the same reason.
     try:
         memory = mmap.mmap(-1, nbytes + _HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"not enough memory for {nbytes} bytes of weights") from error
+    except (OSError, OverflowError):
+        return np.zeros(shape, dtype)  # It may just fit, or say that it does not.
+    _mappings.add(memory)
     start = -np.frombuffer(memory, np.uint8).ctypes.data % _HUGE_PAGE
-    with suppress(OSError):  # A kernel without huge pages.
+    with suppress(OSError):  # A kernel without huge pages, or a memory map that is full.
         memory.madvise(mmap.MADV_HUGEPAGE, start, nbytes // _HUGE_PAGE * _HUGE_PAGE)
     return np.frombuffer(memory, dtype, prod(shape), start).reshape(shape)
 

@@ -148,7 +148,7 @@ def test_shapes_of_models_and_edges(isa, format, symmetric, shape, mode):
     out_features=sizes(1, 140),
     in_features=sizes(1, 600),
     rows=st.sampled_from(BATCHES),
-    distribution=st.sampled_from(("normal", "outlier", "sparse", "tiny", "one_sided")),
+    distribution=st.sampled_from(("normal", "outlier", "sparse", "tiny", "one_sided", "constant")),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_float32_mode_is_within_1e_6(
@@ -234,6 +234,32 @@ def test_large_inputs_stay_finite_where_the_product_is(isa, format, symmetric, m
     assert np.isfinite(y).all()
     if mode != "float32":
         assert_same_bits(y, expected(x, q, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("format", "symmetric"), KINDS)
+@pytest.mark.parametrize("rows", [1, 9, 40])
+def test_sums_that_overflow_before_the_scale_do_not(isa, format, symmetric, mode, rows):
+    """The largest floats, of either sign: finite as a float64 product is."""
+    rng = np.random.default_rng(12)
+    q = random_quantized(rng, format, (40, 200), 32, symmetric)
+    q = type(q)(
+        format,
+        q.shape,
+        32,
+        symmetric,
+        q.packed,
+        np.full(q.scales.shape, 1e-3, np.float16),
+        None if symmetric else q.zero_points * (format == "int4"),
+    )
+    x = random_x(rng, rows, 200)
+    x[-1, :8] = [3e38, 3e38, -3e38, -3e38, 3e38, -3e38, 3e38, -3e38]
+    y = binq.linear(x, q, activations=mode)
+    x64, w64 = x.astype(np.float64), q.dequantize().astype(np.float64)
+    assert np.isfinite(y).all()
+    norms = np.linalg.norm(x64, axis=1)[:, None] * np.linalg.norm(w64, axis=1)
+    bound = {"float32": 1e-6, "int16": 2e-4, "int8": 2e-2}[mode]
+    assert (np.abs(y - x64 @ w64.T) <= bound * norms).all()
 
 
 @pytest.mark.parametrize("mode", MODES)

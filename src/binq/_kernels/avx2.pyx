@@ -43,8 +43,8 @@ cdef void int4_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_stri
 
 cdef void int4_int16_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2)
+                              const Piece *piece) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2)
 
 
 cdef Py_ssize_t int4_int8_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -59,8 +59,8 @@ cdef void int4_int8_prepare(const Weights *w, const float *x, Py_ssize_t x_strid
 
 cdef void int4_int8_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                              float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1)
+                             const Piece *piece) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1)
 
 
 
@@ -84,8 +84,8 @@ cdef void int4_float32_prepare(const Weights *w, const float *x, Py_ssize_t x_st
 
 cdef void int4_float32_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    float_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end)
+                                const Piece *piece) noexcept nogil:
+    float_multiply(w, prepared, rows, out, out_stride, scratch, piece)
 
 
 cdef Py_ssize_t lookup_int16_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -100,14 +100,14 @@ cdef void lookup_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_st
 
 cdef void lookup_int16_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1, 3)
+                              const Piece *piece) noexcept nogil:
+    lookup_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1, 3)
 
 
 cdef void lookup_int16_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                                float *out, Py_ssize_t out_stride, void *scratch,
-                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2, 3)
+                               const Piece *piece) noexcept nogil:
+    lookup_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2, 3)
 
 
 cdef Py_ssize_t lookup_int8_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -122,14 +122,14 @@ cdef void lookup_int8_prepare(const Weights *w, const float *x, Py_ssize_t x_str
 
 cdef void lookup_int8_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
                              float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1, 2)
+                             const Piece *piece) noexcept nogil:
+    lookup_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1, 2)
 
 
 cdef void lookup_int8_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    lookup_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2, 2)
+                              const Piece *piece) noexcept nogil:
+    lookup_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2, 2)
 
 
 cdef Py_ssize_t lookup_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -149,8 +149,8 @@ cdef void few_floats_binary_prepare(const Weights *w, const float *x, Py_ssize_t
 
 cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
                             float *out, Py_ssize_t out_stride, void *scratch,
-                            Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                            const Piece *piece) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                         1)
 
 
@@ -167,8 +167,8 @@ cdef void few_floats_ternary_prepare(const Weights *w, const float *x, Py_ssize_
 
 cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                              float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                             const Piece *piece) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                         2)
 
 
@@ -184,31 +184,31 @@ kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
     3, 1, 4, few_floats_binary_prepared, few_floats_binary_prepare, few_floats_scratch,
     few_floats_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][1] = MatmulKernel(
-    ANY_ROWS, 8, 32, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 8, 64, columns_float32_prepared, columns_float32_prepare,
     columns_float32_binary_scratch, columns_float32_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16][0] = MatmulKernel(
     ANY_ROWS, 1, 2, lookup_int16_prepared, lookup_int16_prepare, lookup_scratch,
     lookup_int16_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0] = MatmulKernel(
-    14, 2, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_binary)
+    14, 1, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_binary)
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][1] = MatmulKernel(
-    ANY_ROWS, 16, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
+    ANY_ROWS, 16, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
     columns_int8_binary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
     1, 1, 4, few_floats_ternary_prepared, few_floats_ternary_prepare, few_floats_scratch,
     few_floats_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][1] = MatmulKernel(
-    ANY_ROWS, 8, 32, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 8, 64, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][0] = MatmulKernel(
     6, 1, 2, lookup_int16_prepared, lookup_int16_prepare, lookup_scratch, lookup_int16_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16][1] = MatmulKernel(
-    ANY_ROWS, 8, 32, columns_int16_prepared, columns_int16_prepare,
+    ANY_ROWS, 8, 64, columns_int16_prepared, columns_int16_prepare,
     columns_int16_ternary_scratch, columns_int16_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][0] = MatmulKernel(
-    11, 2, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_ternary)
+    11, 1, 2, lookup_int8_prepared, lookup_int8_prepare, lookup_scratch, lookup_int8_ternary)
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8][1] = MatmulKernel(
-    ANY_ROWS, 16, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
+    ANY_ROWS, 16, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
     columns_int8_ternary)
 kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_FLOAT32][0] = MatmulKernel(
     ANY_ROWS, 1, 1, int4_float32_prepared, int4_float32_prepare, int4_float32_scratch,

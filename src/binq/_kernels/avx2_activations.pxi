@@ -1,6 +1,7 @@
-# Activations as integers: of 16 bits, and as signed bytes: int8 in one plane, int16 in two, x = 256 * high + low with low in
-# -128..127, so that every integer product is one of unsigned codes and signed bytes, put together
-# exactly as 256 * sum(high) + sum(low). A prepared buffer holds, in this order (high before low),
+# Activations as integers of 16 bits (round_group), and as signed bytes: int8 in one plane, int16 in
+# two, x = 256 * high + low with low in -128..127, so that every integer product is one of unsigned
+# codes and signed bytes, put together exactly as 256 * sum(high) + sum(low). A prepared buffer of
+# planes holds, in this order (high before low),
 #   codes int8 [group][row][plane][group_size], scales float32 [group][row], sums int32 [group][row]
 # Rows of one group lie close together: at a stride of in_features they would share an L1 set.
 
@@ -36,8 +37,7 @@ cdef inline bint group_scale(const float *x, Py_ssize_t group_size, float levels
         bits_u32x8 = _mm256_max_epu32(bits_u32x8, _mm256_and_si256(
             magnitude_u32x8, _mm256_castps_si256(_mm256_loadu_ps(x + k))))
     largest = largest_u32x8(bits_u32x8)
-    # 0x7F800000 is inf; 0x0D800000 is 2^-100, below which the inverse could overflow.
-    if largest >= 0x7F800000 or 0 < largest < 0x0D800000:
+    if largest >= BITS_INF or 0 < largest < BITS_SMALLEST:
         return False
     memcpy(&amax, &largest, sizeof(float))
     scale[0] = amax / levels

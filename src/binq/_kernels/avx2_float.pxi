@@ -32,8 +32,7 @@ cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_st
             for k in range(0, w.group_size, 8):
                 bits_u32x8 = _mm256_max_epu32(bits_u32x8, _mm256_and_si256(
                     magnitude_u32x8, _mm256_castps_si256(_mm256_loadu_ps(target + k))))
-        # inf and NaN: the row is computed elsewhere.
-        unfit[row] = largest_u32x8(bits_u32x8) >= 0x7F800000
+        unfit[row] = largest_u32x8(bits_u32x8) >= BITS_LARGEST
         if unfit[row]:
             for group in range(w.groups):
                 at = group * rows + row
@@ -139,31 +138,33 @@ cdef inline Py_ssize_t float_rows(const float *codes, const float *x, Py_ssize_t
 
 cdef inline void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+                                const Piece *piece) noexcept nogil:
     cdef const float *x = <const float *>prepared
     cdef float *codes = <float *>scratch
     cdef float *y = codes + w.group_size * 32
     cdef const uint8_t *packed
     cdef TileScales t
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, FORMAT_INT4, tile, group, &t)
             packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128
-            at = group * rows
-            if rows == 1:
+            at = group * rows + first
+            if count == 1:
                 float_few(packed, x + at * w.group_size, w.group_size, &t, y, 1)
                 continue
-            if rows == 2:
+            if count == 2:
                 float_few(packed, x + at * w.group_size, w.group_size, &t, y, 2)
                 continue
-            if rows == 3:
+            if count == 3:
                 float_few(packed, x + at * w.group_size, w.group_size, &t, y, 3)
                 continue
             float_int4(packed, w.group_size >> 3, t.offsets_i32x8, codes)
             row = 0
-            while row < rows:
+            while row < count:
                 row += float_rows(codes, x + (at + row) * w.group_size, w.group_size, &t,
-                                  y + row * 32, rows - row)
-        store_tile(w, y, rows, out, out_stride, tile)
+                                  y + row * 32, count - row)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

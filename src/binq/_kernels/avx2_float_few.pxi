@@ -62,7 +62,7 @@ cdef inline void few_floats_prepare(const Weights *w, const float *x, Py_ssize_t
     cdef float *table
     cdef Py_ssize_t row, group, at, count, k
     for row in range(row_begin, row_end):
-        unfit[row] = not is_finite_row(x + row * x_stride, w.in_features)
+        unfit[row] = not is_fit_row(x + row * x_stride, w.in_features)
         for group in range(w.groups):
             at = group * rows + row
             count = min(w.group_size, w.in_features - group * w.group_size)
@@ -140,21 +140,23 @@ cdef inline void few_floats_group(const uint8_t *packed, Py_ssize_t k8s, const f
 
 cdef inline void few_floats_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                      float *out, Py_ssize_t out_stride, void *scratch,
-                                     Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                     const Piece *piece,
                                      int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * 4 * planes
     cdef const float *tables = <const float *>prepared
     cdef const float *x_sums = tables + w.groups * rows * size
     cdef float *y = <float *>scratch
     cdef TileScales t
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, FORMAT_BINARY if planes == 1 else FORMAT_TERNARY, tile, group, &t)
-            for row in range(rows):
-                at = group * rows + row
+            for row in range(count):
+                at = group * rows + first + row
                 few_floats_group(
                     w.packed + (tile * w.groups + group) * w.group_size * 4 * planes,
                     w.group_size >> 3, tables + at * size, &t, x_sums[at], y + row * 32, planes)
-        store_tile(w, y, rows, out, out_stride, tile)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -130,7 +130,7 @@ cdef inline void lookup_stretch(Stretch s, const Stretch *next, Py_ssize_t group
                                 int planes, int digits, int tiles) noexcept nogil:
     # `groups` kernel groups of one tile or two. What follows is asked for in the order of its
     # addresses, all groups of one tile and then of the other: two streams, as they are met, would
-    # be fetched half as fast.
+    # be fetched half as fast. Scales too, as far as they are float16; others come a little later.
     cdef Ahead ahead
     cdef Py_ssize_t g
     cdef Py_ssize_t blocks = s.group_bytes >> 7
@@ -164,7 +164,7 @@ cdef inline void lookup_stretch(Stretch s, const Stretch *next, Py_ssize_t group
 
 cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                 Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                 const Piece *piece,
                                  int planes, int digits) noexcept nogil:
     cdef Py_ssize_t size = table_bytes(w, digits)
     cdef const uint8_t *tables = <const uint8_t *>prepared
@@ -174,15 +174,15 @@ cdef inline void lookup_multiply(const Weights *w, const void *prepared, Py_ssiz
     cdef float *y = <float *>scratch
     cdef Stretch here, next
     cdef Py_ssize_t row, tile, group, t, at, block, tiles, depth, groups, pairs, after
-    row = 0
-    while row < rows:
-        block = min(rows - row, <Py_ssize_t>BLOCK_OF_ROWS)
+    row = piece.row_begin
+    while row < piece.row_end:
+        block = min(piece.row_end - row, <Py_ssize_t>BLOCK_OF_ROWS)
         # One row of x goes through memory once and straight on.
         depth = (STREAMED // (w.group_size * planes * 4) if rows == 1
                  else max(<Py_ssize_t>1, TABLE_CACHE // (size * block)))
-        tile = tile_begin
-        while tile < tile_end:
-            tiles = min(tile_end - tile, <Py_ssize_t>BLOCK_OF_TILES)
+        tile = piece.tile_begin
+        while tile < piece.tile_end:
+            tiles = min(piece.tile_end - tile, <Py_ssize_t>BLOCK_OF_TILES)
             memset(y, 0, tiles * block * 128)
             group = 0
             while group < w.groups:

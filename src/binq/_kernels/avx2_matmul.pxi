@@ -90,7 +90,7 @@ cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssiz
 
 cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                const Piece *piece,
                                 int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
     cdef const int8_t *x = <const int8_t *>prepared
@@ -99,20 +99,22 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
     cdef uint8_t *codes = <uint8_t *>scratch
     cdef float *y = <float *>(codes + w.group_size * 32)
     cdef TileScales t
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, FORMAT_INT4, tile, group, &t)
-            at = group * rows
-            if rows * planes <= FEW_PLANES:
+            at = group * rows + first
+            if count * planes <= FEW_PLANES:
                 few_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
-                          planes, rows)
+                          planes, count)
                 continue
             widen_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
                        w.group_size >> 3, codes)
             row = 0
-            while row < rows:
+            while row < count:
                 row += block_rows(codes, x + (at + row) * size, w.group_size, &t, x_scales + at + row,
-                                  x_sums + at + row, y + row * 32, planes, rows - row)
-        store_tile(w, y, rows, out, out_stride, tile)
+                                  x_sums + at + row, y + row * 32, planes, count - row)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -64,43 +64,54 @@ cdef void planes_int8_prepare(const Weights *w, const float *x, Py_ssize_t x_str
 
 cdef void int4_int16_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                              const Piece *piece) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_INT4, 2)
 
 
 cdef void int4_int8_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                              float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                             const Piece *piece) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_INT4, 1)
 
 
 cdef void ternary_int16_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                 const Piece *piece) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_TERNARY, 2)
 
 
 cdef void ternary_int8_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    plane_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                const Piece *piece) noexcept nogil:
+    plane_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_TERNARY, 1)
+
+
+cdef Py_ssize_t columns_int16_binary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
+    return columns_scratch_bytes(w, 1, LANES_INT32)
+
+
+cdef void columns_int16_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                               float *out, Py_ssize_t out_stride, void *scratch,
+                               const Piece *piece) noexcept nogil:
+    columns_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1,
+                     LANES_INT32)
 
 
 cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
                             float *out, Py_ssize_t out_stride, void *scratch,
-                            Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                            const Piece *piece) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                         1)
 
 
 cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                              float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                             const Piece *piece) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
                         2)
 
 
@@ -123,31 +134,31 @@ kernel_table.matmul[FORMAT_INT4][ACTIVATIONS_INT8][0] = MatmulKernel(
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0].multiply = few_floats_binary
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32][0].most_rows = 6
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
-    ANY_ROWS, 16, 32, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 16, 64, columns_float32_prepared, columns_float32_prepare,
     columns_float32_binary_scratch, columns_float32_binary))
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT16], 14, MatmulKernel(
-    ANY_ROWS, 16, 32, columns_int16_prepared, columns_int16_prepare,
+    ANY_ROWS, 16, 64, columns_int16_prepared, columns_int16_prepare,
     columns_int16_binary_scratch, columns_int16_binary))
 kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8][0].most_rows = ANY_ROWS
 add_tier(kernel_table.matmul[FORMAT_BINARY][ACTIVATIONS_INT8], 24, MatmulKernel(
-    ANY_ROWS, 32, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
+    ANY_ROWS, 32, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_binary_scratch,
     columns_int8_binary))
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0].multiply = few_floats_ternary
 kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32][0].most_rows = 3
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_FLOAT32], 9, MatmulKernel(
-    ANY_ROWS, 16, 32, columns_float32_prepared, columns_float32_prepare,
+    ANY_ROWS, 16, 64, columns_float32_prepared, columns_float32_prepare,
     columns_float32_ternary_scratch, columns_float32_ternary))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 3, MatmulKernel(
     ANY_ROWS, 1, 4, planes_int16_prepared, ternary_int16_prepare, planes_scratch,
     ternary_int16_multiply))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT16], 14, MatmulKernel(
-    ANY_ROWS, 16, 32, columns_int16_prepared, columns_int16_prepare,
+    ANY_ROWS, 16, 64, columns_int16_prepared, columns_int16_prepare,
     columns_int16_ternary_scratch, columns_int16_ternary))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, MatmulKernel(
     ANY_ROWS, 1, 4, planes_int8_prepared, planes_int8_prepare, planes_scratch,
     ternary_int8_multiply))
 add_tier(kernel_table.matmul[FORMAT_TERNARY][ACTIVATIONS_INT8], 29, MatmulKernel(
-    ANY_ROWS, 32, 32, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
+    ANY_ROWS, 32, 64, columns_int8_prepared, columns_int8_prepare, columns_int8_ternary_scratch,
     columns_int8_ternary))
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

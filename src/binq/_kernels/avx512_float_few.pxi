@@ -65,7 +65,7 @@ cdef inline void load_32_scales(const char *stored, bint is_float32,
 
 cdef inline void few_floats_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                      float *out, Py_ssize_t out_stride, void *scratch,
-                                     Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                     const Piece *piece,
                                      int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * 4 * planes
     cdef const float *tables = <const float *>prepared
@@ -74,18 +74,20 @@ cdef inline void few_floats_multiply(const Weights *w, const void *prepared, Py_
     cdef __m512 scales_f32x16[2]
     cdef __m512 midpoints_f32x16[2]
     cdef bint two_levels = planes == 1 and w.zero_points != NULL
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             at = scales_at(w, tile, group)
             load_32_scales(<const char *>w.scales + at, w.scales_float32, scales_f32x16)
             if two_levels:
                 load_32_scales(<const char *>w.zero_points + at, w.scales_float32, midpoints_f32x16)
-            for row in range(rows):
-                at = group * rows + row
+            for row in range(count):
+                at = group * rows + first + row
                 few_floats_group(
                     w.packed + (tile * w.groups + group) * w.group_size * 4 * planes,
                     w.group_size >> 3, tables + at * size, scales_f32x16,
                     midpoints_f32x16 if two_levels else NULL, x_sums[at], y + row * 32, planes)
-        store_tile(w, y, rows, out, out_stride, tile)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

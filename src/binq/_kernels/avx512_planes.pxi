@@ -107,7 +107,7 @@ cdef inline Py_ssize_t plane_rows(const Weights *w, const uint8_t *packed, const
 
 cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                const Piece *piece,
                                 int format, int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
     cdef Py_ssize_t group_bytes = w.group_size * (16 if format == FORMAT_INT4 else 8)
@@ -117,15 +117,17 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
     cdef const uint8_t *packed
     cdef float *y = <float *>scratch
     cdef WideScales t
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_wide_scales(w, format, tile, group, &t)
             packed = w.packed + (tile * w.groups + group) * group_bytes
-            at = group * rows
+            at = group * rows + first
             row = 0
-            while row < rows:
+            while row < count:
                 row += plane_rows(w, packed, x + (at + row) * size, &t, x_scales + at + row,
-                                  x_sums + at + row, y + row * 32, format, planes, rows - row)
-        store_tile(w, y, rows, out, out_stride, tile)
+                                  x_sums + at + row, y + row * 32, format, planes, count - row)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

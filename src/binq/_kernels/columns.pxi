@@ -84,7 +84,7 @@ cdef inline void columns_prepare(const Weights *w, const float *x, Py_ssize_t x_
     for row in range(row_begin, row_end, 8):
         for n in range(8):
             fits[n] = row + n < rows and (
-                lanes != LANES_FLOAT32 or is_finite_row(x + (row + n) * x_stride, w.in_features))
+                lanes != LANES_FLOAT32 or is_fit_row(x + (row + n) * x_stride, w.in_features))
         for group in range(w.groups):
             at = row // count * w.groups + group
             size = min(w.group_size, w.in_features - group * w.group_size)
@@ -146,14 +146,14 @@ cdef inline float sum_of(const float *x, Py_ssize_t count) noexcept nogil:
     return <float>total
 
 
-cdef inline bint is_finite_row(const float *x, Py_ssize_t count) noexcept nogil:
+cdef inline bint is_fit_row(const float *x, Py_ssize_t count) noexcept nogil:
     cdef uint32_t bits
     cdef uint32_t largest = 0
     cdef Py_ssize_t k
     for k in range(count):
         memcpy(&bits, x + k, 4)
         largest = max(largest, bits & 0x7FFFFFFF)
-    return largest < 0x7F800000
+    return largest < BITS_LARGEST
 
 
 cdef inline void make_columns(const char *x, char *table, int planes, int lanes) noexcept nogil:
@@ -312,7 +312,7 @@ cdef inline void store_columns(const Weights *w, const float *y, Py_ssize_t rows
 
 cdef inline void columns_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
-                                  Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                  const Piece *piece,
                                   int planes, int lanes) noexcept nogil:
     cdef Py_ssize_t count = lanes_of(lanes)
     cdef Py_ssize_t blocks = (rows + count - 1) // count
@@ -326,10 +326,10 @@ cdef inline void columns_multiply(const Weights *w, const void *prepared, Py_ssi
     cdef char *sums = tables + span // 4 * table_bytes
     cdef float *y = <float *>(sums + COLUMN_TILES * 32 * VECTOR_BYTES)
     cdef Py_ssize_t block, tile, tiles, t, group, first, k, at
-    for block in range(blocks):
-        tile = tile_begin
-        while tile < tile_end:
-            tiles = min(<Py_ssize_t>COLUMN_TILES, tile_end - tile)
+    for block in range(piece.row_begin // count, (piece.row_end + count - 1) // count):
+        tile = piece.tile_begin
+        while tile < piece.tile_end:
+            tiles = min(<Py_ssize_t>COLUMN_TILES, piece.tile_end - tile)
             memset(y, 0, tiles * 32 * count * sizeof(float))
             for group in range(w.groups):
                 at = block * w.groups + group

@@ -16,8 +16,8 @@ cdef Py_ssize_t columns_float32_binary_scratch(const Weights *w, Py_ssize_t rows
 
 cdef void columns_float32_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    columns_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1,
+                                 const Piece *piece) noexcept nogil:
+    columns_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1,
                      LANES_FLOAT32)
 
 
@@ -27,8 +27,8 @@ cdef Py_ssize_t columns_float32_ternary_scratch(const Weights *w, Py_ssize_t row
 
 cdef void columns_float32_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
-                                  Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    columns_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2,
+                                  const Piece *piece) noexcept nogil:
+    columns_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2,
                      LANES_FLOAT32)
 
 
@@ -42,25 +42,14 @@ cdef void columns_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_s
     columns_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, LANES_INT32, 8191.0)
 
 
-cdef Py_ssize_t columns_int16_binary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return columns_scratch_bytes(w, 1, LANES_INT32)
-
-
-cdef void columns_int16_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                               float *out, Py_ssize_t out_stride, void *scratch,
-                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    columns_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1,
-                     LANES_INT32)
-
-
 cdef Py_ssize_t columns_int16_ternary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
     return columns_scratch_bytes(w, 2, LANES_INT32)
 
 
 cdef void columns_int16_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    columns_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2,
+                                const Piece *piece) noexcept nogil:
+    columns_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2,
                      LANES_INT32)
 
 
@@ -80,8 +69,8 @@ cdef Py_ssize_t columns_int8_binary_scratch(const Weights *w, Py_ssize_t rows) n
 
 cdef void columns_int8_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    columns_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 1,
+                              const Piece *piece) noexcept nogil:
+    columns_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1,
                      LANES_INT16)
 
 
@@ -91,6 +80,6 @@ cdef Py_ssize_t columns_int8_ternary_scratch(const Weights *w, Py_ssize_t rows) 
 
 cdef void columns_int8_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
                                float *out, Py_ssize_t out_stride, void *scratch,
-                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    columns_multiply(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end, 2,
+                               const Piece *piece) noexcept nogil:
+    columns_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2,
                      LANES_INT16)

@@ -1,6 +1,6 @@
 # The NEON products. A prepared buffer holds, in this order,
 #   scales float32 [group][row], sums int32 [group][row], values [group][row][group_size]
-# where values are int8, int16 or float32 by mode; the float32 mode leaves scales and sums unused.
+# where values are int8, int16 or float32 by mode; float32 has sums in the place of scales.
 # Scratch holds the unpacked tile and y of all rows of x for the 32 columns of one tile.
 
 cdef inline Py_ssize_t value_bytes(int mode) noexcept nogil:
@@ -15,9 +15,9 @@ cdef inline Py_ssize_t scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept
     return rows * 32 * sizeof(float) + w.group_size * 32 * 5
 
 
-cdef inline int load_group(const float *x, Py_ssize_t count, Py_ssize_t group_size, float *padded,
-                           uint32_t *largest) noexcept nogil:
-    # Copies one group behind zeros and finds the bits of its largest |x|. As integers they order
+cdef inline uint32_t load_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,
+                                float *padded) noexcept nogil:
+    # Copies one group behind zeros and returns the bits of its largest |x|. As integers they order
     # like the floats, and inf and NaN come above every finite number.
     cdef Py_ssize_t i
     cdef uint32x4_t bits_u32x4 = vdupq_n_u32(0)
@@ -26,8 +26,7 @@ cdef inline int load_group(const float *x, Py_ssize_t count, Py_ssize_t group_si
     for i in range(0, group_size, 4):
         bits_u32x4 = vmaxq_u32(bits_u32x4,
                                vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(padded + i))))
-    largest[0] = vmaxvq_u32(bits_u32x4)
-    return largest[0] < 0x7F800000
+    return vmaxvq_u32(bits_u32x4)
 
 
 cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_stride,
@@ -42,6 +41,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
     cdef Py_ssize_t size = value_bytes(mode)
     cdef uint32_t largest
     cdef float amax, inverse
+    cdef double exact
     cdef int32x4_t codes_s32x4, next_s32x4, total_s32x4
     cdef int16x8_t codes_s16x8
     cdef bint fits
@@ -51,14 +51,20 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
             begin = group * w.group_size
             count = min(w.group_size, w.in_features - begin)
             at = group * rows + row
-            fits &= load_group(x + row * x_stride + begin, count, w.group_size, padded, &largest)
-            # 0x0D800000 is 2^-100: below it the scale's inverse could overflow.
-            if mode != ACTIVATIONS_FLOAT32 and 0 < largest < 0x0D800000:
-                fits = False
+            largest = load_group(x + row * x_stride + begin, count, w.group_size, padded)
+            if mode == ACTIVATIONS_FLOAT32:
+                fits &= largest < BITS_LARGEST
+            else:
+                fits &= largest < BITS_INF and (largest == 0 or largest >= BITS_SMALLEST)
             if not fits:
                 break
             if mode == ACTIVATIONS_FLOAT32:
                 memcpy(values + at * w.group_size * size, padded, w.group_size * sizeof(float))
+                exact = 0.0
+                for i in range(count):
+                    exact += padded[i]
+                # What two levels need; the slot of a scale is free.
+                scales[at] = <float>exact
                 continue
             memcpy(&amax, &largest, sizeof(float))
             scales[at] = amax / levels
@@ -176,7 +182,7 @@ cdef inline void add_group(float *y, const float *w_scales, const float *midpoin
 
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                const Piece *piece,
                                 int format, int mode) noexcept nogil:
     cdef const float *scales = <const float *>prepared
     cdef const int32_t *sums = <const int32_t *>(scales + w.groups * rows)
@@ -192,11 +198,13 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef float32x4_t sums_f32x4[8]
     cdef float x_scale, x_sum
     cdef const void *x
-    cdef Py_ssize_t tile, group, row, at, k, columns
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
+    cdef Py_ssize_t tile, group, row, at, columns
     cdef Py_ssize_t depth = 16 if format == FORMAT_INT4 else 128
     cdef int i
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             decode_tile(w, format, tile, group, codes)
             load_floats(w, w.scales, tile, group, w_scales)
@@ -204,16 +212,13 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                 load_floats(w, w.zero_points, tile, group, midpoints)
             if mode != ACTIVATIONS_INT8:
                 widen_tile(codes, w.group_size, mode, wide)
-            for row in range(rows):
-                at = group * rows + row
+            for row in range(count):
+                at = group * rows + first + row
                 x = values + at * w.group_size * size
-                x_scale = 1.0
-                x_sum = 0.0
                 if mode == ACTIVATIONS_FLOAT32:
                     dot_float32(<const float *>wide, <const float *>x, w.group_size, sums_f32x4)
-                    if two_levels:
-                        for k in range(w.group_size):
-                            x_sum += (<const float *>x)[k]
+                    x_scale = 1.0
+                    x_sum = scales[at]
                 else:
                     if mode == ACTIVATIONS_INT8:
                         dot_int8(codes, <const int8_t *>x, w.group_size, depth, sums_s32x4)
@@ -227,5 +232,5 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                 add_group(y + row * 32, w_scales, midpoints if two_levels else NULL,
                           x_scale, x_sum, sums_f32x4)
         columns = min(32, w.out_features - tile * 32)
-        for row in range(rows):
-            memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
+        for row in range(count):
+            memcpy(out + (first + row) * out_stride + tile * 32, y + row * 32, columns * sizeof(float))

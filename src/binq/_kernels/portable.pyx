@@ -61,64 +61,64 @@ cdef void prepare_int16_int4(const Weights *w, const float *x, Py_ssize_t x_stri
 
 cdef void multiply_binary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
-                                  Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                  const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_BINARY, ACTIVATIONS_FLOAT32)
 
 
 cdef void multiply_binary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_BINARY, ACTIVATIONS_INT16)
 
 
 cdef void multiply_binary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
                                float *out, Py_ssize_t out_stride, void *scratch,
-                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                               const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_BINARY, ACTIVATIONS_INT8)
 
 
 cdef void multiply_ternary_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                    float *out, Py_ssize_t out_stride, void *scratch,
-                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                   const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_TERNARY, ACTIVATIONS_FLOAT32)
 
 
 cdef void multiply_ternary_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                 Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                 const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_TERNARY, ACTIVATIONS_INT16)
 
 
 cdef void multiply_ternary_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_TERNARY, ACTIVATIONS_INT8)
 
 
 cdef void multiply_int4_float32(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                                const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_INT4, ACTIVATIONS_FLOAT32)
 
 
 cdef void multiply_int4_int16(const Weights *w, const void *prepared, Py_ssize_t rows,
                               float *out, Py_ssize_t out_stride, void *scratch,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                              const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_INT4, ACTIVATIONS_INT16)
 
 
 cdef void multiply_int4_int8(const Weights *w, const void *prepared, Py_ssize_t rows,
                              float *out, Py_ssize_t out_stride, void *scratch,
-                             Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    multiply_tiles(w, prepared, rows, out, out_stride, scratch, tile_begin, tile_end,
+                             const Piece *piece) noexcept nogil:
+    multiply_tiles(w, prepared, rows, out, out_stride, scratch, piece,
                    FORMAT_INT4, ACTIVATIONS_INT8)
 
 

@@ -1,6 +1,6 @@
 # The portable products: plain loops that any compiler vectorises. A prepared buffer holds
 #   scales float32 [group][row], sums int32 [group][row], values [group][row][group_size]
-# where values are int8, int16 or float32 by mode. Scratch holds one unpacked tile and y of all rows
+# where values are int8, int16 or float32 by mode; float32 has sums in the place of scales. Scratch holds one unpacked tile and y of all rows
 # of x for the 32 columns of that tile.
 
 cdef inline Py_ssize_t value_bytes(int mode) noexcept nogil:
@@ -40,6 +40,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
     cdef uint32_t largest
     cdef int32_t code, total
     cdef float amax, inverse
+    cdef double exact
     cdef bint fits
     for row in range(row_begin, row_end):
         fits = True
@@ -50,14 +51,19 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
             memcpy(padded, x + row * x_stride + begin, count * sizeof(float))
             memset(padded + count, 0, (w.group_size - count) * sizeof(float))
             largest = largest_bits(padded, count)
-            # 0x7F800000 is inf; 0x0D800000 is 2^-100, below which the inverse could overflow.
-            fits &= largest < 0x7F800000
-            if mode != ACTIVATIONS_FLOAT32:
-                fits &= largest == 0 or largest >= 0x0D800000
+            if mode == ACTIVATIONS_FLOAT32:
+                fits &= largest < BITS_LARGEST
+            else:
+                fits &= largest < BITS_INF and (largest == 0 or largest >= BITS_SMALLEST)
             if not fits:
                 break
             if mode == ACTIVATIONS_FLOAT32:
                 memcpy(values + at * bytes_a_group, padded, bytes_a_group)
+                exact = 0.0
+                for i in range(count):
+                    exact += padded[i]
+                # What two levels need; the slot of a scale is free.
+                scales[at] = <float>exact
                 continue
             memcpy(&amax, &largest, sizeof(float))
             scales[at] = amax / levels
@@ -117,7 +123,7 @@ cdef inline void dot_float32(const int8_t *codes, const float *x, Py_ssize_t gro
 
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                                const Piece *piece,
                                 int format, int mode) noexcept nogil:
     cdef const float *scales = <const float *>prepared
     cdef const int32_t *x_sums = <const int32_t *>(scales + w.groups * rows)
@@ -131,24 +137,23 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef float x_scale, x_sum, scale, term
     cdef bint two_levels = format == FORMAT_BINARY and w.zero_points != NULL
     cdef const void *x
-    cdef Py_ssize_t tile, group, row, at, k, r, columns
-    for tile in range(tile_begin, tile_end):
-        memset(y, 0, rows * 32 * sizeof(float))
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
+    cdef Py_ssize_t tile, group, row, at, r, columns
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             decode_tile(w, format, tile, group, codes)
             load_floats(w, w.scales, tile, group, w_scales)
             if two_levels:
                 load_floats(w, w.zero_points, tile, group, midpoints)
-            for row in range(rows):
-                at = group * rows + row
+            for row in range(count):
+                at = group * rows + first + row
                 x = values + at * bytes_a_group
                 if mode == ACTIVATIONS_FLOAT32:
                     dot_float32(codes, <const float *>x, w.group_size, sums)
                     x_scale = 1.0
-                    x_sum = 0.0
-                    if two_levels:
-                        for k in range(w.group_size):
-                            x_sum += (<const float *>x)[k]
+                    x_sum = scales[at]
                 else:
                     if mode == ACTIVATIONS_INT8:
                         dot_int8(codes, <const int8_t *>x, w.group_size, sums)
@@ -167,5 +172,5 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                         term = x_sum * scale
                         y[row * 32 + r] = y[row * 32 + r] + term
         columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
-        for row in range(rows):
-            memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
+        for row in range(count):
+            memcpy(out + (first + row) * out_stride + tile * 32, y + row * 32, columns * sizeof(float))

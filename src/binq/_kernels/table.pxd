@@ -1,4 +1,4 @@
-# The contract between binq._core and every kernel module (portable, avx2, neon).
+# The contract between binq._core and every kernel module (portable, avx2, avx512, neon).
 #
 # A kernel is serial, total and checks nothing: the caller has checked every argument, owns every
 # buffer and calls from as many threads as it likes on disjoint ranges of tiles or rows. A kernel
@@ -12,6 +12,11 @@ cdef enum:
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
     TIERS = 3                 # kernels of one product, for few, some and many rows of x
     ANY_ROWS = 0x7FFFFFFF
+
+cdef enum:                     # bits of float32 numbers, which order like the numbers
+    BITS_INF = 0x7F800000
+    BITS_SMALLEST = 0x0D800000    # 2^-100, below which levels / amax could overflow
+    BITS_LARGEST = 0x79000000     # 2^115: 256 of them by codes of 15 stay below the largest float
 
 cdef enum:                    # Format: index into the arrays of KernelTable
     FORMAT_BINARY = 0
@@ -65,23 +70,33 @@ ctypedef struct Weights:
     int scales_float32
 
 
+ctypedef struct Piece:
+    # What one call of multiply writes: these rows of x by the columns (rows of w) of these tiles.
+    Py_ssize_t row_begin
+    Py_ssize_t row_end
+    Py_ssize_t tile_begin
+    Py_ssize_t tile_end
+
+
 ctypedef struct MatmulKernel:
     # y = x @ dequantize(w).T in two steps, so that each engine may lay x out as it likes.
     #
     # most_rows:      rows of x up to which this is the fastest of the kernels of a product; ANY_ROWS in
     #                 the last of them.
-    # rows_at_once:   rows of x that share their work; a last block of fewer costs as much as a full one.
-    # tiles_at_once:  tiles of w that share what multiply sets up anew for each call: the smallest piece
-    #                 to cut for a thread.
+    # rows_at_once:   rows of x that a piece takes: they share their work, and a last block of fewer
+    #                 costs as much as a full one. 1: they do not, and a piece takes them all.
+    # tiles_at_once:  tiles of w that share what multiply sets up anew for each piece: a piece takes no
+    #                 fewer where there are enough for all threads.
     # prepared_bytes: size of the buffer that holds `rows` prepared rows of x (64-byte aligned).
     # prepare:        reads rows [row_begin, row_end) of x (row stride in floats) into `prepared`.
     #                 row_begin is a multiple of 16; row_end too, unless it is `rows`. Sets
-    #                 unfit[row] to 1 where this mode cannot carry the row (see binq.reference),
+    #                 unfit[row] to 1 where this mode cannot carry the row (see binq.reference; float32:
+    #                 a number of BITS_LARGEST or above, whose sums could overflow before the scale),
     #                 else to 0; an unfit row is prepared as zeros. Several threads may prepare
     #                 disjoint ranges at once.
     # scratch_bytes:  size of the buffer each calling thread hands to multiply (64-byte aligned).
-    # multiply:       writes out[row * out_stride + column] for all rows and the columns (rows of w)
-    #                 of tiles [tile_begin, tile_end); never past out_features.
+    # multiply:       writes out[row * out_stride + column] of a piece, whose row_begin is a multiple
+    #                 of rows_at_once; never past out_features.
     Py_ssize_t most_rows
     Py_ssize_t rows_at_once
     Py_ssize_t tiles_at_once
@@ -92,7 +107,7 @@ ctypedef struct MatmulKernel:
     Py_ssize_t (*scratch_bytes)(const Weights *w, Py_ssize_t rows) noexcept nogil
     void (*multiply)(const Weights *w, const void *prepared, Py_ssize_t rows,
                      float *out, Py_ssize_t out_stride, void *scratch,
-                     Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+                     const Piece *piece) noexcept nogil
 
 
 ctypedef struct QuantizeJob:
