@@ -1,8 +1,11 @@
 """The binq command: what it prints, what it refuses, its exit codes."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -197,3 +200,52 @@ def test_an_interrupt_exits_with_130(monkeypatch, capsys):
     monkeypatch.setattr("binq.checkpoint.verify.inspect", interrupted)
     assert run("inspect", "anything") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes")
+@pytest.mark.parametrize("damage", [False, True])
+def test_the_exit_code_is_that_of_the_work_though_nobody_reads(source, tmp_path, damage):
+    target = tmp_path / "target"
+    assert run("quantize", source, target) == 0
+    if damage:
+        file = next(target.glob("*.safetensors"))
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "binq", "verify", str(target)], stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (int(damage), b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on the size of files")
+def test_a_full_disk_is_told_of_with_the_file(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    w = {"model.layers.0.mlp.up_proj.weight": np.ones((512, 4096), np.float16)}
+    binq.save_file(w, source / "model.safetensors")
+    (source / "config.json").write_text('{"model_type": "qwen3"}')
+    code = f"""
+        import resource, sys
+        from binq.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        sys.exit(main(["quantize", {str(source)!r}, {str(tmp_path / "t")!r}, "--rule", "*=keep"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert re.search(r"File too large: .*model-00001-of-00001.*writing at byte \d+", done.stderr)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_matrices_that_no_family_knows_are_told_of(source, tmp_path, capsys):
+    name = "model.layers.0.mystery.weight"
+    binq.save_file({name: np.ones((40, 40), np.float32)}, source / "model.safetensors")
+    assert run("quantize", source, tmp_path / "t", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["tensors"][0]["kept"]
+    assert f"1 matrix (6.40 kB) was kept as it is, '{name}': not a tensor" in captured.err

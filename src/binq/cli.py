@@ -5,6 +5,7 @@ and complaints to standard error.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -24,13 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("binq: interrupted; --resume goes on with finished shards", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away, as `head` does: nothing is wrong.
-        sys.stderr.close()
-        return OK
     except (OSError, ValueError, NotImplementedError, MemoryError, KeyError) as error:
         print(f"binq: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return FAILED
+
+
+def _print(text: str) -> None:
+    """Writes a line of results; where its reader went away, as ``head`` does, the work goes on."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
 
 
 def _path(text: str) -> Path:
@@ -88,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--method", help="mse (default), absmax (int4), absmean (the others)")
     quantize.add_argument("--asymmetric", action="store_true", help="zero points, two levels")
     quantize.add_argument(
+        "--nonfinite", default="raise", metavar="WHAT", help="'zero' reads inf and NaN as 0"
+    )
+    quantize.add_argument(
         "--rule",
         action="append",
         default=[],
@@ -140,7 +150,11 @@ def _quantize(options: argparse.Namespace) -> int:
     try:
         default = check_choice_of(
             Choice(
-                options.format, options.group_size, options.method or "mse", not options.asymmetric
+                options.format,
+                options.group_size,
+                options.method or "mse",
+                not options.asymmetric,
+                options.nonfinite,
             )
         )
         parse_rules(options.rule, default)
@@ -157,6 +171,7 @@ def _quantize(options: argparse.Namespace) -> int:
         group_size=options.group_size,
         method=options.method,
         symmetric=not options.asymmetric,
+        nonfinite=options.nonfinite,
         rules=options.rule,
         embeddings=options.embeddings,
         lm_head=options.lm_head,
@@ -168,9 +183,11 @@ def _quantize(options: argparse.Namespace) -> int:
         finalize=options.finalize,
         progress=True,
     )
-    print(report.to_json() if options.json else report)
+    _print(report.to_json() if options.json else str(report))
     if options.plot:
         report.plot(options.plot)
+    if report.unknown:
+        print(f"binq: {report.unknown_text}", file=sys.stderr)
     return OK
 
 
@@ -188,7 +205,7 @@ def _inspect(options: argparse.Namespace) -> int:
     from binq.checkpoint.verify import inspect, inspect_json, inspect_text
 
     entries = inspect(options.path)
-    print(inspect_json(entries) if options.json else inspect_text(entries))
+    _print(inspect_json(entries) if options.json else inspect_text(entries))
     return OK
 
 
@@ -197,20 +214,20 @@ def _verify(options: argparse.Namespace) -> int:
 
     problems = 0
     for problem in verify(options.path, options.against):
-        print(problem)
+        _print(problem)
         problems += 1
-    print(f"{options.path}: {'ok' if not problems else f'{problems} problems'}")
+    _print(f"{options.path}: {'ok' if not problems else f'{problems} problems'}")
     return FAILED if problems else OK
 
 
 def _bench(options: argparse.Namespace) -> int:
     from binq.bench import bench
 
-    bench(options.features, print)
+    bench(options.features, _print)
     return OK
 
 
 def _selftest(_: argparse.Namespace) -> int:
     from binq.selftest import selftest
 
-    return OK if selftest(print) else FAILED
+    return OK if selftest(_print) else FAILED

@@ -117,7 +117,9 @@ def gpt_oss(path: Path, packed: bool = True) -> Written:
             mxfp4(w, base, shape)
         else:
             input_major(w, base, shape)
-    config: dict[str, Any] = {"model_type": "gpt_oss", "num_hidden_layers": 1}
+    config: dict[str, Any] = {
+        "model_type": "gpt_oss", "num_hidden_layers": 1, "hidden_size": HIDDEN,
+    }  # fmt: skip
     if not packed:
         return save(w, config)
     config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
@@ -196,7 +198,25 @@ def gemma4_moe(path: Path) -> Written:
     w.plain(f"{layer}.router.proj.weight", (3, HIDDEN))
     w.plain(f"{layer}.router.scale", (HIDDEN,))
     w.plain(f"{layer}.router.per_expert_scale", (3,))
-    return save(w, {"model_type": "gemma4", "text_config": {"num_hidden_layers": 1}})
+    text = {"num_hidden_layers": 1, "hidden_size": HIDDEN}
+    return save(w, {"model_type": "gemma4", "text_config": text})
+
+
+def gemma4_moe_mlx(path: Path) -> Written:
+    """The same experts as MLX names and stores them."""
+    w = Written(path)
+    layer = "language_model.model.layers.0"
+    for name, shape in {"gate_proj": (3, 48, HIDDEN), "up_proj": (3, 48, HIDDEN),
+                        "down_proj": (3, HIDDEN, 64)}.items():  # fmt: skip
+        module = f"{layer}.experts.switch_glu.{name}"
+        scales = scales_of(module, (*shape[:2], shape[2] // 32), BF16)
+        biases = (floats(module + "b", scales.shape) / 10).astype(BF16)
+        codes = integers(module, 0, 15, shape)
+        mlx_affine(w, module, shape, 4, 32, scales=scales, biases=biases, codes=codes)
+    w.plain(f"{layer}.router.proj.weight", (3, HIDDEN))
+    settings = {"group_size": 32, "bits": 4, "mode": "affine"}
+    config = {"model_type": "gemma4", "text_config": {"num_hidden_layers": 1}}
+    return save(w, {**config, "quantization": settings, "quantization_config": settings})
 
 
 def llama4(path: Path) -> Written:
@@ -215,8 +235,22 @@ def llama4(path: Path) -> Written:
     w.plain("vision_model.patch_embedding.linear.weight", (24, 75))
     w.plain("vision_model.model.layers.0.self_attn.q_proj.weight", (24, 24))
     w.plain("vision_model.model.layers.0.self_attn.q_proj.bias", (24,))
-    config = {"model_type": "llama4", "text_config": {"num_hidden_layers": 1}}
+    text = {"num_hidden_layers": 1, "hidden_size": HIDDEN}
+    config = {"model_type": "llama4", "text_config": text}
     return save(w, config, [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)])
+
+
+def llama4_compressed(path: Path) -> Written:
+    """Experts taken apart by a quantizer, each an output-major linear."""
+    w = Written(path)
+    layer = "language_model.model.layers.0.feed_forward"
+    for expert in range(2):
+        for name, shape in {"gate_proj": (96, HIDDEN), "up_proj": (96, HIDDEN),
+                            "down_proj": (HIDDEN, 64)}.items():  # fmt: skip
+            compressed(w, f"{layer}.experts.{expert}.{name}", shape, 4, 32)
+    w.plain(f"{layer}.router.weight", (2, HIDDEN))
+    config = {"model_type": "llama4", "text_config": {"num_hidden_layers": 1}}
+    return save(w, {**config, "quantization_config": ct_config(4, 32, True)})
 
 
 def deepseek(path: Path, block: tuple[int, int] = (32, 48)) -> Written:
@@ -404,6 +438,8 @@ MODELS = {
     "bonsai_mlx": bonsai_mlx, "bonsai_mlx_ternary": bonsai_mlx_ternary,
     "bonsai_unpacked": bonsai_unpacked, "compressed_tensors": compressed_tensors,
     "deepseek": deepseek, "gemma4": gemma4, "gemma4_moe": gemma4_moe,
-    "gemma4_unified": gemma4_unified, "gpt_oss": gpt_oss, "gpt_oss_bf16": gpt_oss_bf16,
-    "gptq": gptq_model, "llama4": llama4, "mlx_4bit": mlx_4bit, "qwen3": qwen3, "qwen35": qwen35,
+    "gemma4_moe_mlx": gemma4_moe_mlx, "gemma4_unified": gemma4_unified,
+    "gpt_oss": gpt_oss, "gpt_oss_bf16": gpt_oss_bf16,
+    "gptq": gptq_model, "llama4": llama4,
+    "llama4_compressed": llama4_compressed, "mlx_4bit": mlx_4bit, "qwen3": qwen3, "qwen35": qwen35,
 }  # fmt: skip

@@ -19,6 +19,7 @@ from checkpoint.fixtures import (
 )
 from hypothesis import given, settings
 
+from binq import quantize_checkpoint
 from binq.checkpoint.gguf import OTHER_TYPES, GgufFile
 from binq.checkpoint.layouts import logical_tensors
 from binq.checkpoint.source import Checkpoint
@@ -224,3 +225,20 @@ def test_no_damage_does_worse_than_an_error(tmp_path_factory, data):
                 tensor.read(source)
     except (FormatError, UnsupportedFormatError):
         pass
+
+
+@pytest.mark.parametrize("name", ["__metadata__", "a\0b"])
+def test_names_that_safetensors_do_not_have_are_refused_before_any_work(tmp_path, name):
+    tensors = {name: (0, (4,), bytes(16))}
+    path = write(tmp_path, gguf_file(QWEN3, tensors))
+    with pytest.raises(FormatError, match="tensor names must be valid Unicode without NUL"):
+        quantize_checkpoint(path, tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+@pytest.mark.parametrize("name", ["sha256-0123abcd", "Model.GGUF"])
+def test_a_gguf_file_may_have_any_name(tmp_path, name):
+    path = write(tmp_path, gguf_file(QWEN3, {"a": (0, (4,), bytes(16))}), name)
+    with Checkpoint(path) as source:
+        assert source.is_gguf
+        assert source.names == ("a",)

@@ -18,6 +18,7 @@ VALUES = st.one_of(
     st.integers(-5, 300),
     st.just(2**70),
     st.floats(allow_nan=False),
+    st.sampled_from([1.0, 2.0, 4.0, 8.0, 32.0, 64.0, 128.0]),
     st.sampled_from(["", "4", "gptq", "awq", "fp8", "mxfp4", "bitnet", "compressed-tensors"]),
     st.lists(st.integers(0, 200), max_size=3),
     st.dictionaries(st.sampled_from(["bits", "group_size", "weights", "format"]), st.integers()),

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from binq.checkpoint.layouts.family import UNKNOWN
 from binq.checkpoint.report import Report, TensorReport, readable
 
 
@@ -32,7 +33,7 @@ def test_totals_are_sums():
 
 
 def test_the_table_has_a_line_for_each_tensor_and_a_total():
-    lines = str(report(seconds=2.0)).splitlines()
+    lines = str(report(seconds=2.0, bytes_done=2180)).splitlines()
     assert len(lines) == 7
     assert lines[0].split()[:4] == ["tensor", "shape", "format", "bits/weight"]
     assert "20.50" in lines[1]
@@ -40,14 +41,26 @@ def test_the_table_has_a_line_for_each_tensor_and_a_total():
     assert "scalar" in lines[4]
     assert lines[-1].startswith("5 tensors: 2.18 kB -> 484 B")
     assert lines[-1].endswith("2.0 s, 1.09 kB a second")
+    assert str(report(seconds=2.0)).endswith("bits a weight, 2.0 s")
     assert "of memory; nothing was written" in str(report(dry_run=True, peak_bytes=10**9))
+
+
+def test_matrices_that_no_family_knows_are_told_of():
+    tensors = [
+        TensorReport("m.odd.weight", (8, 64), "BF16", "other", 1024, 1024, UNKNOWN),
+        TensorReport("m.odd.more", (8, 64), "BF16", "other", 1024, 1024, UNKNOWN),
+        TensorReport("m.odd.vector", (64,), "BF16", "other", 128, 128, UNKNOWN),
+    ]
+    text = str(report(tensors)).splitlines()[-1]
+    assert text.startswith("2 matrices (2.05 kB) were kept as they are, the first 'm.odd.weight'")
+    assert report().unknown == []
 
 
 def test_json_is_strict_and_complete():
     def refuse(word):
         raise AssertionError(word)
 
-    document = json.loads(report(seconds=2.0).to_json(), parse_constant=refuse)
+    document = json.loads(report(seconds=2.0, bytes_done=2180).to_json(), parse_constant=refuse)
     assert document["bytes_after"] == 484
     assert document["bytes_per_second"] == 1090
     first, second, third = document["tensors"][:3]

@@ -15,40 +15,65 @@ def converter(source, target, *more):
     code = f"""
         import binq, sys
         binq.quantize_checkpoint({str(source)!r}, {str(target)!r}, max_shard_bytes=9000,
-                                 resume="resume" in sys.argv)
+                                 resume="resume" in sys.argv, overwrite="overwrite" in sys.argv)
     """
     return [sys.executable, "-c", textwrap.dedent(code), *more]
 
 
+WHEN = (1, 2, 3, 5, 8, 13, 21, 34, 55)
+RENAMES, LINKS = "rename,renameat,renameat2", "link,linkat,unlink,unlinkat,mkdir,rmdir"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("call", ["rename", "renameat2", "fsync"])
-def test_a_kill_at_any_point_is_made_good_by_resume(source, tmp_path, call):
-    """SIGKILL at every rename and fsync in turn: the resumed tree is that of an unbroken run."""
+@pytest.mark.parametrize(
+    ("calls", "overwrite"),
+    [("write,writev", False), ("fsync", False), (RENAMES, False), (LINKS, False), (RENAMES, True),
+     (LINKS, True)],
+)  # fmt: skip
+def test_a_kill_at_any_point_is_made_good_by_resume(source, tmp_path, calls, overwrite):
+    """SIGKILL at system calls that change the disk: the resumed tree is that of an unbroken run."""
     if subprocess.run(["which", "strace"], capture_output=True).returncode:
         pytest.skip("needs strace")
     binq.quantize_checkpoint(source, tmp_path / "unbroken", **SMALL)
     wanted = tree(tmp_path / "unbroken")
     killed = 0
-    for when in (1, 2, 3, 5, 8, 13, 21, 34):
-        target = tmp_path / f"{call}{when}"
-        trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={call}"]
-        inject = ["-e", f"inject={call}:signal=SIGKILL:when={when}"]
-        done = subprocess.run([*trace, *inject, *converter(source, target)], capture_output=True)
+    for when in WHEN:
+        target = tmp_path / f"target{when}"
+        settings = ["overwrite"] if overwrite else []
+        if overwrite:
+            (target / "old").mkdir(parents=True)
+            (target / "old" / "notes.txt").write_text("of an earlier model")
+        trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
+        inject = ["-e", f"inject={calls}:signal=SIGKILL:when={when}"]
+        done = subprocess.run(
+            [*trace, *inject, *converter(source, target, *settings)], capture_output=True
+        )
         if done.returncode == 0:
             break
         killed += 1
         for path in tmp_path.rglob("*.safetensors"):
             if not path.name.startswith(("stray", ".")) and "original" not in path.parts:
                 binq.load_file(path)  # no final name is ever a broken file
-        if not target.exists():  # else the kill came after the last rename
-            again = subprocess.run(
-                converter(source, target, "resume"), capture_output=True, text=True
-            )
-            assert again.returncode == 0, again.stderr
+        finished = times_of_results(target)
+        command = converter(source, target, "resume", *settings)
+        again = subprocess.run(command, capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
         assert tree(target) == wanted
         assert not target.with_name(target.name + ".partial").exists()
-    if call == "fsync":
-        assert killed >= 4
+        for shard, time in finished.items():
+            assert (target / shard).stat().st_mtime_ns == time  # not done a second time
+    assert killed >= 4
+
+
+def times_of_results(target):
+    """The time of each shard that is done, before or after the folder has its name."""
+    results = [
+        path
+        for folder in (target, target.with_name(target.name + ".partial"))
+        for path in folder.glob("*.report.json")
+    ]
+    shards = [path.with_name(path.name.replace(".report.json", ".safetensors")) for path in results]
+    return {shard.name: shard.stat().st_mtime_ns for shard in shards}
 
 
 def test_resume_keeps_finished_shards_and_refuses_other_settings(source, tmp_path, monkeypatch):

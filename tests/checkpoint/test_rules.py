@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from checkpoint import models
 
 import binq
 from binq.checkpoint.rules import Choice, check_choice_of, parse_choice, parse_rules
@@ -98,3 +99,23 @@ def test_two_tensors_of_one_name_are_refused_before_anything_is_written(tmp_path
     ):
         binq.quantize_checkpoint(source, tmp_path / "t")
     assert not (tmp_path / "t.partial").exists()
+
+
+def test_low_bit_embeddings_are_never_rounded_unasked(tmp_path):
+    """Bonsai's ternary sibling: asked for in one bit, its embeddings stay ternary."""
+    models.bonsai_mlx(tmp_path / "source", 2)
+    ends = ("model.embed_tokens.weight", "lm_head.weight")
+
+    def formats(**settings):
+        plan = binq.quantize_checkpoint(
+            tmp_path / "source", tmp_path / "t", "binary", dry_run=True, **settings
+        )
+        found = {t.name: t.format for t in plan.tensors}
+        assert found["model.layers.0.mlp.up_proj.weight"] == "binary g128"
+        return [found[name] for name in ends]
+
+    assert formats() == ["ternary g128 exact"] * 2
+    assert formats(embeddings="binary") == ["binary g128"] * 2
+    assert formats(embeddings="keep") == ["U32"] * 2
+    assert formats(lm_head="keep") == ["ternary g128 exact", "U32"]
+    assert formats(rules=["*embed*=binary"]) == ["binary g128", "ternary g128 exact"]

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from binq.checkpoint.layouts import logical_tensors
 from binq.checkpoint.source import INDEX, Checkpoint
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 
 
 def test_index_alone_decides_which_files_belong(tmp_path):
@@ -144,3 +144,13 @@ def test_an_index_is_no_checkpoint_and_its_folder_is_asked_for(tmp_path):
     path.write_text('{"weight_map": {}}')
     with pytest.raises(FormatError, match=r"index\.json: no weights but JSON: name the folder"):
         Checkpoint(path)
+
+
+def test_weights_without_a_configuration_are_refused(tmp_path):
+    qwen3(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with (
+        Checkpoint(tmp_path) as source,
+        pytest.raises(UnsupportedFormatError, match=r"no config\.json beside the weights"),
+    ):
+        logical_tensors(source)

@@ -95,38 +95,142 @@ def test_what_killed_runs_left_does_not_reach_the_target(source, tmp_path):
     target = tmp_path / "target"
     binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
     partial = tmp_path / "target.partial"
-    for stray in (".model-00002-of-00003.safetensors.7-ab.tmp", "model-00009-of-00009.safetensors"):
+    for stray in (
+        ".model-00002-of-00003.safetensors.7-ab.tmp",
+        "model-00009-of-00009.safetensors",
+        ".binq-conversion.lock.7-0123abcd.tmp",
+    ):
         (partial / stray).write_bytes(b"broken")
-    (partial / "lock-2-of-2").write_text("elsewhere 7")
-    with pytest.raises(FileExistsError, match=r"if it is dead, delete .*lock-2-of-2"):
+    lock = partial / "binq-conversion-2-of-2.lock"
+    lock.write_text("elsewhere 7")
+    with pytest.raises(FileExistsError, match=r"if it is dead, delete .*conversion-2-of-2\.lock"):
         binq.quantize_checkpoint(source, target, resume=True, **SMALL)
-    (partial / "lock-2-of-2").unlink()
+    lock.unlink()
     binq.quantize_checkpoint(source, target, resume=True, **SMALL)
     assert names(target) == names(tmp_path / "clean")
 
 
-def test_a_run_killed_before_the_last_rename_can_begin_again(source, tmp_path):
+def test_a_folder_within_the_work_stops_it_before_anything_is_lost(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
+    partial = tmp_path / "target.partial"
+    (partial / ".git").mkdir()
+    before = names(partial)
+    for more in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(FileExistsError, match=r"\.git is in the way"):
+            binq.quantize_checkpoint(source, target, **more, **SMALL)
+    assert names(partial) == before
+
+
+def test_files_that_only_look_like_ours_are_left_alone(source, tmp_path):
+    partial = tmp_path / "target.partial"
+    partial.mkdir()
+    for name in (".git", "lockfile.txt", ".hidden.tmp"):
+        (partial / name).write_text("mine")
+        with pytest.raises(FileExistsError, match="is in the way"):
+            binq.quantize_checkpoint(source, tmp_path / "target")
+        (partial / name).unlink()
+
+
+def test_any_file_of_the_source_reaches_the_target(source, tmp_path):
+    for name in ("lock", "binq.lock", "readme.report.json"):
+        (source / name).write_text(name)
     binq.quantize_checkpoint(source, tmp_path / "target")
-    wanted = names(tmp_path / "target")
-    (tmp_path / "target").rename(tmp_path / "target.partial")
-    binq.quantize_checkpoint(source, tmp_path / "target", resume=True)
-    assert names(tmp_path) == ["home", "target"]
-    assert names(tmp_path / "target") == wanted
+    for name in ("lock", "binq.lock", "readme.report.json"):
+        assert (tmp_path / "target" / name).read_text() == name
+
+
+@pytest.mark.parametrize("way", ["resume", "overwrite", "neither"])
+def test_what_was_about_to_be_replaced_is_not_lost_before_its_time(source, tmp_path, way):
+    """A kill between the last two renames: the old folder lies within the finished one."""
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, part=(1, 1))
+    partial = tmp_path / "target.partial"
+    old = partial / ".binq-replaced"
+    old.mkdir()
+    (old / "thesis.txt").write_text("years of work")
+    if way == "neither":
+        with pytest.raises(FileExistsError, match="is not empty"):
+            binq.quantize_checkpoint(source, target)
+        assert names(target) == ["thesis.txt"]
+        return
+    binq.quantize_checkpoint(source, target, **{way: True})
+    assert "thesis.txt" not in names(target)
+    assert ".binq-replaced" not in names(target)
+    assert not partial.exists()
+    assert list(verify(target, source)) == []
 
 
 def test_resume_of_a_complete_conversion_does_nothing(source, tmp_path):
     target = tmp_path / "target"
     done = binq.quantize_checkpoint(source, target)
     before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
-    again = binq.quantize_checkpoint(source, target, resume=True)
-    assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
-    assert again.bytes_after == done.bytes_after
-    assert not again.dry_run
-    with pytest.raises(FileExistsError, match="not empty"):
-        binq.quantize_checkpoint(source, target, "ternary", resume=True)
+    for more in ({"resume": True}, {"finalize": True}, {"part": (1, 2)}):
+        again = binq.quantize_checkpoint(source, target, **more)
+        assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
+        assert again.bytes_after == done.bytes_after
+        assert again.bytes_done == 0
+        assert not again.dry_run
+
+
+def test_resume_is_no_excuse_for_other_settings_or_another_source(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, embeddings="int4", **SMALL)
+    for more in (
+        {"format": "ternary"},
+        {"embeddings": "ternary"},
+        {"lm_head": "keep"},
+        {"max_shard_bytes": 10_000},
+        {"rules": ["*layers.1*=keep"]},
+        {"nonfinite": "zero"},
+    ):
+        settings = {"embeddings": "int4", **SMALL, **more}
+        with pytest.raises(FileExistsError, match="not what this conversion makes"):
+            binq.quantize_checkpoint(source, target, resume=True, **settings)
+    settings = {"embeddings": "int4", **SMALL}
+    assert binq.quantize_checkpoint(source, target, resume=True, **settings).tensors
+    # The same files, newer; then other weights that lay there before.
+    model = source / "model.safetensors"
+    time = model.stat().st_mtime_ns
+    os.utime(model, ns=(time + 10**12, time + 10**12))
+    with pytest.raises(FileExistsError, match="not what this conversion makes"):
+        binq.quantize_checkpoint(source, target, resume=True, **settings)
+    tensors = {name: np.array(w) for name, w in binq.load_file(model).items()}
+    tensors["model.layers.3.mlp.up_proj.weight"][20] *= 2
+    binq.save_file(tensors, model)
+    os.utime(model, ns=(time, time))
+    with pytest.raises(FileExistsError, match="not what this conversion makes"):
+        binq.quantize_checkpoint(source, target, resume=True, **settings)
+
+
+def test_resume_of_an_incomplete_target_is_refused(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target)
     next(target.glob("*.safetensors")).unlink()
     with pytest.raises(FileExistsError, match="not empty"):
         binq.quantize_checkpoint(source, target, resume=True)
+
+
+def test_a_report_of_finished_work_has_the_sizes_on_disk(source, tmp_path):
+    """Scales that float16 does not hold are float32: the plan cannot know it."""
+    w = np.random.default_rng(4).standard_normal((32, 64)) * 1e7
+    binq.save_file({"model.layers.0.mlp.up_proj.weight": w}, source / "model.safetensors")
+    done = binq.quantize_checkpoint(source, tmp_path / "target")
+    again = binq.quantize_checkpoint(source, tmp_path / "target", resume=True)
+    assert again.bytes_after == done.bytes_after
+    plan = binq.quantize_checkpoint(source, tmp_path / "other", dry_run=True)
+    assert plan.bytes_after < done.bytes_after
+
+
+def test_a_shard_that_was_cut_short_is_done_again(source, tmp_path):
+    binq.quantize_checkpoint(source, tmp_path / "alone", **SMALL)
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
+    shard = next((tmp_path / "target.partial").glob("*.safetensors"))
+    os.truncate(shard, shard.stat().st_size - 1)
+    binq.quantize_checkpoint(source, target, resume=True, **SMALL)
+    for path in target.iterdir():
+        assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
 
 
 def test_parts_run_side_by_side(source, tmp_path):
@@ -145,32 +249,68 @@ def test_parts_run_side_by_side(source, tmp_path):
         assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
 
 
-def test_a_living_process_keeps_others_out(source, tmp_path):
-    partial = tmp_path / "target.partial"
-    partial.mkdir()
-    whole = Lock(partial)
-    with whole:
-        text = whole.path.read_text()
-        host = text.partition(" ")[0]
-        Lock(partial).check_free()  # our own
-        (partial / "lock").write_text(f"{host} {os.getppid()}")
-        for part in (None, (1, 2)):
-            with pytest.raises(FileExistsError, match="works there"), Lock(partial, part):
+def test_a_living_process_keeps_others_out(tmp_path):
+    whole, part = "binq-conversion.lock", "binq-conversion-1-of-2.lock"
+    host = Lock(tmp_path).text.partition(" ")[0]
+    with Lock(tmp_path):
+        # Another conversion of this process, and its parts.
+        for other in (None, (1, 2)):
+            with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path, other):
                 pass
-        (partial / "lock").unlink()
-        (partial / "lock-1-of-2").write_text(f"{host} {os.getppid()}")
-        with pytest.raises(FileExistsError, match="works there"), Lock(partial):
+        assert names(tmp_path) == [whole]
+    (tmp_path / whole).write_text(f"{host} {os.getppid()}")
+    for other in (None, (1, 2)):
+        with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path, other):
             pass
-        with Lock(partial, (2, 2)), Lock(partial, (1, 2)):
-            assert names(partial) == ["lock-1-of-2", "lock-2-of-2"]
-    assert names(partial) == []
+    (tmp_path / whole).unlink()
+    (tmp_path / part).write_text(f"{host} {os.getppid()}")
+    with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path):
+        pass
+    with Lock(tmp_path, (2, 2)), Lock(tmp_path, (1, 2)):
+        assert names(tmp_path) == [part, "binq-conversion-2-of-2.lock"]
+    assert names(tmp_path) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs to ask for a process")
 def test_a_dead_process_keeps_nobody_out(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    host = Lock(tmp_path).text.partition(" ")[0]
-    (tmp_path / "lock").write_text(f"{host} {gone.pid}")
+    lock = Lock(tmp_path)
+    host = lock.text.partition(" ")[0]
+    # A process that is gone, and one of another container with the number of this one.
+    for pid in (gone.pid, os.getpid()):
+        lock.path.write_text(f"{host} {pid}")
+        with lock:
+            assert lock.path.read_text() == f"{host} {os.getpid()}"
+        assert names(tmp_path) == []
+
+
+def test_a_lock_without_a_name_is_told_of(tmp_path):
+    """As a kill leaves it on a file system without links."""
+    (tmp_path / "binq-conversion.lock").touch()
+    with pytest.raises(FileExistsError, match=r"process \? on \? works there; if it is dead"):
+        Lock(tmp_path).__enter__()
+
+
+def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
     with Lock(tmp_path):
-        assert (tmp_path / "lock").read_text() == f"{host} {os.getpid()}"
+        assert names(tmp_path) == ["binq-conversion.lock"]
+        with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path):
+            pass
+    assert names(tmp_path) == []
+
+
+def test_of_many_at_once_one_wins(source, tmp_path):
+    code = "import binq, sys; binq.quantize_checkpoint(*sys.argv[1:])"
+    command = [sys.executable, "-c", code, str(source), str(tmp_path / "target")]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    errors = [run.communicate()[1] for run in runs]
+    assert [run.returncode for run in runs].count(0) == 1
+    for error in filter(None, errors):
+        last = error.splitlines()[-1]
+        assert "works there" in last or "is not empty" in last or "just now" in last
+    assert list(verify(tmp_path / "target", source)) == []

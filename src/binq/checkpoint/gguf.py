@@ -113,8 +113,12 @@ class GgufFile:
             raise IndexError(f"bytes {start} to {stop} are not within tensor {name!r}")
         buffer = np.empty(stop - start, np.uint8)
         with self._lock:
-            self._file.seek(tensor.start + start)
-            got = self._file.readinto(buffer.data) if buffer.size else 0
+            try:
+                self._file.seek(tensor.start + start)
+                got = self._file.readinto(buffer.data) if buffer.size else 0
+            except OSError as error:
+                error.filename = f"{self.path} (reading at byte {tensor.start + start})"
+                raise
         if got != buffer.size:
             raise FormatError(f"{self.path}: tensor {name!r}: the file ends before its data")
         return buffer

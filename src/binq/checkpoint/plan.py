@@ -11,7 +11,9 @@ from binq.checkpoint.rules import Choice, Rule, parse_option, parse_rules
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.tensors import ExactFormat, LogicalTensor
 from binq.errors import FormatError
+from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
+from binq.files.writer import header_room
 from binq.formats import get_format
 from binq.runtime import get_num_threads
 
@@ -70,6 +72,13 @@ class Item:
             return f"{exact} exact"
         return self.tensor.dtype if self.choice is None else str(self.choice)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors of the output."""
+        if not self.kept:
+            return tuple(self.description.part_names(self.tensor.name))
+        return self.tensor.stored if self.tensor.copyable else (self.tensor.name,)
+
     def bytes_before(self, source: Checkpoint) -> int:
         """Returns the bytes of the stored tensors."""
         return sum(source.info(name).nbytes for name in self.tensor.stored)
@@ -104,8 +113,11 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     rule and tensor, and FormatError for two tensors of one name in the output.
     """
     rules = parse_rules(settings.rules, settings.default)
-    options = {"embedding": parse_option("embeddings", settings.embeddings, settings.default)}
-    options["head"] = options["embedding"]
+    # Only the roles that were asked for.
+    options: dict[str, Choice | None] = {}
+    if settings.embeddings is not None:
+        choice = parse_option("embeddings", settings.embeddings, settings.default)
+        options = {"embedding": choice, "head": choice}
     if settings.lm_head is not None:
         options["head"] = parse_option("lm_head", settings.lm_head, settings.default)
     tensors = logical_tensors(source)
@@ -121,27 +133,28 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     items = tuple(_decide(source, tensor, rules, options, settings.default) for tensor in tensors)
     _check_names(source, items)
     shards: list[list[Item]] = [[]]
-    filled = 0
+    filled = header = 0
     for item in items:
-        nbytes = item.bytes_after(source)
-        if shards[-1] and filled + nbytes > settings.max_shard_bytes:
+        nbytes, room = item.bytes_after(source), header_room(item.output_names)
+        full = filled + nbytes > settings.max_shard_bytes or header + room > MAX_HEADER // 2
+        if shards[-1] and full:
             shards.append([])
-            filled = 0
+            filled = header = 0
         shards[-1].append(item)
         filled += nbytes
+        header += room
     return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default))
 
 
 def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:
-    """Raises FormatError where two tensors would have one name in the output."""
+    """Raises FormatError for names that safetensors do not have, and where two would be one."""
     names: set[str] = set()
     for item in items:
-        stored: Sequence[str] = (item.tensor.name,)
-        if not item.kept:
-            stored = item.description.part_names(item.tensor.name)
-        elif item.tensor.copyable:
-            stored = item.tensor.stored
-        for name in stored:
+        for name in item.output_names:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise FormatError(f"{source.path}: {error}") from None
             if name in names:
                 raise FormatError(f"{source.path}: two tensors would be stored as {name!r}")
             names.add(name)
@@ -157,9 +170,11 @@ def _decide(
     rule = next((r for r in rules if r.matches(tensor.name)), None)
     if rule is not None:
         choice, reason = rule.choice, f"rule {rule.text}"
-    elif tensor.role in ("embedding", "head") and not tensor.quantize:
-        choice = options[tensor.role]
-        reason = tensor.reason
+    elif tensor.role in options:
+        choice, reason = options[tensor.role], tensor.reason
+    elif tensor.role in ("embedding", "head") and tensor.quantize:
+        # Stored in one or two bits: packed without loss, or else not at all.
+        return Item(tensor, default, tensor.exact_format(source))
     else:
         choice = default if tensor.quantize else None
         reason = tensor.reason
@@ -187,13 +202,21 @@ def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
     In each lane a block of rows at up to three times its float32 size, packed blocks that wait to
     be written, and the scales of the largest tensor.
     """
-    peak = 0
+    blocks = []
+    scales = 0
     for item in items:
         if item.kept:
             continue
         columns = max(1, item.tensor.shape[-1])
-        rows = max(stop - start for start, stop in item.tensor.blocks(BLOCK_BYTES) or [(0, 0)])
+        cuts = item.tensor.blocks(BLOCK_BYTES)
+        rows = max((stop - start for start, stop in cuts), default=0)
+        blocks.append((rows * columns * 4, len(cuts) * item.tensor.matrices))
         group = (item.exact or default).group_size or columns
-        scales = item.tensor.size // min(group, columns) * 4
-        peak = max(peak, (3 * lanes() + 2) * rows * columns * 4 + 2 * scales)
+        scales = max(scales, item.tensor.size // min(group, columns) * 4)
+    blocks.sort(reverse=True)
+    peak = 2 * scales + 2 * max((nbytes for nbytes, _ in blocks), default=0)
+    free = lanes()
+    for nbytes, count in blocks:
+        peak += 3 * nbytes * min(free, count)
+        free -= min(free, count)
     return max(peak, 2 * COPY_BYTES)

@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from binq.checkpoint.layouts.family import UNKNOWN
 from binq.formats import FORMATS
 
 
@@ -49,7 +50,8 @@ class Report:
     """All tensors of a conversion, and its totals.
 
     ``print(report)`` shows a table, ``report.to_json()`` gives one document, ``report.plot(path)``
-    draws it.
+    draws it. ``bytes_done`` are the bytes of the source that this run worked off: less than all
+    where it went on with another's work.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Report:
     seconds: float = 0.0
     dry_run: bool = False
     peak_bytes: int = 0
+    bytes_done: int = 0
 
     @property
     def bytes_before(self) -> int:
@@ -77,8 +80,22 @@ class Report:
 
     @property
     def bytes_per_second(self) -> float:
-        """Returns the bytes of the source that were worked off in a second; 0 before any were."""
-        return self.bytes_before / self.seconds if self.seconds else 0.0
+        """Returns the bytes of the source that this run worked off in a second."""
+        return self.bytes_done / self.seconds if self.seconds else 0.0
+
+    @property
+    def unknown(self) -> list[TensorReport]:
+        """Returns the matrices that were kept because the family is not known to have them."""
+        return [t for t in self.tensors if t.reason == UNKNOWN and len(t.shape) > 1]
+
+    @property
+    def unknown_text(self) -> str:
+        """Returns a sentence about them for people."""
+        size = readable(sum(t.bytes_before for t in self.unknown))
+        kept = f"{len(self.unknown)} matrices ({size}) were kept as they are, the first"
+        if len(self.unknown) == 1:
+            kept = f"1 matrix ({size}) was kept as it is,"
+        return f"{kept} {self.unknown[0].name!r}: {UNKNOWN}; a rule can say what becomes of it"
 
     def to_json(self) -> str:
         """Returns one JSON document: totals and every tensor."""
@@ -89,6 +106,7 @@ class Report:
             "bytes_before": self.bytes_before,
             "bytes_after": self.bytes_after,
             "bits_per_weight": self.bits_per_weight,
+            "bytes_done": self.bytes_done,
             "peak_bytes": self.peak_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
@@ -122,7 +140,11 @@ class Report:
         if self.dry_run:
             total += f"; about {readable(self.peak_bytes)} of memory; nothing was written"
         else:
-            total += f", {self.seconds:.1f} s, {readable(int(self.bytes_per_second))} a second"
+            total += f", {self.seconds:.1f} s"
+            if self.bytes_done:
+                total += f", {readable(int(self.bytes_per_second))} a second"
+        if self.unknown:
+            total += f"\n{self.unknown_text}"
         return f"{_align(rows)}\n{total}"
 
     def plot(self, path: str | Path) -> None:

@@ -12,12 +12,13 @@ KEEP = "keep"
 
 @dataclass(frozen=True)
 class Choice:
-    """How a tensor is quantized: format, group size, method and symmetry."""
+    """How a tensor is quantized: the arguments of :func:`binq.quantize`."""
 
     format: str
     group_size: int | None = 128
     method: str = "mse"
     symmetric: bool = True
+    nonfinite: str = "raise"
 
     def __str__(self) -> str:
         group = "row" if self.group_size is None else f"g{self.group_size}"
@@ -42,6 +43,7 @@ def check_choice_of(choice: Choice) -> Choice:
     kind = get_format(check_choice("format", choice.format, FORMATS))
     check_group_size(choice.group_size)
     check_choice("method", choice.method, kind.methods)
+    check_choice("nonfinite", choice.nonfinite, ("raise", "zero"))
     if not choice.symmetric and not kind.has_asymmetric:
         raise ValueError(f"symmetric must be True for {choice.format}, got False")
     return choice
@@ -56,14 +58,15 @@ def parse_option(name: str, text: str | None, default: Choice) -> Choice | None:
         return None
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a format such as 'int4:g64', or None, got {text!r}")
-    return parse_choice(text, default, name)
+    return parse_choice(text, default, f"{name} {text!r}")
 
 
-def parse_choice(text: str, default: Choice, what: str = "rule") -> Choice:
+def parse_choice(text: str, default: Choice, what: str | None = None) -> Choice:
     """Returns the choice that ``FORMAT[:gN|:row][:METHOD][:asymmetric]`` spells.
 
     What the text leaves out is taken from ``default``; a method that the format does not have
-    becomes the format's own default. Raises ValueError that quotes the text, as that of ``what``.
+    becomes the format's own default. Raises ValueError that begins with ``what``, or quotes the
+    text.
     """
     name, *options = text.split(":")
     try:
@@ -79,9 +82,9 @@ def parse_choice(text: str, default: Choice, what: str = "rule") -> Choice:
                 symmetric = False
             else:
                 method = check_choice("method", option, kind.methods)
-        return check_choice_of(Choice(name, group_size, method, symmetric))
+        return check_choice_of(Choice(name, group_size, method, symmetric, default.nonfinite))
     except ValueError as error:
-        raise ValueError(f"{what} {text!r}: {error}") from None
+        raise ValueError(f"{what or repr(text)}: {error}") from None
 
 
 def parse_rules(texts: Iterable[str], default: Choice) -> tuple[Rule, ...]:
@@ -94,6 +97,6 @@ def parse_rules(texts: Iterable[str], default: Choice) -> tuple[Rule, ...]:
         pattern, equals, action = text.partition("=")
         if not pattern or not equals or not action:
             raise ValueError(f"rule {text!r} must be GLOB=FORMAT[:gN][:METHOD] or GLOB=keep")
-        choice = None if action == KEEP else parse_choice(action, default)
+        choice = None if action == KEEP else parse_choice(action, default, f"rule {text!r}")
         rules.append(Rule(pattern, choice, text))
     return tuple(rules)

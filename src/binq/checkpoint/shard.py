@@ -21,6 +21,7 @@ from binq.checkpoint.errors import Errors, tile_errors
 from binq.checkpoint.plan import BLOCK_BYTES, COPY_BYTES, Item, lanes
 from binq.checkpoint.report import TensorReport
 from binq.checkpoint.source import Checkpoint
+from binq.checkpoint.tensors import LogicalTensor
 from binq.errors import NonFiniteError
 from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
@@ -39,7 +40,7 @@ def write_shard(
     """
     described: dict[str, Description] = {}
     reports = []
-    names = [name for item in items for name in _output_names(item)]
+    names = [name for item in items for name in item.output_names]
     with replacing(path) as temporary, _Packer(source, items) as packer:
         writer = AppendWriter(temporary, names)
         try:
@@ -107,6 +108,10 @@ class _Packer:
         self, item: Item, matrix: int, rows: tuple[int, int]
     ) -> tuple[QuantizedArray, NDArray[np.float64]]:
         values = item.tensor.read_values(self._source, matrix, *rows)
+        if item.choice is not None and item.choice.nonfinite == "zero":
+            finite = np.isfinite(values)
+            if not finite.all():
+                values = np.where(finite, values, values.dtype.type(0))
         packed = _pack_rows(self._source, item, values, matrix, rows, self.scale_dtype(item))
         return packed, tile_errors(values, packed)
 
@@ -122,12 +127,6 @@ class _Packer:
     def __exit__(self, *_: object) -> None:
         self._stop()
         self._threads.shutdown()
-
-
-def _output_names(item: Item) -> list[str]:
-    if not item.kept:
-        return item.description.part_names(item.tensor.name)
-    return list(item.tensor.stored) if item.tensor.copyable else [item.tensor.name]
 
 
 def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress) -> TensorReport:
@@ -170,8 +169,9 @@ def _quantize(
     source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress, packer: _Packer
 ) -> TensorReport:
     mark = writer.mark()
+    meter = _Meter(item.bytes_before(source), progress)
     while True:
-        result = _try_quantize(source, item, writer, progress, packer)
+        result = _try_quantize(source, item, writer, meter, packer)
         if result is not None:
             return result
         # Some scale does not fit float16: the tensor starts again with all of them in float32.
@@ -179,8 +179,22 @@ def _quantize(
         writer.rewind(mark)
 
 
+class _Meter:
+    """Says how far a tensor is; what is done a second time was said before."""
+
+    def __init__(self, nbytes: int, progress: Progress) -> None:
+        self._nbytes, self._progress = nbytes, progress
+        self._said = 0
+
+    def reach(self, done: int, of: int) -> None:
+        """Says that ``done`` of ``of`` equal parts are done."""
+        now = max(self._said, self._nbytes * done // of)
+        self._progress(now - self._said)
+        self._said = now
+
+
 def _try_quantize(
-    source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress, packer: _Packer
+    source: Checkpoint, item: Item, writer: AppendWriter, meter: _Meter, packer: _Packer
 ) -> TensorReport | None:
     """Writes one packed tensor; None where a scale does not fit its type."""
     tensor, d = item.tensor, item.description
@@ -191,8 +205,7 @@ def _try_quantize(
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
     writer.begin(names[0], dtype_name(shapes[0][0]), shapes[0][1])
     blocks = len(list(_blocks(item)))
-    left = item.bytes_before(source)
-    for _ in range(blocks):
+    for number in range(blocks):
         packed, tiles = packer.take()
         if packed.scales.dtype != scale_dtype:
             return None
@@ -201,14 +214,12 @@ def _try_quantize(
             assert part is not None
             parts.append(part)
         errors.add(tiles)
-        done = item.bytes_before(source) // blocks
-        progress(done)
-        left -= done
+        meter.reach(number + 1, blocks)
     for name, (dtype, shape), parts in zip(names[1:], shapes[1:], small, strict=True):
         writer.begin(name, dtype_name(dtype), shape)
         for part in parts:
             writer.write(part)
-    progress(left)
+    meter.reach(1, 1)
     return TensorReport(
         tensor.name,
         tensor.shape,
@@ -242,9 +253,26 @@ def _pack_rows(
             symmetric=choice.symmetric,
             scale_dtype=scale_dtype,
         )
-    except NonFiniteError as error:
-        where = f"{item.tensor.name}, rows from {rows[0]}"
-        if item.tensor.matrices > 1:
-            where += f" of matrix {matrix}"
-        raise NonFiniteError(f"{where}: {error}") from None
+    except NonFiniteError:
+        raise NonFiniteError(_nonfinite(item.tensor, values, matrix, rows)) from None
+    except ValueError as error:
+        stack = f" of matrix {matrix}" if item.tensor.matrices > 1 else ""
+        raise ValueError(f"{item.tensor.name}, rows from {rows[0]}{stack}: {error}") from None
     return packed
+
+
+def _nonfinite(
+    tensor: LogicalTensor, values: NDArray[Any], matrix: int, rows: tuple[int, int]
+) -> str:
+    """Returns what is wrong with a block of weights, in the words of :func:`binq.quantize`."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN of bfloat16 would warn
+        finite = np.isfinite(values)
+    row, column = divmod(int(np.argmin(finite)), values.shape[1])
+    index = (*np.unravel_index(matrix, tensor.shape[:-2]), rows[0] + row, column)
+    count = finite.size - int(np.count_nonzero(finite))
+    what = "1 value is" if count == 1 else f"{count} values are"
+    return (
+        f"{tensor.name}: {what} not finite in rows {rows[0]} to {rows[1]}, first "
+        f"w[{', '.join(map(str, index))}] = {float(values[row, column])}; nonfinite='zero' "
+        "(--nonfinite zero) reads them as 0"
+    )

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.checkpoint.gguf import GgufFile
+from binq.checkpoint.gguf import MAGIC, GgufFile
 from binq.errors import FormatError
 from binq.files.dtypes import numpy_dtype
 from binq.files.reader import SafetensorsFile
@@ -59,7 +59,7 @@ class Checkpoint:
         self._open()
 
     def _open(self) -> None:
-        if self.path.suffix == ".gguf" and not self.path.is_dir():
+        if not self.path.is_dir() and _is_gguf(self.path):
             self._open_gguf(self.path)
             return
         if not self.path.is_dir():
@@ -103,6 +103,10 @@ class Checkpoint:
     def files(self) -> tuple[str, ...]:
         """Returns the names of the files with tensors, in order of first use."""
         return tuple(dict.fromkeys(self._map.values()))
+
+    def file_paths(self) -> dict[str, Path]:
+        """Returns the path of each file with tensors by its name."""
+        return {name: self._folder / name for name in self.files}
 
     @property
     def places(self) -> dict[str, str]:
@@ -214,11 +218,19 @@ class Checkpoint:
             return self._files[name]
 
 
+def _is_gguf(path: Path) -> bool:
+    """Returns whether a file begins as GGUF files do: their names need not end so."""
+    if path.suffix == ".gguf" or not path.is_file():
+        return path.suffix == ".gguf"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def _weight_map(path: Path) -> dict[str, str]:
     """Returns tensor name -> file name, checked: files lie in the folder itself."""
     entries = _load_object(path).get("weight_map")
-    if not isinstance(entries, dict):
-        raise FormatError(f"{path}: no object weight_map")
+    if not isinstance(entries, dict) or not entries:
+        raise FormatError(f"{path}: no object weight_map, or an empty one")
     for name, file in entries.items():
         plain = isinstance(file, str) and file.endswith(".safetensors")
         if not plain or any(mark in file for mark in ("/", "\\", ":", "\0")):

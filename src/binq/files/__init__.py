@@ -13,7 +13,7 @@ from binq.array import QuantizedArray
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.dtypes import dtype_name
-from binq.files.header import METADATA, checked_nbytes
+from binq.files.header import check_name, checked_nbytes, is_unicode
 from binq.files.reader import SafetensorsFile
 from binq.files.writer import replacing, sha256, with_hashes, write_safetensors
 
@@ -120,7 +120,7 @@ def _check_strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
                 f"metadata must map strings to strings, got {key!r}: {value!r}; "
                 f"use json.dumps: {json.dumps(str(value))}"
             )
-        if not (_is_unicode(key) and _is_unicode(value)):
+        if not (is_unicode(key) and is_unicode(value)):
             raise ValueError(f"metadata must be valid Unicode, got {key!r}: {value!r}")
     if binq_metadata.KEY in strings:
         raise ValueError("metadata must not have the key 'binq', which binq writes itself")
@@ -129,22 +129,11 @@ def _check_strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 def _check_readable(name: str, array: NDArray[Any]) -> None:
     """Raises ValueError for a tensor that a file can hold but no reader, ours included, takes."""
-    if name == METADATA or "\0" in name or not _is_unicode(name):
-        raise ValueError(
-            f"tensor names must be valid Unicode without NUL and not {METADATA!r}, got {name!r}"
-        )
+    check_name(name)
     try:
         checked_nbytes(dtype_name(array.dtype), array.shape)
     except ValueError as error:
         raise ValueError(f"tensor {name!r}: {error}") from None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_array(name: str, tensor: object) -> NDArray[Any]:

@@ -140,12 +140,26 @@ def _check_metadata(metadata: Any, path: object) -> dict[str, str]:
     return metadata
 
 
-def _check_text(text: str, what: str) -> None:
-    """Refuses lone surrogates, which JSON can spell and UTF-8 cannot."""
+def check_name(name: str) -> None:
+    """Raises ValueError for what no reader takes for a tensor's name, ours included."""
+    if name == METADATA or "\0" in name or not is_unicode(name):
+        raise ValueError(
+            f"tensor names must be valid Unicode without NUL and not {METADATA!r}, got {name!r}"
+        )
+
+
+def is_unicode(text: str) -> bool:
+    """Returns whether text has no lone surrogates, which JSON can spell and UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"{what} is not valid Unicode") from None
+        return False
+    return True
+
+
+def _check_text(text: str, what: str) -> None:
+    if not is_unicode(text):
+        raise FormatError(f"{what} is not valid Unicode")
 
 
 def _check_entry(name: str, entry: Any, path: object) -> TensorInfo:

@@ -130,7 +130,11 @@ class SafetensorsFile:
     def _pread_into(self, offset: int, buffer: memoryview, name: str | None) -> None:
         done = 0
         while done < len(buffer):
-            got = _read_at(self._file, buffer[done : done + _PIECE], offset + done)
+            try:
+                got = _read_at(self._file, buffer[done : done + _PIECE], offset + done)
+            except OSError as error:
+                error.filename = f"{self.path} (reading at byte {offset + done})"
+                raise
             if got == 0:
                 what = "header" if name is None else f"tensor {name!r}"
                 raise FormatError(

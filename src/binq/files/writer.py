@@ -27,7 +27,8 @@ ALIGNMENT = 64  # the data begins at a multiple of this: arrays mapped from the 
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives the path of a temporary file beside ``path`` that becomes ``path`` at the end.
 
-    On any exception, Ctrl-C included, the temporary file is removed and ``path`` is as it was.
+    On any exception, Ctrl-C included, the temporary file is removed and ``path`` is as it was. An
+    OSError that names no file, as those of a full disk, gets the name of this one.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -40,7 +41,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
@@ -53,8 +56,18 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(folder)
+        raise
     finally:
         os.close(descriptor)
+
+
+def header_room(names: Iterable[str]) -> int:
+    """Returns the bytes of a header that tensors of these names may take."""
+    # A name stands in the header, in the hashes and in the description of a packed tensor,
+    # each time with its quotes escaped; numbers and words take the rest.
+    return sum(600 + 4 * len(json.dumps(name)) for name in names)
 
 
 class AppendWriter:
@@ -68,14 +81,13 @@ class AppendWriter:
     """
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
-        # A name stands in the header, in the hashes and in the description of a packed tensor,
-        # each time with its quotes escaped; numbers and words take the rest.
-        room = 8192 + sum(600 + 4 * len(json.dumps(name)) for name in names)
+        room = 8192 + header_room(names)
         self._room = room + (-(LENGTH_BYTES + room) % ALIGNMENT)
         self._infos: dict[str, TensorInfo] = {}
         self._hashes: dict[str, Any] = {}
         self._name = ""
         self._written = 0
+        self._path = path
         self._file = path.open("xb")
         self._file.seek(LENGTH_BYTES + self._room)
 
@@ -98,9 +110,14 @@ class AppendWriter:
     def write(self, data: NDArray[Any]) -> None:
         """Appends an array's bytes, in C order, to the tensor that was begun."""
         part = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        at = LENGTH_BYTES + self._room + self._infos[self._name].start + self._written
         self._written += part.nbytes
         self._hashes[self._name].update(part.data)
-        self._file.write(part.data)
+        try:
+            self._file.write(part.data)
+        except OSError as error:
+            error.filename = f"{self._path} (writing at byte {at})"
+            raise
 
     def mark(self) -> int:
         """Returns a number by which :meth:`rewind` knows this point between two tensors."""
@@ -139,8 +156,9 @@ class AppendWriter:
         self._file.close()
 
     def abandon(self) -> None:
-        """Closes the file as it is."""
-        self._file.close()
+        """Closes the file as it is, also on a disk that is full."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _stop(self) -> int:
         """Returns where the data ends: behind the tensor that was begun last."""

@@ -1,5 +1,6 @@
 """Every family, whole: names, roles and policy, exact values, lossless forms, pickling."""
 
+import json
 import pickle
 
 import numpy as np
@@ -8,6 +9,7 @@ from checkpoint.models import MODELS
 
 from binq.checkpoint.layouts import UNKNOWN, logical_tensors
 from binq.checkpoint.source import Checkpoint
+from binq.errors import FormatError
 
 
 @pytest.fixture(params=sorted(MODELS))
@@ -83,3 +85,30 @@ def test_rows_outside_the_matrix_are_refused(written):
         for matrix, start, stop in ((0, 0, 10**6), (0, -1, 1), (99, 0, 1), (0, 5, 4)):
             with pytest.raises(IndexError, match=r"not within|no matrix"):
                 tensor.read_rows(source, matrix, start, stop)
+
+
+@pytest.mark.parametrize("model", ["gpt_oss_bf16", "llama4", "gemma4_moe"])
+def test_experts_that_lie_the_other_way_are_refused(tmp_path, model):
+    """A quantizer that grouped them along the wrong axis would get every weight wrong."""
+    written = MODELS[model](tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config.get("text_config", config)["hidden_size"] = 192
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with (
+        Checkpoint(written.path) as source,
+        pytest.raises(FormatError, match=r"experts.*expected 192 (in|out)puts, the hidden_size"),
+    ):
+        logical_tensors(source)
+
+
+@pytest.mark.parametrize(("layers", "drafting"), [(1, None), (1, 5), (0, 1), (2, None), (None, 1)])
+def test_layers_beyond_the_last_draft_tokens(tmp_path, layers, drafting):
+    MODELS["deepseek"](tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"num_hidden_layers": layers, "num_nextn_predict_layers": drafting}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with Checkpoint(tmp_path) as source:
+        roles = {tensor.name: tensor.role for tensor in logical_tensors(source)}
+    for index in (0, 1):
+        role = roles[f"model.layers.{index}.self_attn.o_proj.weight"]
+        assert role == ("mtp" if layers is not None and index >= layers else "linear")

@@ -93,6 +93,7 @@ def test_ternary_in_two_bits_is_recognised(tmp_path, levels, format):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
+        (models.ct_config(4.0, 128, True), "4.0-bit"),
         ({"format": "float-quantized"}, "format 'float-quantized'"),
         ({"transform_config": {"config_groups": {"u": 1}}}, "with a transform_config"),
         ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "with a sparsity_config"),
@@ -105,6 +106,35 @@ def test_compressed_tensors_of_other_kinds_are_refused(tmp_path, settings, match
     written = models.compressed_tensors(tmp_path)
     change(written, **settings)
     refuse(written, UnsupportedFormatError, match)
+
+
+@pytest.mark.parametrize(
+    ("part", "array", "match"),
+    [
+        ("shape", np.array([256.0, np.inf]), "does not hold two sizes"),
+        ("shape", np.array([256, 384, 1]), "does not hold two sizes"),
+        ("zero_point", np.zeros((32, 3), F32), "is F32, expected packed I32"),
+        ("zero_point", np.zeros((32, 3), np.int8), "is I8, expected packed I32"),
+    ],
+)
+def test_compressed_tensors_whose_parts_have_other_types_are_refused(tmp_path, part, array, match):
+    written = models.compressed_tensors(tmp_path, symmetric=False)
+    written.stored[f"{DOWN}_{part}"] = array
+    config = json.loads((tmp_path / "config.json").read_text())
+    refuse(save(written, config), FormatError, match)
+
+
+def test_compressed_tensors_that_say_nothing_of_their_order_are_refused(tmp_path):
+    written = models.compressed_tensors(tmp_path)
+    config = models.ct_config(4, 128, True)
+    weights = config["config_groups"]["group_0"]["weights"]
+    for order in ("weight", "static", None):
+        weights["actorder"] = order
+        change(written, **config)
+        check(written)
+    weights["actorder"] = "group"
+    change(written, **config)
+    refuse(written, FormatError, "actorder is set and .* has no weight_g_idx")
 
 
 def test_compressed_tensors_that_fit_no_scheme_are_refused(tmp_path):
@@ -138,6 +168,8 @@ def test_gptq_whose_zero_is_sixteen_has_no_lossless_form(tmp_path):
     [
         ({"checkpoint_format": "marlin"}, UnsupportedFormatError, "checkpoint_format 'marlin'"),
         ({"bits": 5}, UnsupportedFormatError, "GPTQ weights of 5 bits"),
+        ({"bits": 4.0}, UnsupportedFormatError, "GPTQ weights of 4.0 bits"),
+        ({"desc_act": "yes"}, FormatError, "desc_act is 'yes'"),
         ({"group_size": 64}, FormatError, "no GPTQ weights of 4 bits in groups of 64"),
         ({"group_size": "all"}, FormatError, "group_size is 'all'"),
         ({"quant_method": "hqq"}, UnsupportedFormatError, "quantization method 'hqq'"),
@@ -156,6 +188,15 @@ def test_activation_order_is_refused(tmp_path):
     order[:] = order[::-1].copy()
     config = json.loads((tmp_path / "config.json").read_text())
     refuse(save(written, config), UnsupportedFormatError, "reorders the columns")
+
+
+def test_activation_order_without_an_order_is_refused(tmp_path):
+    written = models.gptq_model(tmp_path)
+    change(written, desc_act=True)
+    check(written)  # its indices are those of columns in their own order
+    del written.stored[DOWN.replace("weight", "g_idx")]
+    config = json.loads((tmp_path / "config.json").read_text())
+    refuse(save(written, config), FormatError, "desc_act is true and .* has no g_idx")
 
 
 def test_awq(tmp_path):
@@ -305,12 +346,30 @@ def test_mlx_modes_and_sizes_that_are_not_known_are_refused(tmp_path):
             ({"group_size": 100, "bits": 1}, "group 100"),
             ({"group_size": 128, "bits": 1, "mode": "nvfp4"}, "mode 'nvfp4'"),
             ({"bits": 1}, "without quant_method"),
+            ({"group_size": 128, "bits": 1.0}, r"1\.0 bits"),
+            ({"group_size": 128.0, "bits": 1}, r"group 128\.0"),
         ]
     ):
         written = models.bonsai_mlx(tmp_path / str(index))
         config = {**models.QWEN3, "quantization": settings}
         (written.path / "config.json").write_text(json.dumps(config))
         refuse(written, UnsupportedFormatError, match)
+
+
+def test_mlx_settings_that_differ_are_refused(tmp_path):
+    written = models.bonsai_mlx(tmp_path)
+    change(written, bits=2)
+    refuse(written, FormatError, "quantization and quantization_config of config.json differ")
+
+
+def test_a_scale_beside_a_plain_weight_is_refused(tmp_path):
+    written = models.deepseek(tmp_path)
+    name = "model.layers.0.self_attn.o_proj.weight"
+    written.stored[name] = written.values[name].astype(BF16)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text())
+    match = "o_proj.weight_scale_inv' would scale .*, which is plain BF16"
+    refuse(save(written, config), FormatError, match)
 
 
 def test_packed_tensors_without_configuration_are_refused(tmp_path):

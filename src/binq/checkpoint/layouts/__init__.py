@@ -14,11 +14,11 @@ from binq.checkpoint.layouts import (
     llama4,
     qwen35,
 )
-from binq.checkpoint.layouts.family import UNKNOWN, Family, judge
+from binq.checkpoint.layouts.family import UNKNOWN, Family, judge, text_config
 from binq.checkpoint.schemes import collect_storage
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.tensors import ExactFormat, LogicalTensor, Storage
-from binq.errors import UnsupportedFormatError
+from binq.errors import FormatError, UnsupportedFormatError
 
 __all__ = ["FAMILIES", "UNKNOWN", "Family", "find_family", "logical_tensors"]
 
@@ -41,6 +41,10 @@ def find_family(source: Checkpoint) -> Family:
         raise UnsupportedFormatError(f"{source.path}: GGUF architecture {kind!r}")
     kind = source.config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
+        if not source.config:
+            raise UnsupportedFormatError(
+                f"{source.path}: no config.json beside the weights says what model it is"
+            )
         known = ", ".join(sorted(FAMILIES))
         raise UnsupportedFormatError(f"{source.path}: model_type {kind!r}; known are {known}")
     return FAMILIES[kind]
@@ -49,7 +53,7 @@ def find_family(source: Checkpoint) -> Family:
 def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
     """Returns every tensor of a checkpoint with its role and the family's policy, in file order.
 
-    Embeddings and output heads that are stored in one or two bits (Bonsai) are to be quantized:
+    Embeddings and output heads that are stored in one or two bits (Bonsai) are to be packed where
     that is lossless. Reads the headers of the files and little else.
 
     Raises UnsupportedFormatError, with its name, for a model, a quantization method or a packing
@@ -60,6 +64,8 @@ def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
     tensors = []
     for name, storage in collect_storage(source, family.is_input_major).items():
         verdict = judge(rules, name, storage.shape)
+        if verdict.role == "expert" and storage.scheme in ("plain", "transposed"):
+            _check_orientation(source, name, storage)
         if verdict.role in ("embedding", "head"):
             exact = _low_bit(source, storage)
             if exact is not None:
@@ -68,6 +74,23 @@ def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
                 continue
         tensors.append(LogicalTensor(name, storage, *verdict))
     return tensors
+
+
+def _check_orientation(source: Checkpoint, name: str, storage: Storage) -> None:
+    """Raises FormatError for a stack of experts that does not lie as its family has it.
+
+    A matrix tells by the width of the model, which the gates read and the last product writes.
+    """
+    width = text_config(source.config).get("hidden_size")
+    if type(width) is not int or len(storage.shape) != 3:
+        return
+    out_features, in_features = storage.shape[-2:]
+    down = "down_proj" in name
+    if width != (out_features if down else in_features):
+        raise FormatError(
+            f"{source.path}: {name!r} has {out_features} outputs and {in_features} inputs, "
+            f"expected {width} {'outputs' if down else 'inputs'}, the hidden_size of config.json"
+        )
 
 
 def _low_bit(source: Checkpoint, storage: Storage) -> ExactFormat | None:

@@ -1,6 +1,6 @@
 """BitNet b1.58: packed ternary weights, or the bfloat16 masters that they are made from."""
 
-from binq.checkpoint.layouts.common import dense_rules
+from binq.checkpoint.layouts.dense import dense_rules
 from binq.checkpoint.layouts.family import Family
 
 FAMILY = Family(

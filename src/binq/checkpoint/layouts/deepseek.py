@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from binq.checkpoint.layouts.common import DENSE, MTP
+from binq.checkpoint.layouts.dense import DENSE, MTP
 from binq.checkpoint.layouts.family import Family, Rule, layers
 from binq.errors import FormatError
 
-_MOST = 1000
+_MOST = 10_000
 _RULES = (
     Rule(r"\.self_attn\.(q_a|q_b|kv_b)_proj\.weight$", "linear"),
     Rule(r"\.self_attn\.kv_a_proj_with_mqa\.weight$", "linear"),
@@ -18,13 +18,12 @@ _RULES = (
 def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
     """Returns the rules; layers from num_hidden_layers on belong to the drafting module."""
     count = layers(config)
-    drafting = config.get("num_nextn_predict_layers") or 0
-    if not isinstance(drafting, int) or not 0 <= drafting <= _MOST:
-        raise FormatError(f"num_nextn_predict_layers of config.json is {drafting!r}")
-    if count is None or not drafting:
+    if count is None:
         return _RULES
-    numbers = "|".join(str(count + at) for at in range(drafting))
-    return (Rule(rf"^model\.layers\.({numbers})\.", "mtp", MTP), *_RULES)
+    if not 0 <= count <= _MOST:
+        raise FormatError(f"num_hidden_layers of config.json is {count}")
+    numbers = "|".join(map(str, range(count)))
+    return (Rule(rf"^model\.layers\.(?!({numbers})\.)\d+\.", "mtp", MTP), *_RULES)
 
 
 FAMILY = Family(

@@ -7,7 +7,7 @@ audio towers are ``X.linear.weight`` beside scalar buffers.
 from collections.abc import Mapping
 from typing import Any
 
-from binq.checkpoint.layouts.common import AUDIO, DENSE, ROUTER, SMALL, VISION
+from binq.checkpoint.layouts.dense import AUDIO, DENSE, ROUTER, SMALL, VISION
 from binq.checkpoint.layouts.family import Family, Rule
 
 _LAYER_EMBEDDING = "embeddings of each layer stay as they are unless asked for"
@@ -18,7 +18,10 @@ _RULES = (
     Rule(r"\.per_layer_(model_projection|input_gate|projection)\.weight$", "gate", SMALL),
     Rule(r"\.layer_scalar$", "other", SMALL),
     Rule(r"\.router\.(proj\.weight|scale|per_expert_scale)$", "router", ROUTER),
-    Rule(r"\.experts\.(gate_up|down)_proj$", "expert"),
+    # As published; taken apart by quantizers; by MLX.
+    Rule(r"\.experts\.(gate_up|down)_proj(\.weight)?$", "expert"),
+    Rule(r"\.experts\.\d+\.(gate_up|gate|up|down)_proj\.weight$", "expert"),
+    Rule(r"\.(experts\.)?switch_glu\.(gate_up|gate|up|down)_proj(\.weight)?$", "expert"),
     *DENSE,
 )
 

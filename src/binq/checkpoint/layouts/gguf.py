@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from binq.checkpoint.layouts.common import BIAS, EMBEDDING, HEAD, NORM, ROUTER, SMALL
+from binq.checkpoint.layouts.dense import BIAS, EMBEDDING, HEAD, NORM, ROUTER, SMALL
 from binq.checkpoint.layouts.family import Family, Rule
 
 # general.architecture of the files whose names and meaning were checked.

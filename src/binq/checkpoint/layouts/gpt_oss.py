@@ -7,7 +7,7 @@ quantizer with groups along the inputs need not care.
 from collections.abc import Mapping
 from typing import Any
 
-from binq.checkpoint.layouts.common import DENSE, ROUTER, SMALL
+from binq.checkpoint.layouts.dense import DENSE, ROUTER, SMALL
 from binq.checkpoint.layouts.family import Family, Rule
 
 _EXPERTS = r"\.mlp\.experts\.(gate_up|down)_proj$"

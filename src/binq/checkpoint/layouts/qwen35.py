@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from binq.checkpoint.layouts.common import DENSE, MTP, SMALL, VISION
+from binq.checkpoint.layouts.dense import DENSE, MTP, SMALL, VISION
 from binq.checkpoint.layouts.family import Family, Rule
 
 _RULES = (

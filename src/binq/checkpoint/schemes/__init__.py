@@ -18,7 +18,7 @@ from binq.checkpoint.schemes import (
     mlx,
     mxfp4,
 )
-from binq.checkpoint.schemes.plain import Plain, Transposed
+from binq.checkpoint.schemes.plain import FLOATS, Plain, Transposed
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.tensors import Storage
 from binq.errors import FormatError, UnsupportedFormatError
@@ -53,6 +53,12 @@ def collect_storage(source: Checkpoint, input_major: Callable[[str], bool]) -> d
             raise FormatError(f"{source.path}: {name!r} is stored both plain and packed")
         found[storage.stored[0]] = (name, storage)
     for name in names - consumed:
+        weight = name.removesuffix("_scale_inv")
+        if weight != name and weight in names and source.info(weight).dtype in FLOATS:
+            raise FormatError(
+                f"{source.path}: {name!r} would scale {weight!r}, which is plain "
+                f"{source.info(weight).dtype}"
+            )
         info = source.info(name)
         dense = info.dtype in _PACKED_DTYPES and len(info.shape) >= 2
         if dense or info.dtype in _FLOAT8_DTYPES:
@@ -79,7 +85,11 @@ def _packed(source: Checkpoint, names: Set[str]) -> dict[str, Storage]:
         if not isinstance(method, str) or method not in METHODS:
             raise UnsupportedFormatError(f"{source.path}: quantization method {method!r}")
         return METHODS[method](source, config, names)
-    # MLX names no method; its two copies of the settings are the same.
+    # MLX names no method, and writes its settings twice.
+    if affine and config and affine != config:
+        raise FormatError(
+            f"{source.path}: quantization and quantization_config of config.json differ"
+        )
     affine = affine or config
     if affine is None:
         return {}

@@ -84,12 +84,12 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
     """Returns the packed weights of a checkpoint by name (``X.weight`` of ``X.qweight``)."""
     version = str(config.get("version", "gemm")).lower()
     bits, group = config.get("bits"), config.get("group_size")
-    if version != "gemm" or bits != 4 or config.get("zero_point", True) is not True:
+    zero_point = config.get("zero_point", True)
+    if version != "gemm" or type(bits) is not int or bits != 4 or zero_point is not True:
         raise UnsupportedFormatError(
-            f"{source.path}: AWQ version {version!r}, {bits!r} bits, "
-            f"zero_point {config.get('zero_point', True)!r}"
+            f"{source.path}: AWQ version {version!r}, {bits!r} bits, zero_point {zero_point!r}"
         )
-    if not isinstance(group, int) or (group < 1 and group != -1):
+    if type(group) is not int or (group < 1 and group != -1):
         raise FormatError(f"{source.path}: group_size is {group!r}")
     modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
     return {f"{module}.weight": _weight(source, module, names, group) for module in modules}

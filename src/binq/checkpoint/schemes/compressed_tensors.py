@@ -118,10 +118,12 @@ def _arguments(source: "Checkpoint", config: Mapping[str, Any]) -> Iterator[dict
             raise FormatError(f"{source.path}: config_groups holds {weights!r}")
         format = group.get("format") or config.get("format")
         kinds = {key: weights.get(key) for key in ("num_bits", "strategy", "group_size", "type")}
-        if format != _FORMAT or kinds["type"] != "int" or kinds["num_bits"] not in range(1, 9):
+        bits = kinds["num_bits"]
+        whole = type(bits) is int and 1 <= bits <= 8
+        if format != _FORMAT or kinds["type"] != "int" or not whole:
             raise UnsupportedFormatError(
                 f"{source.path}: compressed-tensors format {format!r}, "
-                f"{kinds['num_bits']!r}-bit {kinds['type']!r} weights"
+                f"{bits!r}-bit {kinds['type']!r} weights"
             )
         if kinds["strategy"] not in ("group", "channel"):
             raise UnsupportedFormatError(
@@ -130,8 +132,10 @@ def _arguments(source: "Checkpoint", config: Mapping[str, Any]) -> Iterator[dict
         kinds["symmetric"] = bool(weights.get("symmetric", True))
         if kinds["strategy"] == "channel":
             kinds["group_size"] = None
-        elif not isinstance(kinds["group_size"], int) or kinds["group_size"] < 1:
+        elif type(kinds["group_size"]) is not int or kinds["group_size"] < 1:
             raise FormatError(f"{source.path}: group_size is {kinds['group_size']!r}")
+        # With these the columns of a group lie anywhere, and a tensor says where.
+        kinds["reordered"] = weights.get("actorder") not in (None, False, "weight", "static")
         if kinds not in seen:
             seen.append(kinds)
             yield kinds
@@ -147,10 +151,15 @@ def _weight(
         if part not in names:
             raise FormatError(f"{source.path}: {name!r} has no {part!r}")
     packed, scale = source.info(name), source.info(scales)
-    if source.info(shape_name).shape != (2,):
+    sizes = source.info(shape_name)
+    if sizes.shape != (2,) or sizes.dtype not in ("I64", "I32"):
         raise FormatError(f"{source.path}: {shape_name!r} does not hold two sizes")
     rows, columns = (int(size) for size in source.read(shape_name))
     zero_shape = source.info(zeros).shape if zeros in names else None
+    if zeros in names and source.info(zeros).dtype != "I32":
+        raise FormatError(
+            f"{source.path}: {zeros!r} is {source.info(zeros).dtype}, expected packed I32"
+        )
     fitting = []
     for weights in arguments:
         bits, group = weights["num_bits"], weights["group_size"]
@@ -163,15 +172,17 @@ def _weight(
             and scale.dtype in _FLOATS
             and zero_shape == zero_words
         ):
-            fitting.append((bits, group))
-    if len(fitting) != 1:
+            fitting.append((bits, group, weights["reordered"]))
+    if len({weights[:2] for weights in fitting}) != 1:
         raise FormatError(
             f"{source.path}: {name!r} is {packed.dtype} {packed.shape} of ({rows}, {columns}), "
             f"scales {scale.shape}, zero points {zero_shape}: {len(fitting)} of the "
             f"{len(arguments)} schemes of the configuration fit"
         )
-    bits, group = fitting[0]
+    bits, group, _ = fitting[0]
     ordered = order in names
+    if not ordered and all(reordered for *_, reordered in fitting):
+        raise FormatError(f"{source.path}: actorder is set and {module!r} has no weight_g_idx")
     if ordered and group is not None:
         check_order(source, order, columns, group)
     return PackQuantized(

@@ -82,14 +82,20 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
     if format not in ("gptq", "gptq_v2"):
         raise UnsupportedFormatError(f"{source.path}: GPTQ checkpoint_format {format!r}")
     bits, group = config.get("bits"), config.get("group_size")
-    if bits not in (2, 3, 4, 8) or config.get("pack_dtype", "int32") != "int32":
-        raise UnsupportedFormatError(
-            f"{source.path}: GPTQ weights of {bits!r} bits in {config.get('pack_dtype', 'int32')!r}"
-        )
-    if not isinstance(group, int) or (group < 1 and group != -1):
+    words = config.get("pack_dtype", "int32")
+    if type(bits) is not int or bits not in (2, 3, 4, 8) or words != "int32":
+        raise UnsupportedFormatError(f"{source.path}: GPTQ weights of {bits!r} bits in {words!r}")
+    if type(group) is not int or (group < 1 and group != -1):
         raise FormatError(f"{source.path}: group_size is {group!r}")
+    reordered = config.get("desc_act", False)
+    if reordered not in (True, False):
+        raise FormatError(f"{source.path}: desc_act is {reordered!r}")
     modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
     first_zero = 1 if format == "gptq" else 0
+    if reordered:
+        for module in modules:
+            if f"{module}.g_idx" not in names:
+                raise FormatError(f"{source.path}: desc_act is true and {module!r} has no g_idx")
     return {
         f"{module}.weight": _weight(source, module, names, bits, group, first_zero)
         for module in modules

@@ -179,8 +179,11 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
             raise FormatError(f"{source.path}: {scales!r} belongs to a module of type {options!r}")
         options = {**config, **options}
         mode, bits, group = (options.get(key) for key in ("mode", "bits", "group_size"))
-        if mode in (None, "affine") and biases in names:
-            if bits not in _BITS or group not in _GROUPS:
+        if mode in (None, "affine"):
+            if biases not in names:
+                raise FormatError(f"{source.path}: {scales!r} has no {biases!r}")
+            whole = type(bits) is int and type(group) is int
+            if not whole or bits not in _BITS or group not in _GROUPS:
                 raise UnsupportedFormatError(
                     f"{source.path}: {module!r}: MLX weights of {bits!r} bits, group {group!r}"
                 )

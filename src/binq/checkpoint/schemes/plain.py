@@ -79,9 +79,9 @@ class Plain(Storage):
     ) -> QuantizedArray:
         values = to_float32(self.read_values(source, matrix, start, stop))
         scales = _by_group(np.abs(values), exact.group_size).max(axis=-1)
-        codes = np.sign(values).astype(np.int8)
-        if exact.format == "binary":
-            codes = np.where(values < 0, np.int8(-1), np.int8(1))
+        negative = (values < 0).view(np.int8)
+        positive = (values > 0).view(np.int8) if exact.format == "ternary" else 1 - negative
+        codes = positive - negative
         return pack_exact(exact, codes, scales)
 
 
