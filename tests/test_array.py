@@ -121,7 +121,17 @@ def test_from_codes_gives_midpoints_the_dtype_of_the_scales():
         ({"group_size": 0}, ValueError, "group_size must be 32, 64, 128, 256 or None, got 0"),
         ({"codes": [[0.5]]}, TypeError, "codes must hold integers, got dtype float64"),
         ({"codes": [[8]]}, ValueError, "codes must be from -8 to 7, got 8 at (0, 0)"),
-        ({"codes": [1]}, ValueError, "2 or more axes"),
+        ({"codes": [1]}, ValueError, "the shape of codes must be (..., out_features, in_features)"),
+        (
+            {"group_size": "128"},
+            TypeError,
+            "group_size must be 32, 64, 128, 256 or None, got '128'",
+        ),
+        (
+            {"scales": [[1e-50]]},
+            ValueError,
+            "scales must be 0 or at least 1.4e-45, float32's smallest, got 1e-50 at (0, 0)",
+        ),
         ({"scales": [[1.0, 1.0]]}, ValueError, "scales must have shape (1, 1), got (1, 2)"),
         ({"scales": [[np.nan]]}, ValueError, "scales must be finite, got nan at (0, 0)"),
         ({"zero_points": [[16]]}, ValueError, "zero_points must be from 0 to 15, got 16"),

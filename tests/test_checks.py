@@ -19,12 +19,34 @@ def test_group_size_none_passes():
     assert _checks.check_group_size(None) is None
 
 
-@pytest.mark.parametrize(
-    "value", [0, -1, -32, 1, 31, 33, 96, 512, 2**31, 2**64, True, False, 128.0, "128", [128], 1j]
-)
+@pytest.mark.parametrize("value", [0, -1, -32, 1, 31, 33, 96, 512, 2**31, 2**64])
 def test_group_size_fails(value):
     with pytest.raises(ValueError, match="group_size must be 32, 64, 128, 256 or None, got"):
         _checks.check_group_size(value)
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_, 128.0, "128", [128], 1j])
+def test_group_size_fails_for_what_is_not_an_integer(value):
+    with pytest.raises(TypeError, match="group_size must be 32, 64, 128, 256 or None, got"):
+        _checks.check_group_size(value)
+
+
+@pytest.mark.parametrize("value", [None, b"m.safetensors", 3, ["a"]])
+def test_paths_that_fail(value):
+    message = "^path must be a str or an os.PathLike, got "
+    with pytest.raises(TypeError, match=message):
+        binq.load_file(value)
+    with pytest.raises(TypeError, match=message):
+        binq.save_file({}, value)
+    with pytest.raises(TypeError, match=r"^src must be a str or an os.PathLike, got "):
+        binq.quantize_checkpoint(value, "dst")
+
+
+def test_a_dtype_that_is_none_is_named():
+    with pytest.raises(TypeError, match=r"^dtype must be a float dtype, got 'foo'$"):
+        binq.quantize(np.ones((1, 1)), "binary").dequantize("foo")
+    with pytest.raises(TypeError, match=r"^scale_dtype must be one of .*, got None$"):
+        binq.quantize(np.ones((1, 1)), "binary", scale_dtype=None)
 
 
 def test_group_size_message_shows_the_value():

@@ -64,3 +64,17 @@ def test_empty_products():
         q = binq.quantize(np.zeros((out_features, in_features), np.float32), "int4")
         y = binq.linear(np.ones((rows, in_features), np.float32), q)
         np.testing.assert_array_equal(y, np.zeros((rows, out_features), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("format", "group_size", "nbytes", "message"),
+    [
+        (3, 32, 1024, "format must be one of"),
+        (-1, 32, 1024, "format must be one of"),
+        (2, 4, 512, "group_size must be"),
+        (2, 32, 511, "packed must have 512 bytes, got 511"),
+    ],
+)
+def test_pack_refuses_what_its_kernels_do_not_know(format, group_size, nbytes, message):
+    with pytest.raises(ValueError, match=message):
+        _core.pack(format, np.ones((32, 32), np.int8), np.zeros(nbytes, np.uint8), group_size, True)

@@ -178,6 +178,29 @@ def test_weights_that_look_like_nothing_else():
         ),
         (lambda q, x: np.matmul(x, q.T, axes=[]), TypeError, "takes no axes="),
         (lambda q, x: 3 @ q.T, ValueError, "x must have shape (..., 300)"),
+        (
+            lambda q, x: q @ np.ones((5, 2)),
+            ValueError,
+            "x must have shape (..., 300, columns) to meet weights of shape (70, 300), got (5, 2)",
+        ),
+        (lambda q, x: q @ np.full((300, 1), 1e300), ValueError, "x[0, 0] = 1e+300 does not fit"),
+        (lambda q, x: q @ np.ones((300, 2), complex), TypeError, "x must hold real numbers"),
+        (lambda q, x: q @ np.ma.ones(300), TypeError, "x must be a plain array, got a masked one"),
+        (
+            lambda q, x: binq.matmul(q, np.ones((300, 2)), out=np.empty((3, 2), np.float32)),
+            ValueError,
+            "out must have shape (70, 2), got (3, 2)",
+        ),
+        (
+            lambda q, x: np.matmul(q, np.ones((300, 2)), out=np.empty((70, 2))),
+            TypeError,
+            "out must have dtype float32, got float64",
+        ),
+        (
+            lambda q, x: binq.matmul(x, q.T, out=np.ma.empty(70, np.float32)),
+            TypeError,
+            "out must be a numpy array, got MaskedArray",
+        ),
         (lambda q, x: "ab" @ q.T, TypeError, "x must hold real numbers, got dtype <U2"),
     ],
 )
@@ -214,6 +237,16 @@ def test_dtype_of_x(dtype):
     np.testing.assert_array_equal(x @ q.T, x.astype(np.float32) @ q.T)
 
 
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).max == np.finfo(np.float64).max, reason="longdouble is float64"
+)
+def test_x_that_no_float64_holds():
+    x = np.zeros(300, np.longdouble)
+    x[7] = np.longdouble("1e400")
+    with pytest.raises(ValueError, match=r"^x\[7\] = 1e\+400 does not fit float32"):
+        x @ make().T
+
+
 def test_x_that_float32_cannot_hold():
     x = np.zeros((2, 300))
     x[1, 5] = 1e300
@@ -246,6 +279,9 @@ def test_nonfinite_rows_stay_alone(mode, value):
         (["a"] * 300, TypeError, "x must hold real numbers, got dtype <U1"),
         ([None] * 300, TypeError, "x must hold real numbers, got dtype object"),
         (np.ma.ones(300), TypeError, "x must be a plain array, got a masked one"),
+        (make(), TypeError, "x must be a plain array, got QuantizedArray: call .dequantize() for"),
+        (make().T, TypeError, "x must be a plain array, got Transposed: call .dequantize() for"),
+        ([[1, 2], [3]], ValueError, "x must be an array: "),
     ],
 )
 def test_x_fails(x, error, message):

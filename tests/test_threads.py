@@ -1,7 +1,10 @@
 """The thread pool: forks, many callers, limits, and an exit that does not hang."""
 
+import ctypes
+import ctypes.util
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -9,6 +12,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -275,3 +279,58 @@ def test_threadpoolctl_governs_binq(threads):
     assert binq.get_num_threads() == 4
     found = [i for i in threadpoolctl.threadpool_info() if i["user_api"] == "binq"]
     assert [i["num_threads"] for i in found] == [4]
+
+
+class FloatEnvironment:
+    """Denormals are 0 in this thread, as a library built with -ffast-math may have left it."""
+
+    # Of what fegetenv writes: the word of the control register, and its bits for this.
+    PLACES = MappingProxyType({"x86_64": (7, 0x8040), "aarch64": (0, 1 << 24)})
+
+    def __init__(self):
+        self.library = ctypes.CDLL(ctypes.util.find_library("m"))
+        self.before = (ctypes.c_uint32 * 16)()
+
+    def __enter__(self):
+        self.library.fegetenv(self.before)
+        flushing = type(self.before)(*self.before)
+        word, bits = self.PLACES[platform.machine()]
+        flushing[word] |= bits
+        self.library.fesetenv(flushing)
+        return self
+
+    def __exit__(self, *_):
+        self.library.fesetenv(self.before)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in FloatEnvironment.PLACES,
+    reason="needs the C library of Linux",
+)
+@pytest.mark.parametrize(("mode", "size"), [("int16", 1e-6), ("float32", 1e-12)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_denormals_count_whatever_a_library_has_set(isa, threads, mode, size, count):
+    """Denormal are the product of two scales in the integer mode, the result in the other."""
+    rng = np.random.default_rng(4)
+    q = random_quantized(rng, "ternary", SHAPE)
+    q = binq.QuantizedArray.from_codes(
+        q.codes(), q.group_scales().astype(np.float32) * np.float32(size), format="ternary"
+    )
+    x = rng.standard_normal((4, SHAPE[1])).astype(np.float32) * np.float32(2e-30)
+    one = np.array([1e-40], np.float32)
+    binq.set_num_threads(count)
+    wanted = binq.linear(x, q, activations=mode)
+    for _ in range(5):
+        with FloatEnvironment():
+            flushed = (one * np.float32(1)).tobytes()
+            y = binq.linear(x, q, activations=mode)
+            # The caller's setting is the caller's again.
+            assert (one * np.float32(1)).tobytes() == flushed
+        assert flushed == bytes(4)
+        assert y.tobytes() == wanted.tobytes()
+    assert wanted.any()
+    tiny = np.finfo(np.float32).tiny
+    if mode == "int16":
+        assert q.group_scales().max() * np.abs(x).max() / 8191 < tiny
+    else:
+        assert np.abs(wanted).max() < tiny

@@ -1,7 +1,9 @@
 """Checks of arguments, with the messages that users see: name, what is allowed, what was given."""
 
 import operator
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +17,18 @@ _REAL_KINDS = "fiub"
 
 
 def check_group_size(group_size: object) -> int | None:
-    """Returns ``group_size`` as an int, or None. Raises ValueError for anything else."""
+    """Returns ``group_size`` as an int, or None.
+
+    Raises TypeError for what is not an integer (a bool is not), ValueError for other numbers.
+    """
     if group_size is None:
         return None
-    if isinstance(group_size, int | np.integer) and not isinstance(group_size, bool):
-        size = int(group_size)
-        if size in GROUP_SIZES:
-            return size
+    is_integer = isinstance(group_size, int | np.integer) and not isinstance(group_size, bool)
+    if is_integer and group_size in GROUP_SIZES:
+        return int(group_size)
+    kind = ValueError if is_integer else TypeError
     sizes = ", ".join(map(str, GROUP_SIZES))
-    raise ValueError(f"group_size must be {sizes} or None, got {group_size!r}")
+    raise kind(f"group_size must be {sizes} or None, got {group_size!r}")
 
 
 def check_bool(name: str, value: object) -> bool:
@@ -61,8 +66,18 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     raise kind(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
 
 
-def check_matrix_shape(shape: Any) -> tuple[int, ...]:
+def check_path(name: str, path: object) -> Path:
+    """Returns ``path`` as a Path. Raises TypeError unless it is text or an os.PathLike of text."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a str or an os.PathLike, got {path!r}")
+    return Path(text)
+
+
+def check_matrix_shape(shape: Any, name: str = "shape") -> tuple[int, ...]:
     """Returns ``shape`` as a tuple of two or more ints >= 0: ``(..., out_features, in_features)``.
+
+    name: what the errors call it.
 
     Raises TypeError for what is not a sequence of integers, ValueError for fewer than two or a
     negative one.
@@ -70,12 +85,14 @@ def check_matrix_shape(shape: Any) -> tuple[int, ...]:
     try:
         sizes = tuple(shape)
     except TypeError:
-        raise TypeError(f"shape must be a sequence of integers, got {shape!r}") from None
+        raise TypeError(f"{name} must be a sequence of integers, got {shape!r}") from None
     if len(sizes) < 2:
         raise ValueError(
-            f"shape must be (..., out_features, in_features): 2 or more axes, got {sizes}"
+            f"{name} must be (..., out_features, in_features): 2 or more axes, got {sizes}"
         )
-    return tuple(check_int(f"shape[{axis}]", size, 0, 2**48 - 1) for axis, size in enumerate(sizes))
+    return tuple(
+        check_int(f"{name}[{axis}]", size, 0, 2**48 - 1) for axis, size in enumerate(sizes)
+    )
 
 
 def check_stored(
@@ -106,7 +123,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None = No
 
     Raises TypeError for a wrong type or dtype, ValueError for the rest.
     """
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"out must be a numpy array, got {type(out).__name__}")
     if dtype is not None and out.dtype != dtype:
         raise TypeError(f"out must have dtype {dtype}, got {out.dtype}")
@@ -119,7 +136,10 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None = No
 
 def check_float_dtype(name: str, dtype: Any) -> np.dtype[Any]:
     """Returns ``dtype`` as a numpy dtype. Raises TypeError unless it is a float, ml_dtypes' too."""
-    checked: np.dtype[Any] = np.dtype(dtype)
+    try:
+        checked: np.dtype[Any] = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{name} must be a float dtype, got {dtype!r}") from None
     if checked.kind != "f" and not is_ml_float(checked):
         raise TypeError(f"{name} must be a float dtype, got {checked}")
     return checked
@@ -133,13 +153,11 @@ def check_codes(
     Raises TypeError unless ``codes`` holds integers, ValueError for a shape other than ``shape``
     (or fewer than two axes) and for a value that is not one of ``levels``, naming its index.
     """
-    if isinstance(codes, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a plain array, got a masked one")
-    array = np.asarray(codes)
+    array = plain_array(name, codes)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must hold integers, got dtype {array.dtype}")
     if shape is None:
-        check_matrix_shape(array.shape)
+        check_matrix_shape(array.shape, f"the shape of {name}")
     elif array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
     wrong = (array < levels[0]) | (array > levels[-1])
@@ -159,16 +177,39 @@ def check_group_values(name: str, values: Any, shape: tuple[int, ...]) -> NDArra
     """Returns scales or midpoints as float32, each finite.
 
     Raises TypeError unless they are real numbers, ValueError for a wrong shape or a value that is
-    not finite or not in float32's range.
+    not finite or not in float32's range, at either end.
     """
-    array = as_float32(name, values)
+    given = plain_array(name, values)
+    array = as_float32(name, given)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    finite = np.isfinite(array)
-    if not finite.all():
-        index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(f"{name} must be finite, got {array[index]} at {index}")
+    for wrong, rule in (
+        (~np.isfinite(array), "must be finite"),
+        ((array == 0) & (given != 0), "must be 0 or at least 1.4e-45, float32's smallest"),
+    ):
+        if wrong.any():
+            index = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(f"{name} {rule}, got {given[index]!s} at {index}")
     return array
+
+
+def plain_array(name: str, x: Any) -> NDArray[Any]:
+    """Returns ``x`` as a numpy array of whatever dtype.
+
+    Raises TypeError for a masked array and for packed weights, which numpy would turn into floats
+    without a word; ValueError for lists that are no array.
+    """
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a plain array, got a masked one")
+    if not isinstance(x, np.ndarray) and hasattr(x, "dequantize"):
+        raise TypeError(
+            f"{name} must be a plain array, got {type(x).__name__}: "
+            "call .dequantize() for its floats"
+        )
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array: {error}") from None
 
 
 def as_float32(name: str, x: Any) -> NDArray[np.float32]:
@@ -178,9 +219,7 @@ def as_float32(name: str, x: Any) -> NDArray[np.float32]:
     Raises TypeError for dtypes that are not real numbers; ValueError for a finite value that
     float32 cannot hold, naming its index.
     """
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a plain array, got a masked one")
-    array = np.asarray(x)
+    array = plain_array(name, x)
     dtype = array.dtype
     if dtype != _FLOAT32:
         if not (dtype.kind in _REAL_KINDS or is_ml_float(dtype)):
@@ -211,5 +250,5 @@ def _narrow(name: str, array: NDArray[Any]) -> NDArray[np.float32]:
         index = tuple(int(i) for i in np.argwhere(lost)[0])
         place = ", ".join(map(str, index))
         raise ValueError(
-            f"{name}[{place}] = {array[index]} does not fit float32 (largest {limit:.8g})"
+            f"{name}[{place}] = {array[index]!s} does not fit float32 (largest {limit:.8g})"
         ) from None

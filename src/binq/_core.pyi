@@ -18,6 +18,7 @@ METHODS: Final[dict[str, int]]
 INPUT_TYPES: Final[dict[str, int]]
 STATUS_NONFINITE: Final[int]
 STATUS_SCALE_RANGE: Final[int]
+PARALLEL_COST: Final[int]
 
 def isa() -> str: ...
 def available_isas() -> tuple[str, ...]: ...

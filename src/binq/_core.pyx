@@ -36,9 +36,6 @@ INPUT_TYPES = {
     "bfloat16": INPUT_BFLOAT16,
     "float64": INPUT_FLOAT64,
 }
-# The C names of the contract stand in the way of Python names of the same spelling.
-globals().update(FORMATS=_FORMATS, STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE)
-
 cdef enum:
     # The rows of x prepared at a time: bounds memory for any batch, and every tile reads them all,
     # fast only from cache. Twice the speed for long rows of floats.
@@ -50,6 +47,10 @@ cdef enum:
     # The unit of cost is an integer product of a vectorised kernel: some 10 picoseconds.
     PARALLEL_COST = 1 << 21   # from here on, another thread brings more than its waking costs
     SLOW = 8                  # a product of floats or of plain loops, an element written
+
+# The C names of the contract stand in the way of Python names of the same spelling.
+globals().update(FORMATS=_FORMATS, STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
+                 PARALLEL_COST=PARALLEL_COST)
 
 # Preference of the kernel sets that a CPU can run, best first.
 _ISAS = ("avx512", "avx2", "neon", "portable")
@@ -166,16 +167,21 @@ cdef int check_size(name, const uint8_t[::1] buffer, Py_ssize_t nbytes) except -
     return 0
 
 
-cdef int check_buffers(int format, const Weights *w, const uint8_t[::1] packed,
-                       const uint8_t[::1] scales, const uint8_t[::1] zero_points) except -1:
-    # No size that Python let through may become a read or write out of bounds.
-    cdef Py_ssize_t scale_bytes = 4 if w.scales_float32 else 2
-    cdef Py_ssize_t scale_blocks = w.tiles * w.scale_groups
+cdef int check_packed(int format, const Weights *w, const uint8_t[::1] packed) except -1:
     if format < 0 or format >= FORMATS:
         raise ValueError(f"format must be one of {sorted(_FORMATS.values())}, got {format}")
     if w.group_size not in (32, 64, 128, 256):
         raise ValueError(f"group_size must be 0, 32, 64, 128 or 256, got {w.group_size}")
     check_size("packed", packed, w.tiles * w.groups * w.group_size * (4 << format))
+    return 0
+
+
+cdef int check_buffers(int format, const Weights *w, const uint8_t[::1] packed,
+                       const uint8_t[::1] scales, const uint8_t[::1] zero_points) except -1:
+    # No size that Python let through may become a read or write out of bounds.
+    cdef Py_ssize_t scale_bytes = 4 if w.scales_float32 else 2
+    cdef Py_ssize_t scale_blocks = w.tiles * w.scale_groups
+    check_packed(format, w, packed)
     check_size("scales", scales, scale_blocks * TILE_ROWS * scale_bytes)
     if zero_points is not None:
         check_size("zero_points", zero_points,
@@ -364,7 +370,7 @@ def pack(int format, const int8_t[:, ::1] codes not None, uint8_t[::1] packed no
     if codes.shape[0] == 0 or codes.shape[1] == 0:
         return
     set_geometry(&w, codes.shape[0], codes.shape[1], group_size)
-    check_size("packed", packed, w.tiles * w.groups * w.group_size * (4 << format))
+    check_packed(format, &w, packed)
     # Kernels ask only whether there are zero points, which tells what a nibble means.
     w.zero_points = NULL if symmetric else &asymmetric
     e.w = &w

@@ -52,7 +52,7 @@ def multiply(
         )
     is_stack = len(q_shape) > 2
     if is_stack:
-        shape = _stack_shape(shape, q_shape)
+        shape = stack_shape(shape, q_shape)
     result_shape = (*shape[:-1], q_shape[-2])
     if bias is not None:
         bias = _check_bias(bias, q_shape, x.ndim > 1)
@@ -80,7 +80,7 @@ def multiply(
     return target
 
 
-def _stack_shape(x_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> tuple[int, ...]:
+def stack_shape(x_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape of x broadcast against the leading axes of a stack."""
     try:
         batch = np.broadcast_shapes(x_shape[:-2], q_shape[:-2])

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from binq._product import multiply
+from binq._checks import as_float32, check_out, plain_array
+from binq._product import multiply, stack_shape
 
 if TYPE_CHECKING:
     from binq.array import QuantizedArray
@@ -131,12 +132,24 @@ def matmul_operands(
             "q.T @ x sums over the rows of q, which are not stored for that: "
             "write q.dequantize().T @ x"
         )
-    x = np.asarray(b)
+    x = plain_array("x", b)
     if x.ndim < 2:
         return multiply(x, a._base, None, activations, out)
-    transposed_out = out.mT if isinstance(out, np.ndarray) and out.ndim > 1 else out
-    y = multiply(x.mT, a._base, None, activations, transposed_out).mT
-    return y if out is None else out
+    # Checked as they are given: after the transposition, errors would name other axes.
+    if x.dtype != _FLOAT32:
+        x = as_float32("x", x)
+    shape = a.shape
+    if x.shape[-2] != shape[-1]:
+        raise ValueError(
+            f"x must have shape (..., {shape[-1]}, columns) to meet weights of shape {shape}, "
+            f"got {x.shape}"
+        )
+    if out is not None:
+        lead = stack_shape(x.shape, shape)[:-2]
+        checked = check_out(out, (*lead, shape[-2], x.shape[-1]), _FLOAT32)
+        multiply(x.mT, a._base, None, activations, checked.mT)
+        return checked
+    return multiply(x.mT, a._base, None, activations).mT
 
 
 def _dot(a: Any, b: Any, out: Any = None) -> Any:

@@ -32,6 +32,11 @@ cdef extern from "_system_threads.h" nogil:
     void binq_pause() noexcept
     void binq_yield() noexcept
 
+cdef extern from "_float_mode.h" nogil:
+    unsigned int BINQ_STANDARD_FLOATS
+    unsigned int binq_float_mode() noexcept
+    void binq_set_float_mode(unsigned int mode) noexcept
+
 cdef enum:
     MAX_THREADS = 256
     ROUNDS = 20               # times a waiting thread looks before it sleeps: about 20 microseconds,
@@ -108,6 +113,7 @@ cdef void work() noexcept nogil:
     cdef Job job
     cdef long long seen = 0, count
     cdef int slot
+    binq_set_float_mode(BINQ_STANDARD_FLOATS)
     while True:
         look_until(&number, seen, False)
         binq_mutex_lock(&lock)
@@ -133,6 +139,17 @@ cdef void work() noexcept nogil:
 
 cdef void parallel_for(Task task, void *data, Py_ssize_t items, Py_ssize_t grain,
                        int threads) noexcept nogil:
+    # Floats are the standard's in every thread, whatever the caller's thread is set to.
+    cdef unsigned int mode = binq_float_mode()
+    if mode != BINQ_STANDARD_FLOATS:
+        binq_set_float_mode(BINQ_STANDARD_FLOATS)
+    share_out(task, data, items, grain, threads)
+    if mode != BINQ_STANDARD_FLOATS:
+        binq_set_float_mode(mode)
+
+
+cdef void share_out(Task task, void *data, Py_ssize_t items, Py_ssize_t grain,
+                    int threads) noexcept nogil:
     global current, workers, seats, slots
     cdef Job job
     cdef long long count

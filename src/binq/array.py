@@ -49,7 +49,7 @@ class QuantizedArray(PackedOperand):
       midpoints, of the shape and dtype of the scales
 
     Raises TypeError for a wrong type or dtype and ValueError for a wrong value or shape; the
-    message names the argument.
+    message names the argument. The numbers in the arrays are not looked at.
 
     >>> import numpy as np, binq
     >>> q = binq.quantize(np.eye(64, dtype=np.float32), "int4", group_size=32)

@@ -30,9 +30,10 @@ def linear(
       ``"int8"``: 8 bits, about 6e-3. Outliers in x take several times that (docs/accuracy.md)
     - out: a float32 array to write to and return; it may overlap x
 
-    A row of x with inf or NaN (or with values below 1e-30 only, in the integer modes) is computed
-    in float32, and changes no other row. In the integer modes the result is the same to the bit
-    on every machine, for any number of threads and any number of rows.
+    A row of x with inf, NaN or a number of 4e34 or more, or in the integer modes with a group that
+    is not zero and has none above 7.9e-31, is computed by float arithmetic, slower, and changes no
+    other row. In the integer modes the result is the same to the bit on every machine, for any
+    number of threads and any number of rows.
 
     Raises TypeError for types and dtypes, ValueError for shapes, for a number in x that float32
     cannot hold, and for an unknown mode; the message names the argument.

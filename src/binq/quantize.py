@@ -15,6 +15,7 @@ from binq._checks import (
     check_choice,
     check_group_size,
     is_ml_float,
+    plain_array,
 )
 from binq.array import QuantizedArray
 from binq.errors import NonFiniteError, ScaleRangeWarning
@@ -134,19 +135,18 @@ def dequantize(q: QuantizedArray, dtype: DTypeLike | None = None) -> NDArray[Any
 
 
 def _check_scale_dtype(scale_dtype: Any) -> str:
-    if not isinstance(scale_dtype, str):
+    name = scale_dtype
+    if scale_dtype is not None and not isinstance(scale_dtype, str):
         with suppress(TypeError):  # check_choice words the error
-            scale_dtype = np.dtype(scale_dtype).name
-    return check_choice("scale_dtype", scale_dtype, _SCALE_DTYPES)
+            name = np.dtype(scale_dtype).name
+    return check_choice("scale_dtype", name, _SCALE_DTYPES)
 
 
 def _check_weights(w: Any) -> NDArray[Any]:
     """Returns w as an array of native byte order that the kernels read, C-contiguous."""
     if isinstance(w, QuantizedArray):
         raise TypeError("w is quantized already: quantize(w.dequantize(), ...) does it again")
-    if isinstance(w, np.ma.MaskedArray):
-        raise TypeError("w must be a plain array, got a masked one")
-    array = np.asarray(w)
+    array = plain_array("w", w)
     dtype = array.dtype
     if dtype.name not in _NATIVE_INPUTS or (dtype.kind == "V" and not is_ml_float(dtype)):
         array = as_float32("w", array)

@@ -84,9 +84,3 @@ def test_the_avx2_module_holds_no_avx512():
     text = disassembly("binq._kernels.avx2")
     assert "%ymm" in text
     assert not re.search(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[1-7]\b", text)
-
-
-@needs_objdump
-def test_no_kernel_fuses_a_multiply_and_an_add_by_itself():
-    """-ffp-contract=off: the portable kernels, which ask for no fused operation, have none."""
-    assert "fmadd" not in disassembly("binq._kernels.portable")

@@ -164,9 +164,11 @@ def test_float32_mode_is_within_1e_6(
 @pytest.mark.parametrize(("format", "symmetric"), KINDS)
 def test_threads_change_no_bit(isa, threads, format, symmetric, mode):
     rng = np.random.default_rng(11)
-    q = random_quantized(rng, format, (700, 520), 128, symmetric)
+    # One row alone is enough work for the pool.
+    q = random_quantized(rng, format, (2100, 1040), 128, symmetric)
+    assert q.size >= _core.PARALLEL_COST
     for rows in (1, 5, 37):
-        x = random_x(rng, rows, 520)
+        x = random_x(rng, rows, 1040)
         results = []
         for count in range(1, 9):
             binq.set_num_threads(count)
@@ -221,7 +223,7 @@ def test_rows_too_small_for_a_scale_are_computed_in_floats(isa, format, symmetri
     y = binq.linear(x, q, activations=mode)
     exact = x[1].astype(np.float64) @ q.dequantize().T.astype(np.float64)
     np.testing.assert_allclose(y[1], exact, rtol=1e-5, atol=1e-44)
-    assert_same_bits(y[[0, 2]], expected(x[[0, 2]], q, mode))
+    assert_same_bits(y, expected(x, q, mode))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -234,6 +236,18 @@ def test_large_inputs_stay_finite_where_the_product_is(isa, format, symmetric, m
     assert np.isfinite(y).all()
     if mode != "float32":
         assert_same_bits(y, expected(x, q, mode))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("x", "y"), [(3e38, 0.0), (1e33, 6e37)])
+def test_scales_whose_product_is_too_large_do_no_harm(isa, mode, x, y):
+    """Weights of 60000 in some columns, a large x beside or on them: 0 times inf would be NaN."""
+    codes = np.zeros((32, 128), np.int8)
+    codes[:, 0] = 1
+    q = binq.QuantizedArray.from_codes(codes, np.full((32, 1), 60000.0), format="ternary")
+    row = np.zeros((1, 128), np.float32)
+    row[0, 0 if y else 1] = x
+    np.testing.assert_allclose(binq.linear(row, q, activations=mode)[0], y, rtol=1e-2)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -263,10 +277,15 @@ def test_sums_that_overflow_before_the_scale_do_not(isa, format, symmetric, mode
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_zero_rows_give_positive_zeros_or_exact_zeros(isa, mode):
+@pytest.mark.parametrize(("format", "symmetric"), KINDS)
+@pytest.mark.parametrize("rows", [1, 5, 40])
+def test_zero_rows_give_positive_zeros(isa, format, symmetric, mode, rows):
     rng = np.random.default_rng(8)
-    q = random_quantized(rng, "int4", (40, 200))
-    assert not binq.linear(np.zeros((3, 200), np.float32), q, activations=mode).any()
+    q = random_quantized(rng, format, (40, 200), 128, symmetric)
+    x = np.zeros((rows, 200), np.float32)
+    x[::2] = -0.0
+    y = binq.linear(x, q, activations=mode)
+    assert not y.view(np.uint32).any()
 
 
 @reuse_isa

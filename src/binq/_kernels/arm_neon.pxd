@@ -30,15 +30,12 @@ cdef extern from "arm_neon.h" nogil:
     uint8x16_t vld1q_u8(const uint8_t *p) noexcept
     int8x16_t vld1q_s8(const int8_t *p) noexcept
     int16x8_t vld1q_s16(const int16_t *p) noexcept
-    int32x4_t vld1q_s32(const int32_t *p) noexcept
     uint16x4_t vld1_u16(const uint16_t *p) noexcept
     float32x4_t vld1q_f32(const float *p) noexcept
     uint8x16x4_t vld4q_u8(const uint8_t *p) noexcept
     void vst1_s8(int8_t *p, int8x8_t v) noexcept
-    void vst1_s16(int16_t *p, int16x4_t v) noexcept
     void vst1q_s8(int8_t *p, int8x16_t v) noexcept
     void vst1q_s16(int16_t *p, int16x8_t v) noexcept
-    void vst1q_s32(int32_t *p, int32x4_t v) noexcept
     void vst1q_f32(float *p, float32x4_t v) noexcept
 
     uint8x16_t vdupq_n_u8(uint8_t x) noexcept

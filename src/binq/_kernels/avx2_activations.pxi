@@ -37,7 +37,7 @@ cdef inline bint group_scale(const float *x, Py_ssize_t group_size, float levels
         bits_u32x8 = _mm256_max_epu32(bits_u32x8, _mm256_and_si256(
             magnitude_u32x8, _mm256_castps_si256(_mm256_loadu_ps(x + k))))
     largest = largest_u32x8(bits_u32x8)
-    if largest >= BITS_INF or 0 < largest < BITS_SMALLEST:
+    if largest >= BITS_LARGEST or 0 < largest < BITS_SMALLEST:
         return False
     memcpy(&amax, &largest, sizeof(float))
     scale[0] = amax / levels

@@ -42,7 +42,7 @@ cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile,
         load_vectors(<const char *>w.zero_points + at, w.scales_float32, t.midpoints_f32x8)
     if format != FORMAT_INT4 or w.zero_points == NULL:
         for r in range(4):
-            t.offsets_i32x8[r] = _mm256_set1_epi32(8 if format == FORMAT_INT4 else 1)
+            t.offsets_i32x8[r] = _mm256_set1_epi32(8)
         return
     nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
         <const uint8_t *>w.zero_points

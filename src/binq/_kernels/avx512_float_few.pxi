@@ -52,17 +52,6 @@ cdef inline void few_floats_group(const uint8_t *packed, Py_ssize_t k8s, const f
         _mm512_storeu_ps(y + r * 16, sums_f32x16[r])
 
 
-cdef inline void load_32_scales(const char *stored, bint is_float32,
-                                __m512 *values_f32x16) noexcept nogil:
-    cdef const uint16_t *halves = <const uint16_t *>stored
-    if is_float32:
-        values_f32x16[0] = _mm512_loadu_ps(<const float *>stored)
-        values_f32x16[1] = _mm512_loadu_ps(<const float *>stored + 16)
-    else:
-        values_f32x16[0] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>halves))
-        values_f32x16[1] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>(halves + 16)))
-
-
 cdef inline void few_floats_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                                      float *out, Py_ssize_t out_stride, void *scratch,
                                      const Piece *piece,

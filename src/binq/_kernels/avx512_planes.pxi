@@ -19,19 +19,14 @@ cdef struct WideScales:
 cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
                                   WideScales *t) noexcept nogil:
     cdef __m512i nibbles_i32x16
-    cdef Py_ssize_t at = tile * w.scale_groups + (group if w.scale_groups > 1 else 0)
-    cdef const uint16_t *halves = <const uint16_t *>w.scales + at * 32
-    if w.scales_float32:
-        t.scales_f32x16[0] = _mm512_loadu_ps(<const float *>w.scales + at * 32)
-        t.scales_f32x16[1] = _mm512_loadu_ps(<const float *>w.scales + at * 32 + 16)
-    else:
-        t.scales_f32x16[0] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>halves))
-        t.scales_f32x16[1] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>(halves + 16)))
+    load_32_scales(<const char *>w.scales + scales_at(w, tile, group), w.scales_float32,
+                   t.scales_f32x16)
     t.same_offset = format != FORMAT_INT4 or w.zero_points == NULL
     t.offset = 8 if format == FORMAT_INT4 else 1
     if not t.same_offset:
         nibbles_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(
-            <const __m128i *>(<const uint8_t *>w.zero_points + at * 16)))
+            <const __m128i *>(<const uint8_t *>w.zero_points
+                               + (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 16)))
         t.offsets_i32x16[0] = _mm512_and_si512(nibbles_i32x16, _mm512_set1_epi32(15))
         t.offsets_i32x16[1] = _mm512_srli_epi32(nibbles_i32x16, 4)
 

@@ -21,26 +21,15 @@ cdef extern from "immintrin.h" nogil:
 
     __m128i _mm_loadl_epi64(const __m128i *p) noexcept
     void _mm_storeu_si128(__m128i *p, __m128i v) noexcept
-    void _mm_storel_epi64(__m128i *p, __m128i v) noexcept
-    __m128i _mm_setzero_si128() noexcept
     __m128i _mm_set1_epi8(char x) noexcept
-    __m128i _mm_set1_epi16(short x) noexcept
-    __m128i _mm_set1_epi32(int x) noexcept
     __m128i _mm_setr_epi8(char a, char b, char c, char d, char e, char f, char g, char h,
                           char i, char j, char k, char l, char m, char n, char o, char p) noexcept
     __m128i _mm_setr_epi32(int a, int b, int c, int d) noexcept
-    __m128i _mm_add_epi16(__m128i a, __m128i b) noexcept
     __m128i _mm_add_epi32(__m128i a, __m128i b) noexcept
-    __m128i _mm_sub_epi16(__m128i a, __m128i b) noexcept
-    __m128i _mm_sign_epi16(__m128i a, __m128i b) noexcept
     __m128i _mm_and_si128(__m128i a, __m128i b) noexcept
     __m128i _mm_srli_epi16(__m128i a, int n) noexcept
-    __m128i _mm_srai_epi16(__m128i a, int n) noexcept
     __m128i _mm_max_epu32(__m128i a, __m128i b) noexcept
     __m128i _mm_packs_epi16(__m128i a, __m128i b) noexcept
-    __m128i _mm_packs_epi32(__m128i a, __m128i b) noexcept
-    __m128i _mm_packus_epi16(__m128i a, __m128i b) noexcept
-    __m128i _mm_shuffle_epi8(__m128i a, __m128i order) noexcept
     __m128i _mm_unpacklo_epi16(__m128i a, __m128i b) noexcept
     __m128i _mm_unpackhi_epi16(__m128i a, __m128i b) noexcept
     __m128i _mm_unpacklo_epi32(__m128i a, __m128i b) noexcept
@@ -49,7 +38,6 @@ cdef extern from "immintrin.h" nogil:
     __m128i _mm_unpackhi_epi64(__m128i a, __m128i b) noexcept
     __m128i _mm_shuffle_epi32(__m128i a, int order) noexcept
     int _mm_cvtsi128_si32(__m128i a) noexcept
-    int _mm_extract_epi32(__m128i a, int i) noexcept
 
     __m256i _mm256_load_si256(const __m256i *p) noexcept
     __m256i _mm256_loadu_si256(const __m256i *p) noexcept
@@ -83,7 +71,6 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_srai_epi16(__m256i a, int n) noexcept
     __m256i _mm256_slli_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi32(__m256i a, int n) noexcept
-    __m256i _mm256_srai_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi64(__m256i a, int n) noexcept
     __m256i _mm256_sllv_epi32(__m256i a, __m256i n) noexcept
     __m256i _mm256_srlv_epi32(__m256i a, __m256i n) noexcept
@@ -107,11 +94,9 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_packus_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_unpacklo_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_unpackhi_epi16(__m256i a, __m256i b) noexcept
-    __m256i _mm256_cvtepu16_epi32(__m128i a) noexcept
     __m256i _mm256_unpacklo_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_unpackhi_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_permute2x128_si256(__m256i a, __m256i b, int order) noexcept
-    __m256i _mm256_packs_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_packs_epi32(__m256i a, __m256i b) noexcept
     __m256 _mm256_permutevar8x32_ps(__m256 a, __m256i order) noexcept
     __m256i _mm256_permutevar8x32_epi32(__m256i a, __m256i order) noexcept
@@ -119,10 +104,7 @@ cdef extern from "immintrin.h" nogil:
     __m128i _mm256_castsi256_si128(__m256i a) noexcept
     __m128i _mm256_extracti128_si256(__m256i a, int half) noexcept
     __m256i _mm256_cvtepu8_epi32(__m128i a) noexcept
-    __m256i _mm256_cvtepi8_epi32(__m128i a) noexcept
     __m256i _mm256_cvtepi16_epi32(__m128i a) noexcept
-    __m256i _mm256_cvtepu8_epi16(__m128i a) noexcept
-    __m256i _mm256_cvtepi8_epi16(__m128i a) noexcept
 
     __m256 _mm256_cvtph_ps(__m128i a) noexcept
     __m256 _mm256_cvtepi32_ps(__m256i a) noexcept

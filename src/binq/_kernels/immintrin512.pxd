@@ -38,8 +38,6 @@ cdef extern from "immintrin.h" nogil:
     __m512i _mm512_srli_epi16(__m512i a, unsigned int n) noexcept
     __m512i _mm512_shuffle_epi8(__m512i a, __m512i order) noexcept
     __m512i _mm512_cvtepu8_epi32(__m128i a) noexcept
-    __mmask64 _mm512_test_epi8_mask(__m512i a, __m512i b) noexcept
-    __m512i _mm512_maskz_mov_epi8(__mmask64 k, __m512i a) noexcept
     __m512 _mm512_setzero_ps() noexcept
     __m512 _mm512_permutexvar_ps(__m512i order, __m512 a) noexcept
     __m512i _mm512_broadcast_i32x4(__m128i a) noexcept
@@ -56,4 +54,3 @@ cdef extern from "immintrin.h" nogil:
     __m512 _mm512_cvtepi32_ps(__m512i a) noexcept
     __m512 _mm512_mul_ps(__m512 a, __m512 b) noexcept
     __m512 _mm512_add_ps(__m512 a, __m512 b) noexcept
-    __m512i _mm512_set4_epi32(int d, int c, int b, int a) noexcept

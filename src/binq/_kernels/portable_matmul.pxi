@@ -54,7 +54,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
             if mode == ACTIVATIONS_FLOAT32:
                 fits &= largest < BITS_LARGEST
             else:
-                fits &= largest < BITS_INF and (largest == 0 or largest >= BITS_SMALLEST)
+                fits &= largest == 0 or BITS_SMALLEST <= largest < BITS_LARGEST
             if not fits:
                 break
             if mode == ACTIVATIONS_FLOAT32:

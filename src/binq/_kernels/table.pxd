@@ -14,7 +14,6 @@ cdef enum:
     ANY_ROWS = 0x7FFFFFFF
 
 cdef enum:                     # bits of float32 numbers, which order like the numbers
-    BITS_INF = 0x7F800000
     BITS_SMALLEST = 0x0D800000    # 2^-100, below which levels / amax could overflow
     BITS_LARGEST = 0x79000000     # 2^115: 256 of them by codes of 15 stay below the largest float
 

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from binq._checks import check_int
+from binq._checks import check_int, check_path
 from binq.checkpoint.plan import Plan, Settings, make_plan
 from binq.checkpoint.report import Report, TensorReport
 from binq.checkpoint.rules import Choice, check_choice_of
@@ -86,7 +86,7 @@ def quantize_checkpoint(
     settings = Settings(default, tuple(rules), embeddings, lm_head, max_shard_bytes)
     part = _check_part(part)
     # A link stays a link: the folder behind it is replaced.
-    target = Path(os.path.realpath(dst))
+    target = Path(os.path.realpath(check_path("dst", dst)))
     with Checkpoint(src) as source:
         plan = make_plan(source, settings)
         if dry_run:

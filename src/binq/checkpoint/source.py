@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from binq._checks import check_path
 from binq.checkpoint.gguf import MAGIC, GgufFile
 from binq.errors import FormatError
 from binq.files.dtypes import numpy_dtype
@@ -49,7 +50,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = check_path("src", path)
         self.config: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._files: dict[str, SafetensorsFile] = {}

@@ -3,12 +3,12 @@
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from binq._checks import check_path
 from binq.array import QuantizedArray
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
@@ -46,6 +46,7 @@ def save_file(
     >>> binq.load_file(path)["a.weight"] == q
     True
     """
+    path = check_path("path", path)
     strings = _check_strings(metadata)
     if not isinstance(tensors, Mapping):
         raise TypeError(f"tensors must map names to arrays, got {type(tensors).__name__}")
@@ -73,7 +74,6 @@ def save_file(
     }
     hashes = {part: sha256(array) for part, array in contiguous.items()}
     strings[binq_metadata.KEY] = with_hashes(binq_metadata.dump(described), hashes)
-    path = Path(path)
     with replacing(path.resolve() if path.is_symlink() else path) as temporary:
         write_safetensors(contiguous, temporary, strings)
 

@@ -5,13 +5,13 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from binq._checks import check_path
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.dtypes import numpy_dtype
 from binq.files.header import LENGTH_BYTES, TensorInfo, header_length, parse_header
@@ -31,7 +31,7 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = check_path("path", path)
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.open(self.path, flags)
         try:

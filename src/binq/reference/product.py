@@ -27,6 +27,7 @@ ACTIVATION_LEVELS = {
 """
 
 _SMALLEST_AMAX = np.float32(2.0**-100)
+_LARGEST_AMAX = np.float32(2.0**115)
 
 
 def weight_parts(
@@ -87,7 +88,7 @@ def quantize_activations(
 
     In each row and kernel group, with float32 arithmetic: scale = amax / levels and
     integer = rint(x · (levels / amax)). A row is unfit, and its integers and scales are zeros,
-    if it has an inf or a NaN, or a group whose amax is below 2^-100 but not 0.
+    if it has an inf or a NaN, or a group whose amax is 2^115 or more, or below 2^-100 but not 0.
     """
     rows, in_features = x.shape
     size = kernel_group_size(group_size)
@@ -97,7 +98,8 @@ def quantize_activations(
     grouped = padded.reshape(rows, groups, size)
 
     amax = np.abs(grouped).max(axis=2, initial=0)
-    unfit = (~np.isfinite(amax) | ((amax > 0) & (amax < _SMALLEST_AMAX))).any(axis=1)
+    # NaN is not below any number.
+    unfit = (~(amax < _LARGEST_AMAX) | ((amax > 0) & (amax < _SMALLEST_AMAX))).any(axis=1)
     grouped[unfit] = 0
     amax[unfit] = 0
 
@@ -124,7 +126,7 @@ def matmul(
     The integer modes sum c · integer exactly in each kernel group, then add
     float32(sum) · (weight scale · activation scale) to the result, group by group, each operation
     rounded to float32. Asymmetric binary also adds float32(sum of integers) · (m · activation
-    scale), after it. Rows that are unfit are float32 products.
+    scale), after it. Rows that are unfit are :func:`float_products`.
 
     ``activations="float32"`` is the float64 product, rounded; kernels may sum in another order
     and precision.
@@ -154,5 +156,24 @@ def matmul(
             if format == "binary" and zero_points is not None:
                 totals = integers[:, group].sum(axis=1).astype(np.float32)[:, np.newaxis]
                 y = y + totals * (m[np.newaxis, :, group] * x_scales[:, group, np.newaxis])
-        y[unfit] = x[unfit] @ weights.T
+        y[unfit] = float_products(x[unfit], weights)
     return y
+
+
+def float_products(x: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns x times the transposed weights in float64, rounded once, in a fixed order.
+
+    Product k joins sum k mod 8, one after the other; then the eight sums are added in order.
+    """
+    columns = -(-x.shape[1] // 8) * 8
+    x64 = np.zeros((len(x), 1, columns))
+    w64 = np.zeros((1, len(weights), columns))
+    x64[:, 0, : x.shape[1]] = x
+    w64[0, :, : x.shape[1]] = weights
+    sums = np.zeros((len(x), len(weights), 8))
+    for k in range(0, columns, 8):
+        sums += x64[:, :, k : k + 8] * w64[:, :, k : k + 8]
+    total = np.zeros(sums.shape[:2])
+    for i in range(8):
+        total += sums[:, :, i]
+    return total.astype(np.float32)
