@@ -12,6 +12,19 @@ from threading import Thread
 import binq
 
 
+class RayFuture(Future):
+    """The result of a Ray task. Cancelling asks Ray to, and the task's thread hears of it."""
+
+    def __init__(self, ray, reference) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()
+        self.ray, self.reference = ray, reference
+
+    def cancel(self) -> bool:
+        self.ray.cancel(self.reference)
+        return False
+
+
 class RayExecutor(Executor):
     """Runs each call as a Ray task. Ray retries a task whose worker dies; a shard of binq is the
     same bytes however often it is written."""
@@ -24,8 +37,7 @@ class RayExecutor(Executor):
 
     def submit(self, fn, /, *args, **kwargs) -> Future:
         reference = self.ray.remote(fn).options(max_retries=3).remote(*args, **kwargs)
-        future: Future = Future()
-        future.set_running_or_notify_cancel()
+        future = RayFuture(self.ray, reference)
 
         def wait() -> None:
             try:

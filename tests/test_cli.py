@@ -194,12 +194,29 @@ def test_a_picture_needs_matplotlib_and_says_so_first(monkeypatch, capsys):
 
 
 def test_an_interrupt_exits_with_130(monkeypatch, capsys):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("binq.checkpoint.verify.inspect", interrupted)
     assert run("inspect", "anything") == 130
-    assert "interrupted" in capsys.readouterr().err
+    assert capsys.readouterr().err == "binq: interrupted\n"
+    monkeypatch.setattr("binq.checkpoint.quantize_checkpoint", interrupted)
+    assert run("quantize", "a", "b") == 130
+    assert "--resume goes on with finished shards" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits")
+def test_the_limit_of_open_files_is_raised_where_it_may_be(source, capsys):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        assert run("inspect", source) == 0
+        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes")

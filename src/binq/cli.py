@@ -6,8 +6,11 @@ and complaints to standard error.
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
@@ -20,14 +23,43 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = _parser().parse_args(arguments)
+    _allow_files()
     try:
-        return int(options.run(options))
+        with _ending_as_interrupted():
+            return int(options.run(options))
     except KeyboardInterrupt:
-        print("binq: interrupted; --resume goes on with finished shards", file=sys.stderr)
+        more = "; --resume goes on with finished shards" if options.run is _quantize else ""
+        print(f"binq: interrupted{more}", file=sys.stderr)
         return INTERRUPTED
     except (OSError, ValueError, NotImplementedError, MemoryError, KeyError) as error:
         print(f"binq: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return FAILED
+
+
+@contextmanager
+def _ending_as_interrupted() -> Iterator[None]:
+    """SIGTERM, with which clusters end jobs, cleans up as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _allow_files() -> None:
+    """Lets the process open all files of a large checkpoint: some systems begin at 256."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _print(text: str) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from binq.checkpoint import Checkpoint, logical_tensors
 from binq.checkpoint.plan import Settings, make_plan
 from binq.checkpoint.rules import Choice
 from binq.checkpoint.verify import verify
+from binq.files.writer import header_room
 
 
 @pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
@@ -365,6 +367,25 @@ def test_a_header_never_grows_beyond_what_is_read(source, monkeypatch):
         plan = make_plan(checkpoint, Settings(Choice("int4")))
     assert [item for shard in plan.shards for item in shard] == list(plan.items)
     assert len(plan.shards) > 2
+    # Each is as full as it may be.
+    rooms = [[header_room(item.output_names) for item in shard] for shard in plan.shards]
+    for shard, following in pairwise(rooms):
+        assert sum(shard) <= 2500 < sum(shard) + following[0]
+
+
+def test_a_scale_too_large_in_a_late_block_begins_the_tensor_anew(tmp_path, monkeypatch):
+    """Blocks that run ahead have float16 scales by then: none of them may be taken."""
+    monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 32 * 64 * 4)
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    w = np.random.default_rng(2).standard_normal((32 * 12, 64), dtype=np.float32)
+    w[32 * 4] *= 1e7
+    name = "model.layers.0.mlp.up_proj.weight"
+    binq.save_file({name: w}, folder / "model.safetensors")
+    binq.quantize_checkpoint(folder, tmp_path / "target", "int4", group_size=32)
+    with pytest.warns(binq.ScaleRangeWarning):
+        assert load(tmp_path / "target")[name] == binq.quantize(w, "int4", group_size=32)
 
 
 def test_only_the_bytes_of_this_run_count_as_its_speed(source, tmp_path):

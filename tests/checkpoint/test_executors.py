@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 import warnings
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -48,6 +49,45 @@ def test_a_failed_run_leaves_nothing_to_the_next_on_the_same_executor(source, tm
                 source, target, "int4", executor=executor, overwrite=True, **SMALL
             )
             assert tree(target) == tree(tmp_path / "alone")
+
+
+class Slow(ThreadPoolExecutor):
+    """Threads whose tasks take a while; the queue breaks at one of them."""
+
+    def __init__(self, breaks_at):
+        super().__init__(1)
+        self.breaks_at = breaks_at
+        self.begun, self.ended = [], []
+
+    def submit(self, fn, /, *args, **kwargs):
+        number = len(self.begun)
+        if number == self.breaks_at:
+            raise ConnectionError("the queue is gone")
+        self.begun.append(number)
+
+        def slow():
+            time.sleep(0.2)
+            self.ended.append(number)
+            if self.breaks_at < 0 and number == 0:
+                raise ConnectionError("a worker is gone")
+            return fn(*args, **kwargs)
+
+        return super().submit(slow)
+
+
+@pytest.mark.parametrize("breaks_at", [-1, 2])
+def test_when_the_error_comes_nobody_is_writing_any_more(source, tmp_path, breaks_at):
+    """A task fails, or there is no third: those that run have ended, the others never begin."""
+    executor = Slow(breaks_at)
+    with pytest.raises(ConnectionError):
+        binq.quantize_checkpoint(source, tmp_path / "target", executor=executor, **SMALL)
+    ended = list(executor.ended)
+    before = tree(tmp_path / "target.partial")
+    executor.shutdown()
+    assert executor.ended == ended
+    assert len(ended) < len(executor.begun)
+    assert tree(tmp_path / "target.partial") == before
+    assert not list((tmp_path / "target.partial").glob("*.lock"))
 
 
 def test_a_task_of_a_conversion_that_is_gone_writes_nothing(source, tmp_path):

@@ -1,21 +1,28 @@
 """A conversion that was killed goes on, and gives the same bytes."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
-from checkpoint.folders import SMALL, tree
+from checkpoint.folders import LAYER, SMALL, tree
 
 import binq
+from binq.checkpoint.fingerprint import source_sample
+from binq.checkpoint.source import Checkpoint
+from binq.checkpoint.verify import verify
 
 
 def converter(source, target, *more):
     code = f"""
         import binq, sys
         binq.quantize_checkpoint({str(source)!r}, {str(target)!r}, max_shard_bytes=9000,
-                                 resume="resume" in sys.argv, overwrite="overwrite" in sys.argv)
+                                 resume="resume" in sys.argv, overwrite="overwrite" in sys.argv,
+                                 part=(1, 2) if "part" in sys.argv else None)
     """
     return [sys.executable, "-c", textwrap.dedent(code), *more]
 
@@ -99,3 +106,119 @@ def test_resume_does_not_repeat_a_shard(source, tmp_path):
     time_before = first.stat().st_mtime_ns
     binq.quantize_checkpoint(source, target, resume=True, **SMALL)
     assert (target / first.name).stat().st_mtime_ns == time_before
+
+
+def dropped(tensor):
+    """Takes a tensor out of the index; its file keeps it."""
+
+    def change(source):
+        path = source / "model.safetensors.index.json"
+        index = json.loads(path.read_text())
+        del index["weight_map"][tensor]
+        path.write_text(json.dumps(index))
+
+    return change
+
+
+def configured(source):
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "rope_theta": 10000}))
+
+
+def longer(source):
+    """Another size at the same time."""
+    path = source / "model-1.safetensors"
+    time = path.stat().st_mtime_ns
+    binq.save_file({**binq.load_file(path), "more": np.ones(9)}, path)
+    os.utime(path, ns=(time, time))
+
+
+def newer(source):
+    os.utime(source / "model-2.safetensors", ns=(1, 1))
+
+
+CHANGES = {
+    "the weight map": dropped(f"{LAYER}.mlp.up_proj.bias"),
+    "the configuration": configured,
+    "a size": longer,
+    "a time": newer,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_work_on_a_source_that_changed_is_not_gone_on_with(source, tmp_path, change):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
+    change(source)
+    with pytest.raises(ValueError, match="another source"):
+        binq.quantize_checkpoint(source, target, resume=True, **SMALL)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("part", [None, (1, 2)])
+def test_a_source_that_changes_meanwhile_is_never_half_converted(source, tmp_path, change, part):
+    target = tmp_path / "target"
+    left = [change]
+
+    def progress(_):
+        while left:
+            left.pop()(source)
+
+    with pytest.raises(ValueError, match="changed while it was read"):
+        binq.quantize_checkpoint(source, target, part=part, progress=progress, **SMALL)
+    assert not target.exists()
+    with pytest.raises(ValueError, match="another source"):
+        binq.quantize_checkpoint(source, target, resume=True, **SMALL)
+    binq.quantize_checkpoint(source, target, **SMALL)
+    assert list(verify(target, source)) == []
+
+
+def test_a_source_that_was_trained_on_in_the_same_second_differs(source):
+    """Types, files and bytes count, not only names and shapes."""
+    with Checkpoint(source) as opened:
+        before = source_sample(opened)
+    path = source / "model-0.safetensors"
+    tensors = {name: np.array(w) for name, w in binq.load_file(path).items()}
+    binq.save_file({name: w.view(np.uint16) for name, w in tensors.items()}, path)
+    with Checkpoint(source) as opened:
+        assert source_sample(opened) != before
+    binq.save_file(tensors, path)
+    with Checkpoint(source) as opened:
+        assert source_sample(opened) == before
+    path.rename(source / "model-9.safetensors")
+    index = source / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("model-0.", "model-9."))
+    with Checkpoint(source) as opened:
+        assert source_sample(opened) != before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("more", [["resume"], ["part"]])
+def test_kills_do_not_pile_up_temporary_files(source, tmp_path, more):
+    if subprocess.run(["which", "strace"], capture_output=True).returncode:
+        pytest.skip("needs strace")
+    target = tmp_path / "target"
+    counts = []
+    for _ in range(3):
+        inject = ["-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=1"]
+        command = converter(source, target, *more)
+        subprocess.run(["strace", "-f", "-o", os.devnull, *inject, *command], capture_output=True)
+        counts.append(len(list((tmp_path / "target.partial").glob(".*.tmp"))))
+    assert counts == [1, 1, 1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_sigterm_cleans_up_as_ctrl_c_does(source, tmp_path):
+    """The signal comes at the first fsync, when a shard lies under its temporary name."""
+    if subprocess.run(["which", "strace"], capture_output=True).returncode:
+        pytest.skip("needs strace")
+    inject = ["-e", "trace=fsync", "-e", "inject=fsync:signal=SIGTERM:when=1"]
+    command = [sys.executable, "-m", "binq", "quantize", str(source), str(tmp_path / "target")]
+    done = subprocess.run(
+        ["strace", "-f", "-o", os.devnull, *inject, *command], capture_output=True, text=True
+    )
+    assert done.returncode == 130, done.stderr
+    assert "--resume goes on with finished shards" in done.stderr
+    assert not list((tmp_path / "target.partial").glob(".*.tmp"))
+    assert not list((tmp_path / "target.partial").glob("*.lock"))
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

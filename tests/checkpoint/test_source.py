@@ -51,7 +51,18 @@ def test_single_file_and_path_of_a_file_open_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", ["../x.safetensors", "a/b.safetensors", "C:\\x.safetensors", "x.bin", 3, None, "/x"]
+    "file",
+    [
+        "../x.safetensors",
+        "a/b.safetensors",
+        "C:\\x.safetensors",
+        "C:x.safetensors",
+        "x\0.safetensors",
+        "x.bin",
+        3,
+        None,
+        "/x",
+    ],
 )
 def test_index_may_not_point_elsewhere(tmp_path, file):
     qwen35(tmp_path)

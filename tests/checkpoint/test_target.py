@@ -2,14 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import binq
-from binq.checkpoint.lock import Lock
 from binq.checkpoint.verify import verify
 
 SMALL = {"max_shard_bytes": 3000}
@@ -249,61 +250,6 @@ def test_parts_run_side_by_side(source, tmp_path):
         assert path.read_bytes() == (tmp_path / "alone" / path.name).read_bytes()
 
 
-def test_a_living_process_keeps_others_out(tmp_path):
-    whole, part = "binq-conversion.lock", "binq-conversion-1-of-2.lock"
-    host = Lock(tmp_path).text.partition(" ")[0]
-    with Lock(tmp_path):
-        # Another conversion of this process, and its parts.
-        for other in (None, (1, 2)):
-            with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path, other):
-                pass
-        assert names(tmp_path) == [whole]
-    (tmp_path / whole).write_text(f"{host} {os.getppid()}")
-    for other in (None, (1, 2)):
-        with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path, other):
-            pass
-    (tmp_path / whole).unlink()
-    (tmp_path / part).write_text(f"{host} {os.getppid()}")
-    with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path):
-        pass
-    with Lock(tmp_path, (2, 2)), Lock(tmp_path, (1, 2)):
-        assert names(tmp_path) == [part, "binq-conversion-2-of-2.lock"]
-    assert names(tmp_path) == []
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs to ask for a process")
-def test_a_dead_process_keeps_nobody_out(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    lock = Lock(tmp_path)
-    host = lock.text.partition(" ")[0]
-    # A process that is gone, and one of another container with the number of this one.
-    for pid in (gone.pid, os.getpid()):
-        lock.path.write_text(f"{host} {pid}")
-        with lock:
-            assert lock.path.read_text() == f"{host} {os.getpid()}"
-        assert names(tmp_path) == []
-
-
-def test_a_lock_without_a_name_is_told_of(tmp_path):
-    """As a kill leaves it on a file system without links."""
-    (tmp_path / "binq-conversion.lock").touch()
-    with pytest.raises(FileExistsError, match=r"process \? on \? works there; if it is dead"):
-        Lock(tmp_path).__enter__()
-
-
-def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(1, "no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    with Lock(tmp_path):
-        assert names(tmp_path) == ["binq-conversion.lock"]
-        with pytest.raises(FileExistsError, match="works there"), Lock(tmp_path):
-            pass
-    assert names(tmp_path) == []
-
-
 def test_of_many_at_once_one_wins(source, tmp_path):
     code = "import binq, sys; binq.quantize_checkpoint(*sys.argv[1:])"
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "target")]
@@ -314,3 +260,189 @@ def test_of_many_at_once_one_wins(source, tmp_path):
         last = error.splitlines()[-1]
         assert "works there" in last or "is not empty" in last or "just now" in last
     assert list(verify(tmp_path / "target", source)) == []
+
+
+def test_a_mount_point_is_refused_before_hours_of_work(source, tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    target.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == target)
+    with pytest.raises(ValueError, match=r"dst must not be a mount point, got .*target"):
+        binq.quantize_checkpoint(source, target)
+    assert names(tmp_path) == ["home", "target"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has a root folder")
+def test_the_root_is_refused(source):
+    with pytest.raises(ValueError, match="dst must not be a mount point, got /:"):
+        binq.quantize_checkpoint(source, "/")
+
+
+def between_the_renames(source, target, **settings):
+    """As a kill leaves it: the target's old folder within the finished work, none at its name."""
+    binq.quantize_checkpoint(source, target, part=(1, 1), **settings)
+    old = target.with_name(target.name + ".partial") / ".binq-replaced"
+    old.mkdir()
+    (old / "thesis.txt").write_text("years of work")
+    return old
+
+
+def test_an_empty_folder_at_the_target_does_not_cost_what_lay_there(source, tmp_path):
+    target = tmp_path / "target"
+    between_the_renames(source, target)
+    target.mkdir()
+    with pytest.raises(FileExistsError, match="is not empty"):
+        binq.quantize_checkpoint(source, target)
+    assert names(target) == ["thesis.txt"]
+    assert not (tmp_path / "target.partial" / ".binq-replaced").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_old_folders_none_is_deleted(source, tmp_path, resume):
+    target = tmp_path / "target"
+    old = between_the_renames(source, target)
+    target.mkdir()
+    (target / "notes.txt").write_text("newer")
+    with pytest.raises(FileExistsError, match="move one of them away"):
+        binq.quantize_checkpoint(source, target, overwrite=True, resume=resume)
+    assert names(old) == ["thesis.txt"]
+    assert names(target) == ["notes.txt"]
+
+
+def test_who_is_told_to_delete_work_hears_of_what_lies_in_it(source, tmp_path):
+    target = tmp_path / "target"
+    between_the_renames(source, target)
+    with pytest.raises(ValueError, match=r"move .*\.binq-replaced away, which lay"):
+        binq.quantize_checkpoint(source, target, "ternary", resume=True)
+
+
+def test_a_target_that_was_filled_meanwhile_is_not_replaced(source, tmp_path):
+    target = tmp_path / "target"
+
+    def fill(_):
+        target.mkdir(exist_ok=True)
+        (target / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(FileExistsError, match="is not empty"):
+        binq.quantize_checkpoint(source, target, progress=fill)
+    assert names(target) == ["thesis.txt"]
+
+
+def test_an_old_folder_that_cannot_be_deleted_is_told_of_and_the_work_is_done(
+    source, tmp_path, monkeypatch
+):
+    target = tmp_path / "target"
+    (target / "old").mkdir(parents=True)
+    rmtree = shutil.rmtree
+
+    def refuse(path, *more, **kwargs):
+        if str(path).endswith(".binq-replaced"):
+            raise PermissionError(13, "not yours", str(path))
+        rmtree(path, *more, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse)
+        with pytest.warns(UserWarning, match="is complete; what lay there before is in .binq-repl"):
+            binq.quantize_checkpoint(source, target, overwrite=True)
+    assert names(target / ".binq-replaced") == ["old"]
+    assert not [name for name in names(target) if "conversion" in name or "report" in name]
+    binq.quantize_checkpoint(source, target, resume=True)
+    assert ".binq-replaced" not in names(target)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may do anything")
+def test_read_only_folders_are_replaced_too(source, tmp_path):
+    target = tmp_path / "target"
+    (target / "old" / "inner").mkdir(parents=True)
+    (target / "old" / "inner" / "file").touch()
+    (target / "old" / "inner").chmod(0o500)
+    (target / "old").chmod(0o500)
+    binq.quantize_checkpoint(source, target, overwrite=True)
+    assert "old" not in names(target)
+    assert ".binq-replaced" not in names(target)
+
+
+def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
+    for name in (
+        ".binq-replaced",
+        "binq-conversion.lock",
+        "binq-conversion.json",
+        "model-00001-of-00001.report.json",
+        ".notes.12-0123abcd.tmp",
+        "pytorch_model.bin",
+        "model.onnx",
+        "pytorch_model.bin.index.json",
+    ):
+        (source / name).write_text("{}")
+    (source / "tokenizer.json").write_text("{}")
+    binq.quantize_checkpoint(source, tmp_path / "target")
+    assert names(tmp_path / "target") == [
+        "config.json",
+        "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+    ]
+    (tmp_path / "target" / "tokenizer.json").unlink()
+    with pytest.raises(FileExistsError, match="files are missing"):
+        binq.quantize_checkpoint(source, tmp_path / "target", resume=True)
+
+
+def test_nothing_beside_a_single_file_is_copied(source, tmp_path):
+    (source / "diary.txt").touch()
+    binq.quantize_checkpoint(source / "model.safetensors", tmp_path / "target")
+    assert "diary.txt" not in names(tmp_path / "target")
+    config = json.loads((tmp_path / "target" / "config.json").read_text())
+    assert config["model_type"] == "qwen3"
+
+
+def test_a_file_that_cannot_be_copied_is_told_of_before_the_work(source, tmp_path, monkeypatch):
+    (source / "tokenizer.json").touch()
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "tokenizer.json")
+    with pytest.raises(PermissionError, match=r"cannot be read, to be copied: .*tokenizer.json"):
+        binq.quantize_checkpoint(source, tmp_path / "target")
+    assert names(tmp_path) == ["home"]
+
+
+def test_parts_that_may_overwrite_repair_a_complete_target(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target)
+    shard = next(target.glob("*.safetensors"))
+    good = shard.read_bytes()
+    shard.write_bytes(good[:-8] + b"damaged!")
+    binq.quantize_checkpoint(source, target, part=(1, 1), overwrite=True)
+    with pytest.raises(FileExistsError, match="beside it lies unfinished work"):
+        binq.quantize_checkpoint(source, target, resume=True)
+    binq.quantize_checkpoint(source, target, finalize=True, overwrite=True)
+    assert shard.read_bytes() == good
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not synced elsewhere")
+def test_files_and_folders_are_on_the_disk_before_they_have_their_names(
+    source, tmp_path, monkeypatch
+):
+    """Of each shard: its bytes, then its name; of the whole: the names in it, then its own."""
+    events = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def synced(descriptor):
+        events.append(("sync", os.fstat(descriptor).st_ino))
+        fsync(descriptor)
+
+    def named(move):
+        def moved(self, to):
+            events.append(("name", self.stat().st_ino, Path(to).name))
+            return move(self, to)
+
+        return moved
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", named(rename))
+    monkeypatch.setattr(Path, "replace", named(replace))
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target)
+    shard = next(event for event in events if event[-1] == "model-00001-of-00001.safetensors")
+    assert ("sync", shard[1]) in events[: events.index(shard)]
+    folder = ("sync", target.stat().st_ino)
+    assert folder == events[events.index(shard) + 1]
+    last = next(event for event in events if event[-1] == "target")
+    assert folder == events[events.index(last) - 1]
+    assert ("sync", tmp_path.stat().st_ino) == events[events.index(last) + 1]

@@ -121,6 +121,32 @@ def test_against_another_source(tmp_path):
     assert any(p == f"model.norm.weight: differs from {longer}" for p in problems)
 
 
+def test_kept_tensors_must_have_the_types_and_shapes_of_the_source(tmp_path):
+    """The same bytes: 64 numbers of one type in one row, or of another type in two."""
+    w = np.random.default_rng(1).standard_normal((40, 64), dtype=np.float32)
+    source = folder(tmp_path / "source", w, np.ones(64, np.float16))
+    binq.quantize_checkpoint(source, tmp_path / "t")
+    bits = np.ones(64, np.float16).view(np.int16)
+    other = folder(tmp_path / "other", w, bits)
+    assert list(verify(tmp_path / "t", other)) == [
+        f"model.norm.weight: float16 (64,), in {other} int16 (64,)"
+    ]
+    other = folder(tmp_path / "another", w, np.ones((2, 32), np.float16))
+    assert list(verify(tmp_path / "t", other)) == [
+        f"model.norm.weight: float16 (64,), in {other} float16 (2, 32)"
+    ]
+
+
+def test_there_must_be_no_tensor_that_the_source_has_not(tmp_path):
+    w = np.random.default_rng(1).standard_normal((40, 64), dtype=np.float32)
+    source = folder(tmp_path / "source", w, np.ones(64, np.float32))
+    path = tmp_path / "packed.safetensors"
+    tensors = {name: binq.quantize(w, "int4") for name in (NAME, NAME.replace("0", "1"))}
+    norm = {"model.norm.weight": np.ones(64, np.float32)}
+    binq.save_file({**tensors, **norm, "stowaway": np.ones(3)}, path)
+    assert list(verify(path, source)) == [f"stowaway: not in {source}"]
+
+
 def test_the_index_must_place_every_tensor(tmp_path):
     w = np.random.default_rng(1).standard_normal((40, 100), dtype=np.float32)
     source = folder(tmp_path / "source", w, np.ones(100, np.float32))

@@ -1,9 +1,11 @@
 """save_file and load_file: what goes in comes out, mapped, and nothing half-written stays."""
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import textwrap
@@ -174,6 +176,27 @@ def test_an_error_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
         binq.save_file({"x": np.arange(4)}, path)
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
     assert len(binq.load_file(path)["x"]) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are not synced elsewhere")
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch, code):
+    fsync = os.fsync
+
+    def only_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(descriptor)
+
+    monkeypatch.setattr("os.fsync", only_files)
+    path = tmp_path / "m.safetensors"
+    if code == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(code)) as caught:
+            binq.save_file({"x": np.arange(3)}, path)
+        assert caught.value.filename == str(tmp_path)
+    else:
+        binq.save_file({"x": np.arange(3)}, path)
+    assert binq.load_file(path)["x"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs file size limits")

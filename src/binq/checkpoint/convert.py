@@ -91,17 +91,21 @@ def quantize_checkpoint(
         plan = make_plan(source, settings)
         if dry_run:
             return _planned(source, target, plan)
+        check_target(source, target)
         work = Work(source, target, plan, settings)
         joins = resume or part is not None or finalize
+        # A part that may overwrite does its shards anew: the way to repair a damaged DST.
         if joins and (part is None or not overwrite) and work.is_complete():
+            work.tidy()
             return _made(source, target, plan)
-        check_target(source, target, overwrite, joins)
+        work.check_free(overwrite, joins)
         started = time.perf_counter()
         with work.opened(joins, overwrite, None if finalize else part):
             left = [] if finalize else work.left(part)
             nbytes = work.bytes_of(left)
             with _bar(progress, nbytes) as advance:
                 work.run(left, executor, advance)
+            work.check_source()
             report = _finished(work)
             if part is None:
                 work.complete(overwrite)
@@ -123,18 +127,7 @@ def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _planned(source: Checkpoint, target: Path, plan: Plan, dry_run: bool = True) -> Report:
     report = Report(str(source.path), str(target), dry_run=dry_run, peak_bytes=plan.peak_bytes)
-    for item in plan.items:
-        report.tensors.append(
-            TensorReport(
-                item.tensor.name,
-                item.tensor.shape,
-                item.label,
-                item.tensor.role,
-                item.bytes_before(source),
-                item.bytes_after(source),
-                item.reason,
-            )
-        )
+    report.tensors = [item.report(source) for item in plan.items]
     return report
 
 

@@ -12,12 +12,17 @@ _SAMPLE_BYTES = 512
 
 
 def conversion_fingerprint(source: Checkpoint, settings: Settings) -> str:
-    """Returns a hash of the settings and of every source file's name, size and time."""
+    """Returns a hash of the settings, the source's configuration and weight map, and its files.
+
+    Of each file count name, size and time.
+    """
     files = []
     for name, path in source.file_paths().items():
         status = path.stat()
         files.append((name, status.st_size, status.st_mtime_ns))
-    text = repr((settings, files, sorted(source.config.items(), key=str), __version__))
+    # The weight map decides what there is, in which order and in which shard.
+    places = list(source.places.items())
+    text = repr((settings, files, places, sorted(source.config.items(), key=str), __version__))
     return sha256(text.encode()).hexdigest()
 
 

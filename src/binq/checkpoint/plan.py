@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 
 from binq.checkpoint.layouts import logical_tensors
+from binq.checkpoint.report import TensorReport
 from binq.checkpoint.rules import Choice, Rule, parse_option, parse_rules
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.tensors import ExactFormat, LogicalTensor
@@ -78,6 +79,18 @@ class Item:
         if not self.kept:
             return tuple(self.description.part_names(self.tensor.name))
         return self.tensor.stored if self.tensor.copyable else (self.tensor.name,)
+
+    def report(self, source: Checkpoint) -> TensorReport:
+        """Returns what is known of it beforehand."""
+        return TensorReport(
+            self.tensor.name,
+            self.tensor.shape,
+            self.label,
+            self.tensor.role,
+            self.bytes_before(source),
+            self.bytes_after(source),
+            self.reason,
+        )
 
     def bytes_before(self, source: Checkpoint) -> int:
         """Returns the bytes of the stored tensors."""

@@ -148,15 +148,7 @@ def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progre
             for matrix, (start, stop) in _blocks(item):
                 writer.write(tensor.read_rows(source, matrix, start, stop))
         progress(item.bytes_before(source))
-    return TensorReport(
-        tensor.name,
-        tensor.shape,
-        item.label,
-        tensor.role,
-        item.bytes_before(source),
-        item.bytes_after(source),
-        item.reason,
-    )
+    return item.report(source)
 
 
 def _blocks(item: Item) -> Iterator[tuple[int, tuple[int, int]]]:

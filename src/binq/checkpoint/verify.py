@@ -112,7 +112,8 @@ def verify(path: Path, against: Path | None = None) -> Iterator[str]:
                 for name, d in described.items():
                     packed[name] = binq_metadata.assemble(name, d, arrays, file.path)
                     yield from _check_packed(f"{file_path}: tensor {name!r}", packed[name])
-                plain.update(arrays)
+                parts = {part for name, d in described.items() for part in d.part_names(name)}
+                plain.update((n, array) for n, array in arrays.items() if n not in parts)
         except (FormatError, OSError) as error:
             yield str(error)
     if against is not None:
@@ -194,19 +195,24 @@ def _compare(
             if tensor.name in packed:
                 yield from _compare_packed(source, tensor, packed.pop(tensor.name))
                 continue
-            names = tensor.stored if tensor.copyable else (tensor.name,)
-            for name in names:
-                if name not in plain:
+            for name in tensor.stored if tensor.copyable else (tensor.name,):
+                here = plain.pop(name, None)
+                there = source.read(name) if tensor.copyable else tensor.read(source)
+                if here is None:
                     yield f"{name}: in {against}, missing here"
-                elif tensor.copyable:
-                    size = source.info(name).nbytes
-                    here = np.ascontiguousarray(plain[name]).reshape(-1).view(np.uint8)
-                    if not np.array_equal(here, source.read_bytes(name, 0, size)):
-                        yield f"{name}: differs from {against}"
-                elif not np.array_equal(plain[name], tensor.read(source)):
+                elif (here.dtype, here.shape) != (there.dtype, there.shape):
+                    yield (
+                        f"{name}: {here.dtype} {here.shape}, in {against} "
+                        f"{there.dtype} {there.shape}"
+                    )
+                elif not np.array_equal(_bytes(here), _bytes(there)):
                     yield f"{name}: differs from {against}"
-    for name in packed:
+    for name in (*packed, *plain):
         yield f"{name}: not in {against}"
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _compare_packed(source: Checkpoint, tensor: Any, q: QuantizedArray) -> Iterator[str]:

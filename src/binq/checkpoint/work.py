@@ -1,18 +1,21 @@
 """The folder ``dst.partial``: shards that are done, one result each, and who works there."""
 
+import errno
 import json
+import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, as_completed, wait
+from concurrent.futures import Executor, Future, as_completed, wait
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from binq._version import __version__
-from binq.checkpoint.fingerprint import conversion_fingerprint, source_sample
-from binq.checkpoint.lock import Lock, create
+from binq.checkpoint.fingerprint import conversion_fingerprint
+from binq.checkpoint.lock import Lock
+from binq.checkpoint.output import other_files, output_config, weight_map
 from binq.checkpoint.plan import Plan, Settings
 from binq.checkpoint.shard import Progress
 from binq.checkpoint.source import INDEX, Checkpoint
@@ -24,15 +27,11 @@ from binq.checkpoint.task import (
     run_shard,
     write_one,
 )
-from binq.files.metadata import VERSION
-from binq.files.writer import replacing, sync_folder
+from binq.files.writer import TEMPORARY, create_file, replacing, sync_folder
 
 # What lay at the target and is replaced, from the last rename but one until it is deleted.
 REPLACED = ".binq-replaced"
-# Files that hold weights in some way: everything else is copied.
-_WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 _LOCKS = re.compile(r"binq-conversion(-\d+-of-\d+)?\.lock")
-_TEMPORARIES = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 
 
 class Work:
@@ -55,18 +54,29 @@ class Work:
         ValueError for work on another source or with other settings.
         """
         self._check_ours()
+        for path in self._others:
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, "cannot be read, to be copied", str(path))
         self.folder.mkdir(exist_ok=True)
-        with Lock(self.folder, part):
+        lock = Lock(self.folder, part)
+        with lock:
             if not join:
                 self._clear(overwrite)
-            manifest = self.folder / MANIFEST
-            create(manifest, json.dumps({"fingerprint": self.fingerprint}))
-            if read_manifest(manifest) != self.fingerprint:
-                raise ValueError(
-                    f"{self.folder} holds work on another source or with other settings: "
-                    "delete it, or run with the settings it was begun with"
-                )
+            self._check_manifest()
+            if part is None:
+                self._remove_strays()
+            elif lock.found_dead:
+                self._remove_temporaries(part)
             yield
+
+    def check_free(self, overwrite: bool, joins: bool) -> None:
+        """Raises FileExistsError where something lies at the target that may not be replaced.
+
+        ``joins``: the target was expected to be complete, and is not.
+        """
+        if self._target_is_filled() and not overwrite:
+            text = _UNFINISHED if self.folder.exists() else _ANOTHER if joins else _NOT_EMPTY
+            raise FileExistsError(text.format(self.target))
 
     def left(self, part: tuple[int, int] | None) -> list[int]:
         """Returns the shards that are still to be done, of all or of one part."""
@@ -88,11 +98,11 @@ class Work:
             return
         src = str(self.source.path.absolute())  # a worker may have another working folder
         mark = self.fingerprint
-        tasks = {
-            executor.submit(run_shard, src, self.plan.shards[n], self._shard(n), mark): n
-            for n in numbers
-        }
+        tasks: dict[Future[str], int] = {}
         try:
+            for n in numbers:
+                task = executor.submit(run_shard, src, self.plan.shards[n], self._shard(n), mark)
+                tasks[task] = n
             for task in as_completed(tasks):
                 task.result()
                 advance(self.bytes_of([tasks[task]]))
@@ -103,6 +113,15 @@ class Work:
             wait(tasks)
             raise
 
+    def check_source(self) -> None:
+        """Raises ValueError where the source is not what it was when the work began."""
+        with Checkpoint(self.source.path) as now:
+            if conversion_fingerprint(now, self.settings) == self.fingerprint:
+                return
+        raise ValueError(
+            f"src: {self.source.path} changed while it was read: what is done of it is of no use"
+        )
+
     def results(self) -> list[dict[str, Any]]:
         """Returns the results of the shards that are done, in order."""
         found = (self._result(n) for n in range(len(self.plan.shards)))
@@ -112,8 +131,8 @@ class Work:
         """Writes index and config, copies the other files, and gives the folder its name.
 
         Raises ValueError where shards are missing, FileExistsError for a target that was filled
-        meanwhile. A kill at any point loses nothing: what marks
-        the shards as done is deleted when the folder has its name.
+        meanwhile. A kill at any point loses nothing: what marks the shards as done is deleted when
+        the folder has its name.
         """
         missing = self.left(None)
         if missing:
@@ -122,22 +141,26 @@ class Work:
         sizes = {name: size for r in self.results() for name, size in r["sizes"].items()}
         index = {
             "metadata": {"total_size": sum(sizes.values())},
-            "weight_map": self._weight_map(),
+            "weight_map": weight_map(self.plan),
         }
-        self._remove_strays()
         _write_json(self.folder / INDEX, index)
         _write_json(self.folder / "config.json", self._config)
         self._copy_others()
         sync_folder(self.folder)
-        if self.target.exists():
-            if any(self.target.iterdir()) and not overwrite:
+        if self._target_is_filled():
+            if not overwrite:
                 raise FileExistsError(_NOT_EMPTY.format(self.target))
-            with suppress(FileNotFoundError):
-                shutil.rmtree(self.folder / REPLACED)
+            if (self.folder / REPLACED).exists():
+                raise FileExistsError(_TWO_OLD.format(self.folder / REPLACED, self.target))
             self.target.rename(self.folder / REPLACED)
+        elif self.target.exists():
+            self.target.rmdir()
         self.folder.rename(self.target)
         sync_folder(self.target.parent)
-        self._tidy()
+        self.tidy()
+
+    def _target_is_filled(self) -> bool:
+        return self.target.exists() and any(self.target.iterdir())
 
     def is_complete(self) -> bool:
         """Returns whether the target is what this conversion makes: a kill came after the end.
@@ -154,23 +177,45 @@ class Work:
             index = json.loads((self.target / INDEX).read_text())
             shards = {self.plan.shard_name(n) for n in range(len(self.plan.shards))}
             written = {path.name for path in self.target.glob("*.safetensors")}
-            expected = json.loads(json.dumps([self._config, self._weight_map()]))
-            if [config, index["weight_map"]] == expected and shards == written:
-                self._tidy()
-                return True
+            expected = json.loads(json.dumps([self._config, weight_map(self.plan)]))
+            others = all((self.target / path.name).exists() for path in self._others)
+            same = [config, index["weight_map"]] == expected and shards == written
+            return same and others
         return False
 
-    def _tidy(self) -> None:
-        """Deletes what served the work only from the finished folder."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self.target / REPLACED)
+    def tidy(self) -> None:
+        """Deletes what served the work only from the finished folder, and what it replaced.
+
+        Warns where the latter cannot be deleted: the work is done all the same.
+        """
         for n in range(len(self.plan.shards)):
             result_path(self.target / self.plan.shard_name(n)).unlink(missing_ok=True)
         for path in self.target.glob("*.lock"):
             if _LOCKS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         (self.target / MANIFEST).unlink(missing_ok=True)
+        try:
+            _delete(self.target / REPLACED)
+        except OSError as error:
+            warnings.warn(
+                f"{self.target} is complete; what lay there before is in {REPLACED} within it and "
+                f"cannot be deleted: {error}",
+                stacklevel=2,
+            )
         sync_folder(self.target)
+
+    def _check_manifest(self) -> None:
+        """Raises ValueError for work on another source or with other settings."""
+        manifest = self.folder / MANIFEST
+        create_file(manifest, json.dumps({"fingerprint": self.fingerprint}))
+        if read_manifest(manifest) == self.fingerprint:
+            return
+        old = self.folder / REPLACED
+        first = f"move {old} away, which lay at {self.target}, then " if old.exists() else ""
+        raise ValueError(
+            f"{self.folder} holds work on another source or with other settings: "
+            f"{first}delete it, or run with the settings it was begun with"
+        )
 
     def _check_ours(self) -> None:
         """Raises FileExistsError where ``dst.partial`` is not a conversion's work."""
@@ -179,7 +224,7 @@ class Work:
         paths = list(self.folder.iterdir()) if self.folder.is_dir() else [self.folder]
         ours = any(path.name == MANIFEST for path in paths)
         for path in paths:
-            known = ours or _LOCKS.fullmatch(path.name) or _TEMPORARIES.fullmatch(path.name)
+            known = ours or _is_of_work(path.name)
             if not known or (path.is_dir() and path.name != REPLACED):
                 raise FileExistsError(f"{path} is in the way: move it, or delete it")
 
@@ -187,12 +232,13 @@ class Work:
         """Throws unfinished work away, but not what a target was about to be replaced with it."""
         replaced = self.folder / REPLACED
         if replaced.exists():
-            if not self.target.exists():
-                replaced.rename(self.target)
-                if not overwrite:
-                    raise FileExistsError(_NOT_EMPTY.format(self.target))
-            else:
-                shutil.rmtree(replaced)
+            if self._target_is_filled():
+                raise FileExistsError(_TWO_OLD.format(replaced, self.target))
+            if self.target.exists():
+                self.target.rmdir()
+            replaced.rename(self.target)
+            if not overwrite:
+                raise FileExistsError(_NOT_EMPTY.format(self.target))
         for path in self.folder.iterdir():
             if not _LOCKS.fullmatch(path.name):
                 path.unlink(missing_ok=True)
@@ -206,61 +252,35 @@ class Work:
             if path.name not in ours:
                 path.unlink(missing_ok=True)
 
+    def _remove_temporaries(self, part: tuple[int, int]) -> None:
+        """Removes the temporary files of one part, whose last process was killed."""
+        for n in range(part[0] - 1, len(self.plan.shards), part[1]):
+            shard = self._shard(n)
+            for final in (shard, result_path(shard)):
+                for path in self.folder.glob(f".{final.name}.*"):
+                    if TEMPORARY.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
+
     def _shard(self, n: int) -> Path:
         return self.folder / self.plan.shard_name(n)
 
     def _result(self, n: int) -> dict[str, Any] | None:
         return read_result(self._shard(n), self.fingerprint)
 
-    def _weight_map(self) -> dict[str, str]:
-        places = {
-            name: self.plan.shard_name(n)
-            for n, shard in enumerate(self.plan.shards)
-            for item in shard
-            for name in item.output_names
-        }
-        return dict(sorted(places.items()))
-
     @cached_property
     def _config(self) -> dict[str, Any]:
-        config = {} if self.source.is_gguf else dict(self.source.config)
-        # MLX has its settings twice.
-        keys = ("quantization", "compression_config", "quantization_config")
-        before = [value for key in keys if (value := config.pop(key, None)) is not None]
-        settings = self.settings
-        block: dict[str, Any] = {
-            "quant_method": "binq",
-            "version": VERSION,
-            "binq_version": __version__,
-            "format": settings.default.format,
-            "group_size": settings.default.group_size,
-            "method": settings.default.method,
-            "symmetric": settings.default.symmetric,
-            "nonfinite": settings.default.nonfinite,
-            "rules": list(settings.rules),
-            "embeddings": settings.embeddings,
-            "lm_head": settings.lm_head,
-            "source_sample": source_sample(self.source),
-            "transposed": sorted(
-                item.tensor.name
-                for item in self.plan.items
-                if not item.kept and item.tensor.scheme == "transposed"
-            ),
-            "kept": sorted(item.tensor.name for item in self.plan.items if item.kept),
-        }
-        if before:
-            block["source_quantization_config"] = before[-1]
-        return config | {"quantization_config": block}
+        return output_config(self.source, self.plan, self.settings)
+
+    @property
+    def _others(self) -> list[Path]:
+        """Returns the files that are copied."""
+        ours = {MANIFEST, REPLACED}
+        ours.update(result_path(self._shard(n)).name for n in range(len(self.plan.shards)))
+        others = other_files(self.source)
+        return [p for p in others if p.name not in ours and not _is_of_work(p.name)]
 
     def _copy_others(self) -> None:
-        if self.source.is_gguf or not self.source.path.is_dir():
-            return
-        ours = {*self.source.files, INDEX, "config.json", MANIFEST}
-        for path in sorted(self.source.path.iterdir()):
-            if path.name in ours or _LOCKS.fullmatch(path.name) or not path.is_file():
-                continue
-            if path.suffix in _WEIGHT_SUFFIXES or path.name.endswith(".index.json"):
-                continue
+        for path in self._others:
             with replacing(self.folder / path.name) as temporary:
                 shutil.copyfile(path, temporary)
 
@@ -270,14 +290,21 @@ _ANOTHER = (
     "dst: {} is not empty, and not what this conversion makes: the source is newer, a setting "
     "differs, or files are missing; overwrite=True (--overwrite) replaces it"
 )
+_UNFINISHED = (
+    "dst: {} is not empty, and beside it lies unfinished work: overwrite=True (--overwrite) puts "
+    "that in its place"
+)
+_TWO_OLD = "{} lay at {} before, where there is something again: move one of them away"
 
 
-def check_target(source: Checkpoint, target: Path, overwrite: bool, joins: bool = False) -> None:
-    """Raises FileExistsError or ValueError where writing to ``target`` would lose something.
-
-    ``joins``: the target was expected to be complete, and is not.
-    """
+def check_target(source: Checkpoint, target: Path) -> None:
+    """Raises OSError or ValueError where ``target`` is no place to write to."""
     folder = source.path if source.path.is_dir() else source.path.parent
+    if os.path.ismount(target):
+        raise ValueError(
+            f"dst must not be a mount point, got {target}: it gets its name when all is done, "
+            "so name a folder in it"
+        )
     if not target.exists():
         if not target.parent.is_dir():
             raise FileNotFoundError(f"dst: the folder {target.parent} does not exist")
@@ -289,8 +316,29 @@ def check_target(source: Checkpoint, target: Path, overwrite: bool, joins: bool 
         raise ValueError(f"dst must not hold the source, got {target}, which holds {folder}")
     if not target.is_dir():
         raise FileExistsError(f"dst: {target} is a file")
-    if any(target.iterdir()) and not overwrite:
-        raise FileExistsError((_ANOTHER if joins else _NOT_EMPTY).format(target))
+
+
+def _is_of_work(name: str) -> bool:
+    """Returns whether a name is one of a lock or of a temporary file."""
+    return bool(_LOCKS.fullmatch(name) or TEMPORARY.fullmatch(name))
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a folder with all that is in it, where need be folders that are read-only too."""
+    with suppress(FileNotFoundError):
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:
+            # Each folder before it is looked into; links are not followed.
+            folders = [folder]
+            for inner in folders:
+                inner.chmod(0o700)
+                folders += [path for path in inner.iterdir() if _is_folder(path)]
+            shutil.rmtree(folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

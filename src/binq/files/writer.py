@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 
 from binq.files.header import LENGTH_BYTES, TensorInfo, checked_nbytes
 
+# Names that temporary_path gives.
+TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 ALIGNMENT = 64  # the data begins at a multiple of this: arrays mapped from the file are aligned
 
 
@@ -35,18 +38,70 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "a folder, not a file", str(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(path)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_path(path: Path) -> Path:
+    """Returns a new name beside ``path``, which :data:`TEMPORARY` matches."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an OSError that names no file, as those of a full disk, the name of ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def create_file(path: Path, text: str) -> bool:
+    """Makes a file that holds ``text`` from its first moment on; False where there is one."""
+    temporary = temporary_path(path)
+    try:
+        with naming(path):
+            temporary.write_text(text)
+        return link_new(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def link_new(source: Path, path: Path) -> bool:
+    """Gives a small file a second name; False where that name is taken.
+
+    Where the file system has no links, makes a copy, which a kill may leave empty.
+    """
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        raise
+    except OSError:
+        content = source.read_bytes()
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            return False
+        try:
+            with naming(path), file:
+                file.write(content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return True
 
 
 def sync_folder(folder: Path) -> None:
@@ -55,10 +110,11 @@ def sync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(folder):
+            os.fsync(descriptor)
     except OSError as error:
-        error.filename = str(folder)
-        raise
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from checkpoint.models import MODELS
 
+import binq
 from binq.checkpoint.layouts import UNKNOWN, logical_tensors
 from binq.checkpoint.source import Checkpoint
+from binq.checkpoint.verify import verify
 from binq.errors import FormatError
 
 
@@ -77,6 +79,18 @@ def test_tensors_and_checkpoint_survive_pickling(written):
             pickle.loads(pickle.dumps(tensor)).read(again), written.values[tensor.name]
         )
         again.close()
+
+
+@pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
+def test_every_family_is_converted_and_says_what_it_is(written, tmp_path, format):
+    """The source's own settings of quantization, which MLX has twice, would mislead a loader."""
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(written.path, target, format, group_size=32)
+    assert list(verify(target, written.path)) == []
+    config = json.loads((target / "config.json").read_text())
+    settings = config.pop("quantization_config")
+    assert (settings["quant_method"], settings["format"]) == ("binq", format)
+    assert not {"quantization", "compression_config"} & config.keys()
 
 
 def test_rows_outside_the_matrix_are_refused(written):
