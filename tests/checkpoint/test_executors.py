@@ -149,6 +149,22 @@ class Twice(Executor):
         return future
 
 
+class Dying(Executor):
+    """Loses its worker in the middle of each shard, and runs the task on another."""
+
+    def submit(self, fn, /, src, items, shard, *args):
+        future = Future()
+        shard.with_name(f".{shard.name}.7-0123abcd.tmp").write_bytes(b"half a shard")
+        future.set_result(fn(src, items, shard, *args))
+        return future
+
+
+def test_what_killed_workers_left_does_not_reach_the_target(source, tmp_path):
+    binq.quantize_checkpoint(source, tmp_path / "alone", **SMALL)
+    binq.quantize_checkpoint(source, tmp_path / "shared", executor=Dying(), **SMALL)
+    assert tree(tmp_path / "shared") == tree(tmp_path / "alone")
+
+
 def test_a_task_may_run_more_than_once(source, tmp_path):
     binq.quantize_checkpoint(source, tmp_path / "once", **SMALL)
     binq.quantize_checkpoint(source, tmp_path / "twice", executor=Twice(), **SMALL)

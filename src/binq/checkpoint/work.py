@@ -143,6 +143,7 @@ class Work:
             "metadata": {"total_size": sum(sizes.values())},
             "weight_map": weight_map(self.plan),
         }
+        self._remove_strays()  # those of workers that were killed in this run
         _write_json(self.folder / INDEX, index)
         _write_json(self.folder / "config.json", self._config)
         self._copy_others()
