@@ -24,6 +24,9 @@ static inline void binq_set_float_mode(unsigned int mode) {
 
 #elif defined(_M_ARM64)
 #include <intrin.h>
+#ifndef ARM64_FPCR
+#define ARM64_FPCR ARM64_SYSREG(3, 3, 4, 4, 0)
+#endif
 #define BINQ_STANDARD_FLOATS 0u
 static inline unsigned int binq_float_mode(void) {
     return (unsigned int)_ReadStatusReg(ARM64_FPCR);

@@ -11,7 +11,9 @@ cdef inline void few_dots(const uint8_t *packed, const int8_t *x, Py_ssize_t gro
     cdef Py_ssize_t k8, begin
     cdef int p, h
     cdef int32_t four
-    cdef __m256i bytes_u8x32, low_u8x32[2], high_u8x32[2], x_s8x32
+    cdef __m256i bytes_u8x32, x_s8x32
+    cdef __m256i low_u8x32[2]
+    cdef __m256i high_u8x32[2]
     cdef __m256i mask_u8x32 = _mm256_set1_epi8(15)
     cdef __m256i ones_i16x16 = _mm256_set1_epi16(1)
     cdef __m256i part_i16x16[8]
