@@ -31,6 +31,22 @@ def test_group_size_fails_for_what_is_not_an_integer(value):
         _checks.check_group_size(value)
 
 
+class Tensor:
+    """As torch's: an array of floats for numpy, with a method that packed weights have too."""
+
+    def dequantize(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array([[1.0, -2.0]], dtype)
+
+
+def test_tensors_of_other_libraries_are_arrays():
+    assert _checks.as_float32("x", Tensor()).tolist() == [[1.0, -2.0]]
+    q = binq.quantize(Tensor(), "int4", method="absmax")
+    assert binq.linear(Tensor(), q).shape == (1, 1)
+
+
 @pytest.mark.parametrize("value", [None, b"m.safetensors", 3, ["a"]])
 def test_paths_that_fail(value):
     message = "^path must be a str or an os.PathLike, got "

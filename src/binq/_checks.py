@@ -16,6 +16,12 @@ _FLOAT32 = np.dtype(np.float32)
 _REAL_KINDS = "fiub"
 
 
+class Packed:
+    """Base of what holds packed weights: no array of floats, though numpy would make one."""
+
+    __slots__ = ()
+
+
 def check_group_size(group_size: object) -> int | None:
     """Returns ``group_size`` as an int, or None.
 
@@ -67,10 +73,15 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
 
 
 def check_path(name: str, path: object) -> Path:
-    """Returns ``path`` as a Path. Raises TypeError unless it is text or an os.PathLike of text."""
+    """Returns ``path`` as a Path.
+
+    Raises TypeError unless it is text or an os.PathLike of text, ValueError for empty text.
+    """
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a str or an os.PathLike, got {path!r}")
+    if not text:  # Path("") is the working folder
+        raise ValueError(f"{name} must be a path, got ''")
     return Path(text)
 
 
@@ -201,7 +212,7 @@ def plain_array(name: str, x: Any) -> NDArray[Any]:
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain array, got a masked one")
-    if not isinstance(x, np.ndarray) and hasattr(x, "dequantize"):
+    if isinstance(x, Packed):
         raise TypeError(
             f"{name} must be a plain array, got {type(x).__name__}: "
             "call .dequantize() for its floats"

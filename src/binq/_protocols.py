@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from binq._checks import as_float32, check_out, plain_array
+from binq._checks import Packed, as_float32, check_out, plain_array
 from binq._product import multiply, stack_shape
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _MATMUL = np.matmul
 _INPLACE_AXES = [(-2, -1), (-2, -1), (-2, -1)]
 
 
-class PackedOperand(NDArrayOperatorsMixin):
+class PackedOperand(Packed, NDArrayOperatorsMixin):
     """Base of QuantizedArray and of its transposed view: operators and numpy's protocols.
 
     The mixin sends every operator to ``__array_ufunc__``, which words the refusals.

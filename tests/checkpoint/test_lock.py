@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,7 +116,7 @@ def test_a_process_of_another_container_with_the_same_name_and_number_is_alive(t
         # Killed: what it left counts for nothing.
         assert names(tmp_path) == ["binq-conversion.lock"]
         with mine:
-            assert mine.found_dead
+            assert mine.dead == os.getpid()
     assert names(tmp_path) == []
 
 
@@ -133,27 +134,79 @@ def test_a_worker_that_outlives_its_parent_does_not_look_like_it(tmp_path):
             os._exit(0)
         os.read(ready, 1)
         assert lock_module._is_locked(lock.path) == (fcntl is not None)
-        lock._close()
+        lock_module._close(lock._file)
+        lock._file = None
         assert not lock_module._is_locked(lock.path)
         os.close(write)
         os.waitpid(child, 0)
 
 
-def test_another_lock_that_came_between_is_put_back(tmp_path):
+def test_another_lock_that_came_between_is_left_alone(tmp_path):
     lock = Lock(tmp_path)
     host = lock.text.partition(" ")[0]
     lock.path.write_text(f"{host} {os.getppid()}")
-    with pytest.raises(FileExistsError, match=f"process {os.getppid()} on"):
-        lock._take_away(f"{host} 1")
-    assert names(tmp_path) == ["binq-conversion.lock"]
+    lock._take_away(f"{host} 1")
     assert lock.path.read_text() == f"{host} {os.getppid()}"
+    assert lock.dead is None
+    lock._take_away(f"{host} {os.getppid()}")
+    assert names(tmp_path) == []
+    assert lock.dead == os.getppid()
+
+
+@pytest.mark.skipif(fcntl is None, reason="needs locks of the system")
+def test_of_those_who_find_a_dead_lock_one_takes_it_away(tmp_path):
+    lock = Lock(tmp_path)
+    lock.path.write_text(f"{lock.text.partition(' ')[0]} 12345")
+    with lock.path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lock._take_away(lock.path.read_text())
+        assert names(tmp_path) == [lock.path.name]
+    lock._take_away(lock.path.read_text())
+    assert names(tmp_path) == []
 
 
 def test_a_lock_that_another_process_took_over_is_not_removed(tmp_path):
-    with Lock(tmp_path, (1, 2)) as _:
-        path = tmp_path / "binq-conversion-1-of-2.lock"
-        path.write_text("elsewhere 7")
+    path = tmp_path / "binq-conversion-1-of-2.lock"
+    with Lock(tmp_path, (1, 2)):
+        (tmp_path / "new").write_text("elsewhere 7")
+        (tmp_path / "new").replace(path)
     assert path.read_text() == "elsewhere 7"
+
+
+def test_a_thread_does_not_remove_the_lock_of_the_next(tmp_path):
+    """The first has given the folder its final name when the second makes one anew."""
+    folder = tmp_path / "target.partial"
+    folder.mkdir()
+    first, second = Lock(folder), Lock(folder)
+    with first:
+        folder.rename(tmp_path / "target")
+        folder.mkdir()
+        second.__enter__()
+    assert names(folder) == [second.path.name]
+    with pytest.raises(FileExistsError, match="works there"), Lock(folder):
+        pass
+    second.__exit__()
+    assert names(folder) == []
+
+
+def open_files(folder):
+    links = [path for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [text for link in links if (text := str(link.readlink())).startswith(str(folder))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
+def test_no_deleted_file_is_kept_open(tmp_path):
+    """Network file systems would keep its name in the folder, where nobody can delete it."""
+    with Lock(tmp_path):
+        assert open_files(tmp_path) == [str(tmp_path / "binq-conversion.lock")]
+    assert open_files(tmp_path) == []
+
+
+def test_a_lock_that_may_not_be_read_is_one_of_the_living(tmp_path, monkeypatch):
+    Lock(tmp_path).path.write_text("elsewhere 7")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(FileExistsError, match=r"process \? on \? works there"), Lock(tmp_path):
+        pass
 
 
 @pytest.mark.skipif(resource is None, reason="needs a limit of file sizes")

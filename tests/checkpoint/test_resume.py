@@ -12,6 +12,7 @@ import pytest
 from checkpoint.folders import LAYER, SMALL, tree
 
 import binq
+from binq.checkpoint import convert
 from binq.checkpoint.fingerprint import source_sample
 from binq.checkpoint.source import Checkpoint
 from binq.checkpoint.verify import verify
@@ -171,6 +172,38 @@ def test_a_source_that_changes_meanwhile_is_never_half_converted(source, tmp_pat
         binq.quantize_checkpoint(source, target, resume=True, **SMALL)
     binq.quantize_checkpoint(source, target, **SMALL)
     assert list(verify(target, source)) == []
+
+
+def test_a_source_that_changes_while_it_is_planned_is_noticed(source, tmp_path, monkeypatch):
+    """The plan reads all weights of low-bit floats, which takes a while."""
+    plan = convert.make_plan
+
+    def slow(opened, settings):
+        made = plan(opened, settings)
+        newer(source)
+        return made
+
+    monkeypatch.setattr(convert, "make_plan", slow)
+    with pytest.raises(ValueError, match="changed while it was read"):
+        binq.quantize_checkpoint(source, tmp_path / "target", **SMALL)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize("more", [[], ["overwrite"]])
+def test_a_kill_while_old_work_is_thrown_away_is_made_good(source, tmp_path, more):
+    if subprocess.run(["which", "strace"], capture_output=True).returncode:
+        pytest.skip("needs strace")
+    binq.quantize_checkpoint(source, tmp_path / "unbroken", **SMALL)
+    wanted = tree(tmp_path / "unbroken")
+    for when in range(1, 9):
+        target = tmp_path / f"target{when}"
+        binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
+        inject = ["-e", "trace=unlink", "-e", f"inject=unlink:signal=SIGKILL:when={when}"]
+        command = converter(source, target, *more)
+        done = subprocess.run(["strace", "-f", "-o", os.devnull, *inject, *command])
+        assert done.returncode
+        binq.quantize_checkpoint(source, target, resume=True, **SMALL)
+        assert tree(target) == wanted
 
 
 def test_a_source_that_was_trained_on_in_the_same_second_differs(source):

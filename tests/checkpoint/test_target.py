@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import binq
+from binq.checkpoint.lock import Lock
 from binq.checkpoint.verify import verify
 
 SMALL = {"max_shard_bytes": 3000}
@@ -349,6 +350,70 @@ def test_an_old_folder_that_cannot_be_deleted_is_told_of_and_the_work_is_done(
     assert ".binq-replaced" not in names(target)
 
 
+def test_a_target_that_may_not_be_replaced_is_told_of_before_the_work(
+    source, tmp_path, monkeypatch
+):
+    target = tmp_path / "target"
+    (target / "old").mkdir(parents=True)
+    monkeypatch.setattr(os, "access", lambda path, _: path != target)
+    with pytest.raises(PermissionError, match=r"may not be replaced: .*target"):
+        binq.quantize_checkpoint(source, target, overwrite=True)
+    assert names(tmp_path) == ["home", "target"]
+
+
+def test_who_comes_second_does_nothing_and_leaves_nothing(source, tmp_path, monkeypatch):
+    """Another process completes the work between the first look and the lock."""
+    target = tmp_path / "target"
+
+    class Late(Lock):
+        def __enter__(self):
+            super().__enter__()
+            target.mkdir()
+            (target / "model.safetensors").touch()
+
+    monkeypatch.setattr("binq.checkpoint.work.Lock", Late)
+    with pytest.raises(FileExistsError, match="is not empty"):
+        binq.quantize_checkpoint(source, target, resume=True)
+    assert names(tmp_path) == ["home", "target"]
+
+
+def test_without_parts_there_is_nothing_to_complete(source, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no part was begun, so there is nothing"):
+        binq.quantize_checkpoint(source, tmp_path / "target", finalize=True)
+    assert names(tmp_path) == ["home"]
+
+
+def test_the_working_folder_is_no_default(source):
+    with pytest.raises(ValueError, match=r"^dst must be a path, got ''$"):
+        binq.quantize_checkpoint(source, "", overwrite=True)
+
+
+def test_a_source_where_the_work_would_be_is_refused(source, tmp_path):
+    moved = tmp_path / "model.partial"
+    source.rename(moved)
+    with pytest.raises(ValueError, match=r"the source lies at .*model.partial, where the work"):
+        binq.quantize_checkpoint(moved, tmp_path / "model")
+    assert names(moved) == ["config.json", "model.safetensors"]
+
+
+def test_names_as_long_as_they_may_be_are_copied(source, tmp_path):
+    name = "n" * 255
+    (source / name).write_text("long")
+    binq.quantize_checkpoint(source, tmp_path / "target")
+    assert (tmp_path / "target" / name).read_text() == "long"
+
+
+@pytest.mark.parametrize("name", [".nfs00000000123", ".fuse_hidden0000"])
+def test_names_of_network_file_systems_are_nobodys(source, tmp_path, name):
+    """Such files are deleted and in use; only the system can delete them, and does."""
+    partial = tmp_path / "target.partial"
+    partial.mkdir()
+    (partial / name).touch()
+    binq.quantize_checkpoint(source, tmp_path / "target", part=(1, 1))
+    binq.quantize_checkpoint(source, tmp_path / "target")
+    assert (tmp_path / "target" / name).exists()
+
+
 @pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="root may do anything")
 def test_read_only_folders_are_replaced_too(source, tmp_path):
     target = tmp_path / "target"
@@ -383,6 +448,16 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
     ]
     (tmp_path / "target" / "tokenizer.json").unlink()
     with pytest.raises(FileExistsError, match="files are missing"):
+        binq.quantize_checkpoint(source, tmp_path / "target", resume=True)
+
+
+def test_a_newer_tokenizer_is_not_taken_for_the_one_that_was_copied(source, tmp_path):
+    tokenizer = source / "tokenizer.json"
+    tokenizer.write_text("{}")
+    binq.quantize_checkpoint(source, tmp_path / "target")
+    time = tokenizer.stat().st_mtime_ns + 10**12
+    os.utime(tokenizer, ns=(time, time))
+    with pytest.raises(FileExistsError, match="the source is newer"):
         binq.quantize_checkpoint(source, tmp_path / "target", resume=True)
 
 

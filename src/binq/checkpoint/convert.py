@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from binq._checks import check_int, check_path
+from binq.checkpoint.fingerprint import conversion_fingerprint
 from binq.checkpoint.plan import Plan, Settings, make_plan
 from binq.checkpoint.report import Report, TensorReport
 from binq.checkpoint.rules import Choice, check_choice_of
@@ -88,17 +89,21 @@ def quantize_checkpoint(
     # A link stays a link: the folder behind it is replaced.
     target = Path(os.path.realpath(check_path("dst", dst)))
     with Checkpoint(src) as source:
+        # First: what changes from here on is noticed.
+        fingerprint = conversion_fingerprint(source, settings)
         plan = make_plan(source, settings)
         if dry_run:
             return _planned(source, target, plan)
         check_target(source, target)
-        work = Work(source, target, plan, settings)
+        work = Work(source, target, plan, settings, fingerprint)
         joins = resume or part is not None or finalize
         # A part that may overwrite does its shards anew: the way to repair a damaged DST.
         if joins and (part is None or not overwrite) and work.is_complete():
             work.tidy()
             return _made(source, target, plan)
         work.check_free(overwrite, joins)
+        if finalize:
+            work.check_begun()
         started = time.perf_counter()
         with work.opened(joins, overwrite, None if finalize else part):
             left = [] if finalize else work.left(part)

@@ -15,9 +15,10 @@ except ImportError:  # Windows
 
 WHOLE = "binq-conversion.lock"
 _PARTS = "binq-conversion-*-of-*.lock"
+_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 # What this process holds: a lock of an earlier process may bear the same host and number, as those
 # of containers do.
-_HELD: set[Path] = set()
+_HELD: dict[Path, "Lock"] = {}
 _OPEN: set[int] = set()
 _GUARD = threading.Lock()
 
@@ -28,10 +29,12 @@ class Lock:
     - folder: the folder, which exists by the time the lock is entered
     - part: (i, n) for one part of a job. Parts work side by side, and a part that was killed may
       begin again anywhere: what it writes is the same. A whole job wants the folder for itself.
-    - found_dead: whether it was taken over from a process that was killed
+    - dead: the number of the killed process from which it was taken over, or None
 
     The process holds its file locked by the system as well, where the file system can do that: so
     the living are told from the dead also where containers share a host's name but not its numbers.
+    The lock is a shared one, since a file under the other kind cannot be read everywhere; whoever
+    wants to know tries for the other kind.
 
     Entering raises FileExistsError where another living conversion holds what this one needs.
     """
@@ -42,8 +45,7 @@ class Lock:
         name = WHOLE if part is None else f"binq-conversion-{part[0]}-of-{part[1]}.lock"
         self.path = folder / name
         self.text = f"{socket.gethostname()} {os.getpid()}"
-        self.found_dead = False
-        self._is_held = False
+        self.dead: int | None = None
         self._file: int | None = None
 
     def __enter__(self) -> None:
@@ -70,41 +72,53 @@ class Lock:
             with naming(self.path):
                 temporary.write_text(self.text)
             # Before it has its name: whoever finds it finds it locked.
-            self._file = _locked(temporary)
-            while True:
-                with _GUARD:
-                    if link_new(temporary, self.path):
-                        self._hold()
-                        return
-                text = _read(self.path)
-                if text is None:
-                    continue
-                if self.is_whole:
-                    self._check_dead(self.path, text)
-                    self._take_away(text)
-                    continue
-                # The same part once more, as a cluster's second try: both write the same bytes.
-                self.found_dead = self._is_dead(self.path, text)
-                with _GUARD:
-                    temporary.replace(self.path)
-                    self._hold()
-                return
+            first = _locked(temporary)
+            try:
+                self._name(temporary)
+                # Open under this name only: network file systems keep a name that is deleted for
+                # as long as it is open.
+                self._file = _locked(self.path)
+            finally:
+                _close(first)
         finally:
             temporary.unlink(missing_ok=True)
 
+    def _name(self, temporary: Path) -> None:
+        """Gives the temporary file the name of the lock, which is free or that of the dead."""
+        while True:
+            with _GUARD:
+                if link_new(temporary, self.path):
+                    _HELD[self.path] = self
+                    return
+            text = _read(self.path)
+            if text is None:
+                continue
+            if self.is_whole:
+                self._check_dead(self.path, text)
+                self._take_away(text)
+                continue
+            # The same part once more, as a cluster's second try: both write the same bytes.
+            if self._is_dead(self.path, text):
+                self.dead = _number(text)
+            with _GUARD:
+                temporary.replace(self.path)
+                _HELD[self.path] = self
+            return
+
     def _take_away(self, dead: str) -> None:
         """Removes a dead lock, unless another process did so and has its own there by now."""
-        aside = temporary_path(self.path)
         with suppress(FileNotFoundError):
-            self.path.rename(aside)
-            taken = aside.read_text()
-            if taken == dead and self.path not in _HELD and self._is_dead(aside, taken):
-                self.found_dead = True
-                aside.unlink()
-                return
-            link_new(aside, self.path)
-            aside.unlink()
-            self._check_dead(self.path, taken)
+            file = os.open(self.path, os.O_RDWR | _CLOEXEC)
+            try:
+                # Of those who find it dead, one at a time.
+                if _lock(file, exclusive=True) is False:
+                    return
+                same = os.path.samestat(os.fstat(file), self.path.stat())
+                if same and _read(self.path) == dead and self.path not in _HELD:
+                    self.path.unlink()
+                    self.dead = _number(dead)
+            finally:
+                os.close(file)
 
     def _check_dead(self, path: Path, text: str | None) -> None:
         if text is not None and not self._is_dead(path, text):
@@ -123,56 +137,69 @@ class Lock:
             return False
         return not _is_locked(path) and (text == self.text or not _alive(int(pid)))
 
-    def _hold(self) -> None:
-        if self._file is not None and not os.path.samestat(os.fstat(self._file), self.path.stat()):
-            # The file system has no links: the name is another file's.
-            self._close()
-            self._file = _locked(self.path)
-        self._is_held = True
-        _HELD.add(self.path)
-
     def _release(self) -> None:
         with _GUARD:
-            if self._is_held:
-                self._is_held = False
-                _HELD.discard(self.path)
-                if _read(self.path) == self.text:
+            if _HELD.get(self.path) is self:
+                del _HELD[self.path]
+                if self._is_mine():
                     self.path.unlink(missing_ok=True)
-            self._close()
-
-    def _close(self) -> None:
-        if self._file is not None:
-            _OPEN.discard(self._file)
-            os.close(self._file)
+            _close(self._file)
             self._file = None
+
+    def _is_mine(self) -> bool:
+        """Returns whether the file of this name is still the one that was made here."""
+        with suppress(FileNotFoundError):
+            if self._file is not None:
+                return os.path.samestat(os.fstat(self._file), self.path.stat())
+            return _read(self.path) == self.text
+        return False
 
 
 def _locked(path: Path) -> int | None:
     """Returns the descriptor of a file that the system holds locked as long as it is open."""
-    if fcntl is None:
-        return None
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = os.open(path, os.O_RDWR | _CLOEXEC)
     except OSError:
+        return None
+    if not _lock(file, exclusive=False):
         os.close(file)
         return None
     _OPEN.add(file)
     return file
 
 
+def _close(file: int | None) -> None:
+    if file in _OPEN:
+        _OPEN.discard(file)
+        os.close(file)
+
+
+def _lock(file: int, exclusive: bool) -> bool | None:
+    """Returns whether a file could be locked; None where the system or file system cannot.
+
+    Who wants the shared lock waits for those that only ask.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 def _is_locked(path: Path) -> bool:
     """Returns whether a process is known to hold a file locked."""
-    if fcntl is None:
-        return False
-    with suppress(OSError):
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
+    # Network file systems lock only what may be written; another user's file may only be read.
+    for flags in (os.O_RDWR, os.O_RDONLY):
+        with suppress(OSError):
+            file = os.open(path, flags | _CLOEXEC)
+            try:
+                return _lock(file, exclusive=True) is False
+            finally:
+                os.close(file)
     return False
 
 
@@ -189,10 +216,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
+def _number(text: str) -> int:
+    return int(text.partition(" ")[2])
+
+
 def _read(path: Path) -> str | None:
-    with suppress(FileNotFoundError):
+    """Returns what a lock says, nothing where it may not be read, None where there is none."""
+    try:
         return path.read_text()
-    return None
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        return ""
 
 
 def _alive(pid: int) -> bool:

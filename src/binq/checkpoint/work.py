@@ -39,12 +39,15 @@ class Work:
 
     - source, target: what is read; the folder that appears in the end, with all links resolved
     - plan, settings: what is done
+    - fingerprint: that of source and settings, from before the plan was made of them
     """
 
-    def __init__(self, source: Checkpoint, target: Path, plan: Plan, settings: Settings) -> None:
+    def __init__(
+        self, source: Checkpoint, target: Path, plan: Plan, settings: Settings, fingerprint: str
+    ) -> None:
         self.source, self.target, self.plan, self.settings = source, target, plan, settings
-        self.folder = target.with_name(target.name + ".partial")
-        self.fingerprint = conversion_fingerprint(source, settings)
+        self.folder = partial_of(target)
+        self.fingerprint = fingerprint
 
     @contextmanager
     def opened(self, join: bool, overwrite: bool, part: tuple[int, int] | None) -> Iterator[None]:
@@ -59,24 +62,44 @@ class Work:
                 raise PermissionError(errno.EACCES, "cannot be read, to be copied", str(path))
         self.folder.mkdir(exist_ok=True)
         lock = Lock(self.folder, part)
-        with lock:
-            if not join:
-                self._clear(overwrite)
-            self._check_manifest()
-            if part is None:
-                self._remove_strays()
-            elif lock.found_dead:
-                self._remove_temporaries(part)
-            yield
+        try:
+            with lock:
+                # Another process may have completed the work since the last look.
+                self.check_free(overwrite, join)
+                if not join:
+                    self._clear(overwrite)
+                self._check_manifest()
+                if part is None:
+                    self._remove_strays()
+                elif lock.dead is not None:
+                    self._remove_temporaries(part, lock.dead)
+                yield
+        finally:
+            # Where nothing was begun, nothing stays.
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def check_begun(self) -> None:
+        """Raises FileNotFoundError where there is no work that could be completed."""
+        if not self.folder.exists():
+            raise FileNotFoundError(
+                errno.ENOENT, "no part was begun, so there is nothing to complete", str(self.folder)
+            )
 
     def check_free(self, overwrite: bool, joins: bool) -> None:
         """Raises FileExistsError where something lies at the target that may not be replaced.
 
         ``joins``: the target was expected to be complete, and is not.
         """
-        if self._target_is_filled() and not overwrite:
-            text = _UNFINISHED if self.folder.exists() else _ANOTHER if joins else _NOT_EMPTY
+        if not self._target_is_filled():
+            return
+        if not overwrite:
+            begun = (self.folder / MANIFEST).exists()
+            text = _UNFINISHED if begun else _ANOTHER if joins else _NOT_EMPTY
             raise FileExistsError(text.format(self.target))
+        # A folder that gets another parent must itself be writable.
+        if not os.access(self.target, os.W_OK):
+            raise PermissionError(errno.EACCES, "may not be replaced", str(self.target))
 
     def left(self, part: tuple[int, int] | None) -> list[int]:
         """Returns the shards that are still to be done, of all or of one part."""
@@ -172,7 +195,8 @@ class Work:
             return False
         with suppress(OSError, ValueError, KeyError, TypeError):
             made = (self.target / INDEX).stat().st_mtime_ns
-            if any(p.stat().st_mtime_ns > made for p in self.source.file_paths().values()):
+            files = [*self.source.file_paths().values(), *self._others]
+            if any(path.stat().st_mtime_ns > made for path in files):
                 return False
             config = json.loads((self.target / "config.json").read_text())
             index = json.loads((self.target / INDEX).read_text())
@@ -225,7 +249,7 @@ class Work:
         paths = list(self.folder.iterdir()) if self.folder.is_dir() else [self.folder]
         ours = any(path.name == MANIFEST for path in paths)
         for path in paths:
-            known = ours or _is_of_work(path.name)
+            known = ours or _is_of_work(path.name) or _is_of_system(path.name)
             if not known or (path.is_dir() and path.name != REPLACED):
                 raise FileExistsError(f"{path} is in the way: move it, or delete it")
 
@@ -240,8 +264,9 @@ class Work:
             replaced.rename(self.target)
             if not overwrite:
                 raise FileExistsError(_NOT_EMPTY.format(self.target))
-        for path in self.folder.iterdir():
-            if not _LOCKS.fullmatch(path.name):
+        # The manifest last: without it, the rest could be anybody's.
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
+            if not _LOCKS.fullmatch(path.name) and not _is_of_system(path.name):
                 path.unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:
@@ -250,15 +275,15 @@ class Work:
         for n in range(len(self.plan.shards)):
             ours.update((self._shard(n).name, result_path(self._shard(n)).name))
         for path in self.folder.iterdir():
-            if path.name not in ours:
+            if path.name not in ours and not _is_of_system(path.name):
                 path.unlink(missing_ok=True)
 
-    def _remove_temporaries(self, part: tuple[int, int]) -> None:
-        """Removes the temporary files of one part, whose last process was killed."""
+    def _remove_temporaries(self, part: tuple[int, int], pid: int) -> None:
+        """Removes the temporary files of one part that a killed process left."""
         for n in range(part[0] - 1, len(self.plan.shards), part[1]):
             shard = self._shard(n)
             for final in (shard, result_path(shard)):
-                for path in self.folder.glob(f".{final.name}.*"):
+                for path in self.folder.glob(f".{final.name}.{pid}-*"):
                     if TEMPORARY.fullmatch(path.name):
                         path.unlink(missing_ok=True)
 
@@ -292,8 +317,8 @@ _ANOTHER = (
     "differs, or files are missing; overwrite=True (--overwrite) replaces it"
 )
 _UNFINISHED = (
-    "dst: {} is not empty, and beside it lies unfinished work: overwrite=True (--overwrite) puts "
-    "that in its place"
+    "dst: {} is not empty, and beside it lies unfinished work: resume=True and overwrite=True "
+    "(--resume --overwrite) complete it and put it in its place, overwrite=True alone begins anew"
 )
 _TWO_OLD = "{} lay at {} before, where there is something again: move one of them away"
 
@@ -301,6 +326,8 @@ _TWO_OLD = "{} lay at {} before, where there is something again: move one of the
 def check_target(source: Checkpoint, target: Path) -> None:
     """Raises OSError or ValueError where ``target`` is no place to write to."""
     folder = source.path if source.path.is_dir() else source.path.parent
+    if partial_of(target).exists() and partial_of(target).samefile(folder):
+        raise ValueError(f"dst: the source lies at {partial_of(target)}, where the work would be")
     if os.path.ismount(target):
         raise ValueError(
             f"dst must not be a mount point, got {target}: it gets its name when all is done, "
@@ -317,6 +344,16 @@ def check_target(source: Checkpoint, target: Path) -> None:
         raise ValueError(f"dst must not hold the source, got {target}, which holds {folder}")
     if not target.is_dir():
         raise FileExistsError(f"dst: {target} is a file")
+
+
+def partial_of(target: Path) -> Path:
+    """Returns the folder of the work for a target."""
+    return target.with_name(target.name + ".partial") if target.name else target / ".partial"
+
+
+def _is_of_system(name: str) -> bool:
+    """Returns whether a name is one that network file systems keep for a deleted file in use."""
+    return name.startswith((".nfs", ".fuse_hidden"))
 
 
 def _is_of_work(name: str) -> bool:

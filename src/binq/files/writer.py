@@ -53,7 +53,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def temporary_path(path: Path) -> Path:
     """Returns a new name beside ``path``, which :data:`TEMPORARY` matches."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    # Names have 255 bytes at most.
+    name = path.name if len(os.fsencode(path.name)) <= 200 else path.name[:50]
+    return path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 @contextlib.contextmanager
