@@ -89,10 +89,13 @@ def test_memory_stays_within_its_bound(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and RLIMIT_AS")
 def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
-    """16 GiB under 1.5 GiB of address space; 4 and 16 GiB take the same."""
+    """16 GiB under 1.5 GiB of address space; 12 GiB more do not take one block of 32 MiB more.
+
+    Peaks are near 50 MB and differ by 10 MB from run to run, as blocks happen to overlap.
+    """
     peaks = []
     for gib in (4, 16):
         sparse_checkpoint(tmp_path / f"source{gib}", gib)
         target = tmp_path / f"target{gib}"
         peaks.append(run_bounded(tmp_path / f"source{gib}", target, 1.5)[0])
-    assert abs(peaks[1] - peaks[0]) < 0.15 * peaks[0]
+    assert abs(peaks[1] - peaks[0]) < 2**25
