@@ -142,7 +142,7 @@ class Work:
             if conversion_fingerprint(now, self.settings) == self.fingerprint:
                 return
         raise ValueError(
-            f"src: {self.source.path} changed while it was read: what is done of it is of no use"
+            f"src: {self.source.path} changed while it was read: begin anew, without resume"
         )
 
     def results(self) -> list[dict[str, Any]]:
