@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+import numpy as np
+
 import binq
 
 LAYER = "model.layers.0"
@@ -29,3 +31,21 @@ def tree(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def deep_source(root):
+    """Makes a model in one file, a folder deep: root/home/models/source."""
+    folder = root / "home" / "models" / "source"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    tensors = {
+        f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((40, 64)).astype(np.float16)
+        for i in range(5)
+    }
+    binq.save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "qwen3"}')
+    return folder
