@@ -36,6 +36,7 @@ INPUT_TYPES = {
     "bfloat16": INPUT_BFLOAT16,
     "float64": INPUT_FLOAT64,
 }
+
 cdef enum:
     # The rows of x prepared at a time: bounds memory for any batch, and every tile reads them all,
     # fast only from cache. Twice the speed for long rows of floats.

@@ -14,6 +14,7 @@ cdef struct Product:
     Py_ssize_t scratch_bytes
     Py_ssize_t piece_rows
     Py_ssize_t piece_tiles
+    Py_ssize_t blocks         # of piece_rows rows
 
 
 cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
@@ -25,13 +26,12 @@ cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) no
 cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     # Items count the pieces, those of the same tiles side by side.
     cdef Product *p = <Product *>job
-    cdef Py_ssize_t blocks = (p.rows + p.piece_rows - 1) // p.piece_rows
     cdef Py_ssize_t i
     cdef Piece piece
     for i in range(begin, end):
-        piece.row_begin = i % blocks * p.piece_rows
+        piece.row_begin = i % p.blocks * p.piece_rows
         piece.row_end = min(piece.row_begin + p.piece_rows, p.rows)
-        piece.tile_begin = i // blocks * p.piece_tiles
+        piece.tile_begin = i // p.blocks * p.piece_tiles
         piece.tile_end = min(piece.tile_begin + p.piece_tiles, p.w.tiles)
         p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
                           p.scratch + slot * p.scratch_bytes, &piece)
@@ -96,20 +96,22 @@ cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers
     return rows
 
 
-cdef void cut_pieces(Product *p) noexcept nogil:
-    # Pieces that set up little anew, and as many as keep all threads busy to the end.
+cdef Py_ssize_t cut_pieces(Product *p) noexcept nogil:
+    # Pieces that set up little anew, and as many as keep all threads busy to the end. Returns how many.
     cdef Py_ssize_t least = p.kernel.tiles_at_once
     cdef Py_ssize_t tiles = p.w.tiles
     cdef Py_ssize_t share
-    p.piece_rows = p.kernel.rows_at_once if p.kernel.rows_at_once > 1 else p.rows
-    share = tiles * ((p.rows + p.piece_rows - 1) // p.piece_rows) // p.threads
+    cdef bint by_rows = p.threads > 1 and p.kernel.rows_at_once > 1
+    p.piece_rows = p.kernel.rows_at_once if by_rows else p.rows
+    p.blocks = (p.rows + p.piece_rows - 1) // p.piece_rows
+    share = tiles * p.blocks // p.threads
     if p.threads == 1:
         p.piece_tiles = tiles
-        p.piece_rows = p.rows
-    elif p.kernel.rows_at_once > 1:
+    elif by_rows:
         p.piece_tiles = min(least, max(<Py_ssize_t>LEAST_TILES, share // 2))
     else:
         p.piece_tiles = max(<Py_ssize_t>1, min(share, max(least, share // (32 * least) * least)))
+    return p.blocks * ((tiles + p.piece_tiles - 1) // p.piece_tiles)
 
 
 cdef int run_product(Product *p) noexcept nogil:
@@ -120,9 +122,7 @@ cdef int run_product(Product *p) noexcept nogil:
     cdef Py_ssize_t row, pieces
     cdef char *block
     cdef bint any_unfit = False
-    cut_pieces(p)
-    pieces = ((p.rows + p.piece_rows - 1) // p.piece_rows
-              * ((p.w.tiles + p.piece_tiles - 1) // p.piece_tiles))
+    pieces = cut_pieces(p)
     p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
     block = <char *>allocate(prepared_bytes + unfit_bytes
                              + min(<Py_ssize_t>threads, pieces) * p.scratch_bytes)

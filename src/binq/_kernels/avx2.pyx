@@ -143,15 +143,7 @@ cdef Py_ssize_t few_floats_binary_prepared(const Weights *w, Py_ssize_t rows) no
 cdef void few_floats_binary_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
                                     void *prepared, uint8_t *unfit,
                                     Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    few_floats_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
-                       1)
-
-
-cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                            float *out, Py_ssize_t out_stride, void *scratch,
-                            const Piece *piece) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
-                        1)
+    few_floats_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1)
 
 
 cdef Py_ssize_t few_floats_ternary_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
@@ -161,15 +153,7 @@ cdef Py_ssize_t few_floats_ternary_prepared(const Weights *w, Py_ssize_t rows) n
 cdef void few_floats_ternary_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
                                      void *prepared, uint8_t *unfit,
                                      Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    few_floats_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
-                       2)
-
-
-cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                             float *out, Py_ssize_t out_stride, void *scratch,
-                             const Piece *piece) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
-                        2)
+    few_floats_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2)
 
 
 cdef Py_ssize_t few_floats_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:

@@ -24,10 +24,14 @@ cdef inline void load_vectors(const char *stored, bint is_float32,
                 <const __m128i *>(<const uint16_t *>stored + r * 8)))
 
 
+cdef inline Py_ssize_t scale_block(const Weights *w, Py_ssize_t tile, Py_ssize_t group) noexcept nogil:
+    # Which block of 32 scales belongs to a tile and kernel group.
+    return tile * w.scale_groups + (group if w.scale_groups > 1 else 0)
+
+
 cdef inline Py_ssize_t scales_at(const Weights *w, Py_ssize_t tile, Py_ssize_t group) noexcept nogil:
     # Bytes to the scales, and to the midpoints, of one tile and group.
-    return ((tile * w.scale_groups + (group if w.scale_groups > 1 else 0))
-            * (128 if w.scales_float32 else 64))
+    return scale_block(w, tile, group) * (128 if w.scales_float32 else 64)
 
 
 cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
@@ -45,8 +49,7 @@ cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile,
             t.offsets_i32x8[r] = _mm256_set1_epi32(8)
         return
     nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
-        <const uint8_t *>w.zero_points
-        + (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 16))
+        <const uint8_t *>w.zero_points + scale_block(w, tile, group) * 16))
     low_u8x16 = _mm_and_si128(nibbles_u8x16, _mm_set1_epi8(15))
     high_u8x16 = _mm_and_si128(_mm_srli_epi16(nibbles_u8x16, 4), _mm_set1_epi8(15))
     t.offsets_i32x8[0] = _mm256_cvtepu8_epi32(low_u8x16)

@@ -101,20 +101,6 @@ cdef void columns_int16_binary(const Weights *w, const void *prepared, Py_ssize_
                      LANES_INT32)
 
 
-cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                            float *out, Py_ssize_t out_stride, void *scratch,
-                            const Piece *piece) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
-                        1)
-
-
-cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                             float *out, Py_ssize_t out_stride, void *scratch,
-                             const Piece *piece) noexcept nogil:
-    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece,
-                        2)
-
-
 cdef void add_tier(MatmulKernel *tiers, Py_ssize_t least_rows, MatmulKernel kernel) noexcept:
     # Gives `kernel` the products of so many rows of x and more.
     while tiers.most_rows < least_rows - 1:

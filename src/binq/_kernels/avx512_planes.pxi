@@ -25,8 +25,7 @@ cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile,
     t.offset = 8 if format == FORMAT_INT4 else 1
     if not t.same_offset:
         nibbles_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(
-            <const __m128i *>(<const uint8_t *>w.zero_points
-                               + (tile * w.scale_groups + (group if w.scale_groups > 1 else 0)) * 16)))
+            <const __m128i *>(<const uint8_t *>w.zero_points + scale_block(w, tile, group) * 16)))
         t.offsets_i32x16[0] = _mm512_and_si512(nibbles_i32x16, _mm512_set1_epi32(15))
         t.offsets_i32x16[1] = _mm512_srli_epi32(nibbles_i32x16, 4)
 

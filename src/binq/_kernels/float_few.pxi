@@ -1,4 +1,5 @@
-# What the kernels of few rows of float32 activations share: avx2_float_few.pxi, avx512_float_few.pxi.
+# What the kernels of few rows of float32 activations share: avx2_float_few.pxi, avx512_float_few.pxi,
+# each with a few_floats_multiply of its own.
 
 cdef enum:
     FEW_FLOATS_AHEAD = 8192   # bytes of weights asked for ahead, into L2
@@ -15,3 +16,15 @@ cdef inline void pair_bits(const uint8_t *packed, uint8_t *pairs) noexcept nogil
     _mm256_storeu_si256(<__m256i *>(pairs + 32), _mm256_or_si256(
         _mm256_and_si256(_mm256_srli_epi16(first_u8x32, 2), two_u8x32),
         _mm256_andnot_si256(two_u8x32, second_u8x32)))
+
+
+cdef void few_floats_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                            float *out, Py_ssize_t out_stride, void *scratch,
+                            const Piece *piece) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1)
+
+
+cdef void few_floats_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
+                             float *out, Py_ssize_t out_stride, void *scratch,
+                             const Piece *piece) noexcept nogil:
+    few_floats_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2)

@@ -1,7 +1,7 @@
 # The portable products: plain loops that any compiler vectorises. A prepared buffer holds
 #   scales float32 [group][row], sums int32 [group][row], values [group][row][group_size]
-# where values are int8, int16 or float32 by mode; float32 has sums in the place of scales. Scratch holds one unpacked tile and y of all rows
-# of x for the 32 columns of that tile.
+# where values are int8, int16 or float32 by mode; float32 has sums in the place of scales. Scratch
+# holds one unpacked tile and y of all rows of x for the 32 columns of that tile.
 
 cdef inline Py_ssize_t value_bytes(int mode) noexcept nogil:
     return 1 if mode == ACTIVATIONS_INT8 else 2 if mode == ACTIVATIONS_INT16 else 4
