@@ -19,6 +19,11 @@ _MOST_MAPPINGS = 8192
 _mappings: WeakSet[mmap.mmap] = WeakSet()
 
 
+def as_bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Returns the bytes of an array in C order; a view where they lie so already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def zeros(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Returns an array of zeros, in huge pages if it is large enough for one."""
     dtype = np.dtype(dtype)

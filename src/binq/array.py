@@ -415,10 +415,7 @@ class QuantizedArray(PackedOperand):
     def _make_native(self) -> Iterator[_core.PackedMatrix]:
         out_features, in_features = self._shape[-2:]
         for index in np.ndindex(self._shape[:-2]):
-            packed, scales, *zero_points = (
-                np.ascontiguousarray(part[index]).reshape(-1).view(np.uint8)
-                for part in self._parts()
-            )
+            packed, scales, *zero_points = (_memory.as_bytes(part[index]) for part in self._parts())
             yield _core.PackedMatrix(
                 self._format.native,
                 packed,

@@ -184,16 +184,16 @@ def _quantize(
                 kind.native,
                 _core.METHODS[method],
                 symmetric,
-                _bytes(matrix),
+                _memory.as_bytes(matrix),
                 _core.INPUT_TYPES[weights.dtype.name],
                 matrix.strides[0],
                 geometry.out_features,
                 geometry.in_features,
                 geometry.group_size or 0,
                 not half,
-                _bytes(packed[index]),
-                _bytes(scales[index]),
-                None if zero_points is None else _bytes(zero_points[index]),
+                _memory.as_bytes(packed[index]),
+                _memory.as_bytes(scales[index]),
+                None if zero_points is None else _memory.as_bytes(zero_points[index]),
             )
     q = QuantizedArray._from_parts(
         kind,
@@ -206,10 +206,6 @@ def _quantize(
     return q, status
 
 
-def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return array.reshape(-1).view(np.uint8)
-
-
 def _without_nonfinite(weights: NDArray[Any], zero_nonfinite: bool) -> NDArray[Any]:
     """Returns weights with 0 for inf and NaN, or raises NonFiniteError.
 
@@ -219,7 +215,7 @@ def _without_nonfinite(weights: NDArray[Any], zero_nonfinite: bool) -> NDArray[A
     count = 0
     first = -1
     for start in range(0, flat.size, _BLOCK):
-        wrong = np.flatnonzero(~_isfinite(flat[start : start + _BLOCK]))
+        wrong = np.flatnonzero(~is_finite(flat[start : start + _BLOCK]))
         if wrong.size and first < 0:
             first = start + int(wrong[0])
         count += wrong.size
@@ -231,11 +227,18 @@ def _without_nonfinite(weights: NDArray[Any], zero_nonfinite: bool) -> NDArray[A
             'nonfinite="zero" reads them as 0'
         )
     if count:
-        weights = np.where(_isfinite(weights), weights, weights.dtype.type(0))
+        weights = with_zeros(weights)
     return as_float32("w", weights) if weights.dtype == np.float64 else weights
 
 
-def _isfinite(weights: NDArray[Any]) -> NDArray[np.bool_]:
+def with_zeros(weights: NDArray[Any]) -> NDArray[Any]:
+    """Returns weights with 0 for inf and NaN: themselves where there is none."""
+    finite = is_finite(weights)
+    return weights if finite.all() else np.where(finite, weights, weights.dtype.type(0))
+
+
+def is_finite(weights: NDArray[Any]) -> NDArray[np.bool_]:
+    """Returns np.isfinite of weights of any float dtype, without a warning."""
     with np.errstate(invalid="ignore"):  # a signalling NaN of bfloat16 would warn
         finite: NDArray[np.bool_] = np.isfinite(weights)
     return finite

@@ -16,6 +16,14 @@ def write_json(path, content):
     path.write_text(json.dumps(content))
 
 
+def one_file(folder, tensors):
+    """Makes a folder of a small model whose weights lie in one file."""
+    folder.mkdir(parents=True)
+    binq.save_file(tensors, folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_type": "qwen3"})
+    return folder
+
+
 def load(folder):
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     tensors = {}
@@ -39,13 +47,9 @@ def names(folder):
 
 def deep_source(root):
     """Makes a model in one file, a folder deep: root/home/models/source."""
-    folder = root / "home" / "models" / "source"
-    folder.mkdir(parents=True)
     rng = np.random.default_rng(3)
     tensors = {
         f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((40, 64)).astype(np.float16)
         for i in range(5)
     }
-    binq.save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "qwen3"}')
-    return folder
+    return one_file(root / "home" / "models" / "source", tensors)

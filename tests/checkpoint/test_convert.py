@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from checkpoint.folders import LAYER, SMALL, load, tree, write_json
+from checkpoint.folders import LAYER, SMALL, load, one_file, tree, write_json
 
 import binq
 from binq.checkpoint import Checkpoint, logical_tensors
@@ -191,12 +191,9 @@ def test_an_empty_folder_may_be_the_target(source, tmp_path):
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_nonfinite_weight_names_tensor_and_rows_and_leaves_no_target(tmp_path, value):
-    folder = tmp_path / "source"
-    folder.mkdir()
     w = np.ones((64, 64), np.float32)
     w[40, 3] = value
-    binq.save_file({f"{LAYER}.mlp.up_proj.weight": w}, folder / "model.safetensors")
-    write_json(folder / "config.json", {"model_type": "qwen3"})
+    folder = one_file(tmp_path / "source", {f"{LAYER}.mlp.up_proj.weight": w})
     with pytest.raises(binq.NonFiniteError, match=r"up_proj\.weight: 1 value is .*w\[40, 3\]"):
         binq.quantize_checkpoint(folder, tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -204,15 +201,12 @@ def test_a_nonfinite_weight_names_tensor_and_rows_and_leaves_no_target(tmp_path,
 
 
 def test_what_is_not_finite_may_be_read_as_zero(tmp_path):
-    folder = tmp_path / "source"
-    folder.mkdir()
     w = np.random.default_rng(5).standard_normal((64, 64), dtype=np.float32)
     zeroed = w.copy()
     w[40, 3], zeroed[40, 3] = np.nan, 0
     w[41, 3], zeroed[41, 3] = np.inf, 0
     name = f"{LAYER}.mlp.up_proj.weight"
-    binq.save_file({name: w}, folder / "model.safetensors")
-    write_json(folder / "config.json", {"model_type": "qwen3"})
+    folder = one_file(tmp_path / "source", {name: w})
     rules = ["*up_proj*=int4:g32"]
     report = binq.quantize_checkpoint(folder, tmp_path / "t", nonfinite="zero", rules=rules)
     assert load(tmp_path / "t")[name] == binq.quantize(zeroed, "int4", group_size=32)
@@ -220,12 +214,9 @@ def test_what_is_not_finite_may_be_read_as_zero(tmp_path):
 
 
 def test_a_number_that_float32_cannot_hold_names_the_tensor(tmp_path):
-    folder = tmp_path / "source"
-    folder.mkdir()
     w = np.ones((64, 64))
     w[40, 3] = 1e300
-    binq.save_file({f"{LAYER}.mlp.up_proj.weight": w}, folder / "model.safetensors")
-    write_json(folder / "config.json", {"model_type": "qwen3"})
+    folder = one_file(tmp_path / "source", {f"{LAYER}.mlp.up_proj.weight": w})
     with pytest.raises(ValueError, match=r"up_proj\.weight, rows from 0: .* does not fit float32"):
         binq.quantize_checkpoint(folder, tmp_path / "target")
 
@@ -233,15 +224,12 @@ def test_a_number_that_float32_cannot_hold_names_the_tensor(tmp_path):
 def test_scales_beyond_float16_are_kept_in_float32(tmp_path, monkeypatch):
     monkeypatch.setattr("binq.checkpoint.plan.BLOCK_BYTES", 1)
     monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)
-    folder = tmp_path / "source"
-    folder.mkdir()
     rng = np.random.default_rng(1)
     w = rng.standard_normal((96, 64), dtype=np.float32)
     w[70] *= 1e7
     v = rng.standard_normal((64, 64), dtype=np.float32)
     tensors = {f"{LAYER}.mlp.up_proj.weight": w, f"{LAYER}.mlp.down_proj.weight": v}
-    binq.save_file(tensors, folder / "model.safetensors")
-    write_json(folder / "config.json", {"model_type": "qwen3"})
+    folder = one_file(tmp_path / "source", tensors)
     spy = Spy()
     report = binq.quantize_checkpoint(
         folder, tmp_path / "target", "int4", group_size=32, progress=spy
@@ -270,12 +258,9 @@ def test_any_number_of_threads_gives_the_same_bytes_and_errors(
 
 def test_the_first_bad_block_is_named_though_later_ones_were_begun(tmp_path, monkeypatch):
     monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 1)
-    folder = tmp_path / "source"
-    folder.mkdir()
     w = np.ones((320, 64), np.float32)
     w[[70, 100, 300], 5] = np.nan
-    binq.save_file({f"{LAYER}.mlp.up_proj.weight": w}, folder / "model.safetensors")
-    write_json(folder / "config.json", {"model_type": "qwen3"})
+    folder = one_file(tmp_path / "source", {f"{LAYER}.mlp.up_proj.weight": w})
     with pytest.raises(binq.NonFiniteError, match=r"up_proj\.weight: .*w\[70, 5\] = nan"):
         binq.quantize_checkpoint(folder, tmp_path / "target")
     assert not (tmp_path / "target").exists()
@@ -376,13 +361,10 @@ def test_a_header_never_grows_beyond_what_is_read(source, monkeypatch):
 def test_a_scale_too_large_in_a_late_block_begins_the_tensor_anew(tmp_path, monkeypatch):
     """Blocks that run ahead have float16 scales by then: none of them may be taken."""
     monkeypatch.setattr("binq.checkpoint.shard.BLOCK_BYTES", 32 * 64 * 4)
-    folder = tmp_path / "source"
-    folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "qwen3"}')
     w = np.random.default_rng(2).standard_normal((32 * 12, 64), dtype=np.float32)
     w[32 * 4] *= 1e7
     name = "model.layers.0.mlp.up_proj.weight"
-    binq.save_file({name: w}, folder / "model.safetensors")
+    folder = one_file(tmp_path / "source", {name: w})
     binq.quantize_checkpoint(folder, tmp_path / "target", "int4", group_size=32)
     with pytest.warns(binq.ScaleRangeWarning):
         assert load(tmp_path / "target")[name] == binq.quantize(w, "int4", group_size=32)

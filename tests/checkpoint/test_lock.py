@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoint.folders import names
 
 from binq.checkpoint import lock as lock_module
 from binq.checkpoint.lock import Lock
@@ -20,10 +21,6 @@ except ImportError:
 
 def refuse(*_):
     raise PermissionError(1, "not here")
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_living_process_keeps_others_out(tmp_path):

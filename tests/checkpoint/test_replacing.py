@@ -18,15 +18,20 @@ def source(tmp_path):
     return deep_source(tmp_path)
 
 
+def between_the_renames(source, target):
+    """As a kill leaves it: the target's old folder within the finished work, none at its name."""
+    binq.quantize_checkpoint(source, target, part=(1, 1))
+    old = target.with_name(target.name + ".partial") / ".binq-replaced"
+    old.mkdir()
+    (old / "thesis.txt").write_text("years of work")
+    return old
+
+
 @pytest.mark.parametrize("way", ["resume", "overwrite", "neither"])
 def test_what_was_about_to_be_replaced_is_not_lost_before_its_time(source, tmp_path, way):
     """A kill between the last two renames: the old folder lies within the finished one."""
     target = tmp_path / "target"
-    binq.quantize_checkpoint(source, target, part=(1, 1))
-    partial = tmp_path / "target.partial"
-    old = partial / ".binq-replaced"
-    old.mkdir()
-    (old / "thesis.txt").write_text("years of work")
+    partial = between_the_renames(source, target).parent
     if way == "neither":
         with pytest.raises(FileExistsError, match="is not empty"):
             binq.quantize_checkpoint(source, target)
@@ -98,15 +103,6 @@ def test_a_report_of_finished_work_has_the_sizes_on_disk(source, tmp_path):
     assert again.bytes_after == done.bytes_after
     plan = binq.quantize_checkpoint(source, tmp_path / "other", dry_run=True)
     assert plan.bytes_after < done.bytes_after
-
-
-def between_the_renames(source, target, **settings):
-    """As a kill leaves it: the target's old folder within the finished work, none at its name."""
-    binq.quantize_checkpoint(source, target, part=(1, 1), **settings)
-    old = target.with_name(target.name + ".partial") / ".binq-replaced"
-    old.mkdir()
-    (old / "thesis.txt").write_text("years of work")
-    return old
 
 
 def test_an_empty_folder_at_the_target_does_not_cost_what_lay_there(source, tmp_path):

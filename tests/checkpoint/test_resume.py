@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,11 +29,21 @@ def converter(source, target, *more):
     return [sys.executable, "-c", textwrap.dedent(code), *more]
 
 
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+
+
+def run_signalled(calls, signal, when, command):
+    """Runs a command that gets a signal at the ``when``-th of some system calls."""
+    trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
+    inject = ["-e", f"inject={calls}:signal={signal}:when={when}"]
+    return subprocess.run([*trace, *inject, *command], capture_output=True, text=True)
+
+
 WHEN = (1, 2, 3, 5, 8, 13, 21, 34, 55)
 RENAMES, LINKS = "rename,renameat,renameat2", "link,linkat,unlink,unlinkat,mkdir,rmdir"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@needs_strace
 @pytest.mark.parametrize(
     ("calls", "overwrite"),
     [("write,writev", False), ("fsync", False), (RENAMES, False), (LINKS, False), (RENAMES, True),
@@ -40,8 +51,6 @@ RENAMES, LINKS = "rename,renameat,renameat2", "link,linkat,unlink,unlinkat,mkdir
 )  # fmt: skip
 def test_a_kill_at_any_point_is_made_good_by_resume(source, tmp_path, calls, overwrite):
     """SIGKILL at system calls that change the disk: the resumed tree is that of an unbroken run."""
-    if subprocess.run(["which", "strace"], capture_output=True).returncode:
-        pytest.skip("needs strace")
     binq.quantize_checkpoint(source, tmp_path / "unbroken", **SMALL)
     wanted = tree(tmp_path / "unbroken")
     killed = 0
@@ -51,11 +60,7 @@ def test_a_kill_at_any_point_is_made_good_by_resume(source, tmp_path, calls, ove
         if overwrite:
             (target / "old").mkdir(parents=True)
             (target / "old" / "notes.txt").write_text("of an earlier model")
-        trace = ["strace", "-f", "-o", os.devnull, "-e", f"trace={calls}"]
-        inject = ["-e", f"inject={calls}:signal=SIGKILL:when={when}"]
-        done = subprocess.run(
-            [*trace, *inject, *converter(source, target, *settings)], capture_output=True
-        )
+        done = run_signalled(calls, "SIGKILL", when, converter(source, target, *settings))
         if done.returncode == 0:
             break
         killed += 1
@@ -188,19 +193,15 @@ def test_a_source_that_changes_while_it_is_planned_is_noticed(source, tmp_path, 
         binq.quantize_checkpoint(source, tmp_path / "target", **SMALL)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@needs_strace
 @pytest.mark.parametrize("more", [[], ["overwrite"]])
 def test_a_kill_while_old_work_is_thrown_away_is_made_good(source, tmp_path, more):
-    if subprocess.run(["which", "strace"], capture_output=True).returncode:
-        pytest.skip("needs strace")
     binq.quantize_checkpoint(source, tmp_path / "unbroken", **SMALL)
     wanted = tree(tmp_path / "unbroken")
     for when in range(1, 9):
         target = tmp_path / f"target{when}"
         binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
-        inject = ["-e", "trace=unlink", "-e", f"inject=unlink:signal=SIGKILL:when={when}"]
-        command = converter(source, target, *more)
-        done = subprocess.run(["strace", "-f", "-o", os.devnull, *inject, *command])
+        done = run_signalled("unlink", "SIGKILL", when, converter(source, target, *more))
         assert done.returncode
         binq.quantize_checkpoint(source, target, resume=True, **SMALL)
         assert tree(target) == wanted
@@ -225,31 +226,22 @@ def test_a_source_that_was_trained_on_in_the_same_second_differs(source):
         assert source_sample(opened) != before
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@needs_strace
 @pytest.mark.parametrize("more", [["resume"], ["part"]])
 def test_kills_do_not_pile_up_temporary_files(source, tmp_path, more):
-    if subprocess.run(["which", "strace"], capture_output=True).returncode:
-        pytest.skip("needs strace")
     target = tmp_path / "target"
     counts = []
     for _ in range(3):
-        inject = ["-e", "trace=fsync", "-e", "inject=fsync:signal=SIGKILL:when=1"]
-        command = converter(source, target, *more)
-        subprocess.run(["strace", "-f", "-o", os.devnull, *inject, *command], capture_output=True)
+        run_signalled("fsync", "SIGKILL", 1, converter(source, target, *more))
         counts.append(len(list((tmp_path / "target.partial").glob(".*.tmp"))))
     assert counts == [1, 1, 1]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@needs_strace
 def test_sigterm_cleans_up_as_ctrl_c_does(source, tmp_path):
     """The signal comes at the first fsync, when a shard lies under its temporary name."""
-    if subprocess.run(["which", "strace"], capture_output=True).returncode:
-        pytest.skip("needs strace")
-    inject = ["-e", "trace=fsync", "-e", "inject=fsync:signal=SIGTERM:when=1"]
     command = [sys.executable, "-m", "binq", "quantize", str(source), str(tmp_path / "target")]
-    done = subprocess.run(
-        ["strace", "-f", "-o", os.devnull, *inject, *command], capture_output=True, text=True
-    )
+    done = run_signalled("fsync", "SIGTERM", 1, command)
     assert done.returncode == 130, done.stderr
     assert "--resume goes on with finished shards" in done.stderr
     assert not list((tmp_path / "target.partial").glob(".*.tmp"))

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from checkpoint.folders import one_file
 
 import binq
 from binq.checkpoint.verify import verify
@@ -31,15 +32,13 @@ CONVERT = """
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs to kill")
 def test_what_appears_is_whole_whoever_is_killed(tmp_path):
-    source, target = tmp_path / "source", tmp_path / "target"
-    source.mkdir()
+    target = tmp_path / "target"
     rng = np.random.default_rng(0)
     tensors = {
         f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((64, 64), dtype=np.float32)
         for i in range(8)
     }
-    binq.save_file(tensors, source / "model.safetensors")
-    (source / "config.json").write_text('{"model_type": "qwen3"}')
+    source = one_file(tmp_path / "source", tensors)
     command = [sys.executable, "-c", textwrap.dedent(CONVERT), str(source), str(target)]
 
     def start():

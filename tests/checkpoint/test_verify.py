@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from checkpoint.folders import one_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -94,13 +95,10 @@ def test_a_broken_file_is_a_problem_and_not_an_error(file):
 
 
 def folder(path, w, norm, extra=True):
-    path.mkdir()
-    (path / "config.json").write_text('{"model_type": "qwen3"}')
     tensors = {NAME: w, "model.norm.weight": norm}
     if extra:
         tensors["model.layers.1.mlp.up_proj.weight"] = w
-    binq.save_file(tensors, path / "model.safetensors")
-    return path
+    return one_file(path, tensors)
 
 
 def test_against_another_source(tmp_path):

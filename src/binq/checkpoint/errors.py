@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq import _core
+from binq._memory import as_bytes
 from binq.array import QuantizedArray
 from binq.formats.layout import TILE_ROWS
 
@@ -22,7 +23,7 @@ def tile_errors(values: NDArray[Any], packed: QuantizedArray) -> NDArray[np.floa
     (matrix,) = packed._matrices() or (None,)
     if matrix is not None:
         matrix.measure(
-            values.reshape(-1).view(np.uint8),
+            as_bytes(values),
             _core.INPUT_TYPES[dtype.name],
             values.strides[0],
             tiles,

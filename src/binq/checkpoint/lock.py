@@ -1,6 +1,7 @@
 """Tells processes that work on the same output folder of each other."""
 
 import os
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -14,6 +15,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 WHOLE = "binq-conversion.lock"
+# Names that locks have.
+LOCK_NAMES = re.compile(r"binq-conversion(-\d+-of-\d+)?\.lock")
 _PARTS = "binq-conversion-*-of-*.lock"
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 # What this process holds: a lock of an earlier process may bear the same host and number, as those

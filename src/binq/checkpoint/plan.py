@@ -69,8 +69,7 @@ class Item:
     def label(self) -> str:
         """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``."""
         if self.exact is not None:
-            exact = Choice(self.exact.format, self.exact.group_size, "", self.exact.symmetric)
-            return f"{exact} exact"
+            return f"{self.description.label} exact"
         return self.tensor.dtype if self.choice is None else str(self.choice)
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from binq._checks import check_choice, check_group_size
-from binq.formats import FORMATS, get_format
+from binq.formats import FORMATS, format_label, get_format
 
 KEEP = "keep"
 
@@ -21,8 +21,7 @@ class Choice:
     nonfinite: str = "raise"
 
     def __str__(self) -> str:
-        group = "row" if self.group_size is None else f"g{self.group_size}"
-        return f"{self.format} {group}" + ("" if self.symmetric else " asymmetric")
+        return format_label(self.format, self.group_size, self.symmetric)
 
 
 @dataclass(frozen=True)

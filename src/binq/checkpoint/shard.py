@@ -26,7 +26,7 @@ from binq.errors import NonFiniteError
 from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
 from binq.files.writer import AppendWriter, replacing
-from binq.quantize import quantize_unwarned
+from binq.quantize import is_finite, quantize_unwarned, with_zeros
 
 Progress = Callable[[int], None]
 
@@ -109,9 +109,7 @@ class _Packer:
     ) -> tuple[QuantizedArray, NDArray[np.float64]]:
         values = item.tensor.read_values(self._source, matrix, *rows)
         if item.choice is not None and item.choice.nonfinite == "zero":
-            finite = np.isfinite(values)
-            if not finite.all():
-                values = np.where(finite, values, values.dtype.type(0))
+            values = with_zeros(values)
         packed = _pack_rows(self._source, item, values, matrix, rows, self.scale_dtype(item))
         return packed, tile_errors(values, packed)
 
@@ -212,16 +210,10 @@ def _try_quantize(
         for part in parts:
             writer.write(part)
     meter.reach(1, 1)
-    return TensorReport(
-        tensor.name,
-        tensor.shape,
-        item.label,
-        tensor.role,
-        item.bytes_before(source),
-        sum(t.itemsize * math.prod(s) for t, s in shapes),
-        item.reason,
-        *errors.result(),
-    )
+    report = item.report(source)
+    report.bytes_after = sum(t.itemsize * math.prod(s) for t, s in shapes)
+    report.sqnr_db, report.max_error, report.clipped, report.zero_scales = errors.result()
+    return report
 
 
 def _pack_rows(
@@ -257,8 +249,7 @@ def _nonfinite(
     tensor: LogicalTensor, values: NDArray[Any], matrix: int, rows: tuple[int, int]
 ) -> str:
     """Returns what is wrong with a block of weights, in the words of :func:`binq.quantize`."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN of bfloat16 would warn
-        finite = np.isfinite(values)
+    finite = is_finite(values)
     row, column = divmod(int(np.argmin(finite)), values.shape[1])
     index = (*np.unravel_index(matrix, tensor.shape[:-2]), rows[0] + row, column)
     count = finite.size - int(np.count_nonzero(finite))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq._memory import as_bytes
 from binq.array import QuantizedArray
 from binq.checkpoint.layouts import logical_tensors
 from binq.checkpoint.report import readable
@@ -62,14 +63,10 @@ def inspect(path: Path) -> list[Entry]:
     for file_path in tensor_files(path):
         with SafetensorsFile(file_path) as file:
             described = _described(file)[0]
-            parts: set[str] = set()
+            parts = binq_metadata.stored_names(described)
             for name, d in described.items():
-                names = d.part_names(name)
-                nbytes = sum(file.info(part).nbytes for part in names)
-                group = "row" if d.group_size is None else f"g{d.group_size}"
-                label = f"{d.format} {group}{'' if d.symmetric else ' asymmetric'}"
-                entries.append(Entry(name, file_path.name, label, d.shape, nbytes))
-                parts.update(names)
+                nbytes = sum(file.info(part).nbytes for part in d.part_names(name))
+                entries.append(Entry(name, file_path.name, d.label, d.shape, nbytes))
             for name, info in file.tensors.items():
                 if name not in parts:
                     entries.append(Entry(name, file_path.name, info.dtype, info.shape, info.nbytes))
@@ -114,7 +111,7 @@ def verify(path: Path, against: Path | None = None) -> Iterator[str]:
                 for name, d in described.items():
                     packed[name] = binq_metadata.assemble(name, d, arrays, file.path)
                     yield from _check_packed(f"{file_path}: tensor {name!r}", packed[name])
-                parts = {part for name, d in described.items() for part in d.part_names(name)}
+                parts = binq_metadata.stored_names(described)
                 plain.update((n, array) for n, array in arrays.items() if n not in parts)
         except (FormatError, OSError) as error:
             yield str(error)
@@ -221,20 +218,16 @@ def _compare_kept(
     if (here.dtype, here.shape) != (dtype, shape):
         yield f"{name}: {here.dtype} {here.shape}, in {source.path} {dtype} {shape}"
         return
-    data = _bytes(here)
+    data = as_bytes(here)
     for start in range(0, data.size, _HASH_BYTES):
         stop = min(start + _HASH_BYTES, data.size)
         if tensor.copyable:
             wanted = source.read_bytes(name, start, stop)
         else:
-            wanted = _bytes(there)[start:stop]
+            wanted = as_bytes(there)[start:stop]
         if not np.array_equal(data[start:stop], wanted):
             yield f"{name}: differs from {source.path}"
             return
-
-
-def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _compare_packed(source: Checkpoint, tensor: LogicalTensor, q: QuantizedArray) -> Iterator[str]:

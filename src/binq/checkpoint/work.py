@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from binq.checkpoint.fingerprint import conversion_fingerprint
-from binq.checkpoint.lock import Lock
+from binq.checkpoint.lock import LOCK_NAMES, Lock
 from binq.checkpoint.output import other_files, output_config, weight_map
 from binq.checkpoint.plan import Plan, Settings
 from binq.checkpoint.shard import Progress
@@ -31,7 +30,6 @@ from binq.files.writer import TEMPORARY, create_file, replacing, sync_folder
 
 # What lay at the target and is replaced, from the last rename but one until it is deleted.
 REPLACED = ".binq-replaced"
-_LOCKS = re.compile(r"binq-conversion(-\d+-of-\d+)?\.lock")
 
 
 class Work:
@@ -157,15 +155,13 @@ class Work:
         meanwhile. A kill at any point loses nothing: what marks the shards as done is deleted when
         the folder has its name.
         """
-        missing = self.left(None)
+        results = [self._result(n) for n in range(len(self.plan.shards))]
+        missing = [self.plan.shard_name(n) for n, result in enumerate(results) if result is None]
         if missing:
-            names = ", ".join(self.plan.shard_name(n) for n in missing[:5])
+            names = ", ".join(missing[:5])
             raise ValueError(f"{len(missing)} shards are not done yet: {names}")
-        sizes = {name: size for r in self.results() for name, size in r["sizes"].items()}
-        index = {
-            "metadata": {"total_size": sum(sizes.values())},
-            "weight_map": weight_map(self.plan),
-        }
+        nbytes = sum(sum(result["sizes"].values()) for result in results if result is not None)
+        index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map(self.plan)}
         self._remove_strays()  # those of workers that were killed in this run
         _write_json(self.folder / INDEX, index)
         _write_json(self.folder / "config.json", self._config)
@@ -195,7 +191,8 @@ class Work:
             return False
         with suppress(OSError, ValueError, KeyError, TypeError):
             made = (self.target / INDEX).stat().st_mtime_ns
-            files = [*self.source.file_paths().values(), *self._others]
+            others = self._others
+            files = [*self.source.file_paths().values(), *others]
             if any(path.stat().st_mtime_ns > made for path in files):
                 return False
             config = json.loads((self.target / "config.json").read_text())
@@ -203,9 +200,8 @@ class Work:
             shards = {self.plan.shard_name(n) for n in range(len(self.plan.shards))}
             written = {path.name for path in self.target.glob("*.safetensors")}
             expected = json.loads(json.dumps([self._config, weight_map(self.plan)]))
-            others = all((self.target / path.name).exists() for path in self._others)
             same = [config, index["weight_map"]] == expected and shards == written
-            return same and others
+            return same and all((self.target / path.name).exists() for path in others)
         return False
 
     def tidy(self) -> None:
@@ -216,7 +212,7 @@ class Work:
         for n in range(len(self.plan.shards)):
             result_path(self.target / self.plan.shard_name(n)).unlink(missing_ok=True)
         for path in self.target.glob("*.lock"):
-            if _LOCKS.fullmatch(path.name):
+            if LOCK_NAMES.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         (self.target / MANIFEST).unlink(missing_ok=True)
         try:
@@ -266,7 +262,7 @@ class Work:
                 raise FileExistsError(_NOT_EMPTY.format(self.target))
         # The manifest last: without it, the rest could be anybody's.
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
-            if not _LOCKS.fullmatch(path.name) and not _is_of_system(path.name):
+            if not LOCK_NAMES.fullmatch(path.name) and not _is_of_system(path.name):
                 path.unlink(missing_ok=True)
 
     def _remove_strays(self) -> None:
@@ -358,7 +354,7 @@ def _is_of_system(name: str) -> bool:
 
 def _is_of_work(name: str) -> bool:
     """Returns whether a name is one of a lock or of a temporary file."""
-    return bool(_LOCKS.fullmatch(name) or TEMPORARY.fullmatch(name))
+    return bool(LOCK_NAMES.fullmatch(name) or TEMPORARY.fullmatch(name))
 
 
 def _delete(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq._checks import check_path
+from binq._checks import check_path, plain_array
 from binq.array import QuantizedArray
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
@@ -105,7 +105,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, QuantizedArray | NDArra
             if name in arrays:
                 raise FormatError(f"{file.path}: tensor {name!r} is both packed and plain")
             result[name] = binq_metadata.assemble(name, d, arrays, file.path)
-        parts = {part for name, d in described.items() for part in d.part_names(name)}
+        parts = binq_metadata.stored_names(described)
     result.update((name, array) for name, array in arrays.items() if name not in parts)
     return dict(sorted(result.items()))
 
@@ -142,9 +142,7 @@ def _check_array(name: str, tensor: object) -> NDArray[Any]:
             f"tensor {name!r} must be a numpy array or a QuantizedArray, "
             f"got {type(tensor).__name__}"
         )
-    if isinstance(tensor, np.ma.MaskedArray):
-        raise TypeError(f"tensor {name!r} must be a plain array, got a masked one")
-    array = np.asarray(tensor)
+    array = plain_array(f"tensor {name!r}", tensor)
     try:
         dtype_name(array.dtype)
     except TypeError as error:

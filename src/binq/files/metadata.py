@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.formats import FORMATS, Geometry, get_format
+from binq.formats import FORMATS, Geometry, format_label, get_format
 from binq.formats.layout import GROUP_SIZES
 
 VERSION = 1
@@ -32,6 +32,11 @@ class Description(NamedTuple):
     @classmethod
     def of(cls, q: QuantizedArray) -> "Description":
         return cls(q.format, q.shape, q.group_size, q.symmetric)
+
+    @property
+    def label(self) -> str:
+        """Returns what a table shows: ``int4 g128``, ``binary row asymmetric``."""
+        return format_label(self.format, self.group_size, self.symmetric)
 
     def part_names(self, name: str) -> list[str]:
         """Returns the names under which the parts of tensor ``name`` are stored."""
@@ -53,6 +58,11 @@ class Description(NamedTuple):
             zero = (kind.zero_points_dtype(scales_dtype), lead + kind.zero_points_shape(geometry))
             parts.append(zero)
         return parts
+
+
+def stored_names(tensors: Mapping[str, Description]) -> set[str]:
+    """Returns the names under which the parts of all packed tensors are stored."""
+    return {part for name, d in tensors.items() for part in d.part_names(name)}
 
 
 def dump(tensors: Mapping[str, Description]) -> str:

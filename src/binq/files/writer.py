@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from binq._memory import as_bytes
 from binq.files.header import LENGTH_BYTES, TensorInfo, checked_nbytes
 
 # Names that temporary_path gives.
@@ -59,7 +59,7 @@ def temporary_path(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: object) -> Iterator[None]:
     """Gives an OSError that names no file, as those of a full disk, the name of ``path``."""
     try:
         yield
@@ -167,15 +167,12 @@ class AppendWriter:
 
     def write(self, data: NDArray[Any]) -> None:
         """Appends an array's bytes, in C order, to the tensor that was begun."""
-        part = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        part = as_bytes(data)
         at = LENGTH_BYTES + self._room + self._infos[self._name].start + self._written
         self._written += part.nbytes
         self._hashes[self._name].update(part.data)
-        try:
+        with naming(f"{self._path} (writing at byte {at})"):
             self._file.write(part.data)
-        except OSError as error:
-            error.filename = f"{self._path} (writing at byte {at})"
-            raise
 
     def mark(self) -> int:
         """Returns a number by which :meth:`rewind` knows this point between two tensors."""
@@ -245,7 +242,7 @@ def write_safetensors(
 
 def sha256(array: NDArray[Any]) -> str:
     """Returns the sha256 of a contiguous array's bytes, in hex."""
-    return hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
+    return hashlib.sha256(as_bytes(array).data).hexdigest()
 
 
 def with_hashes(text: str, hashes: Mapping[str, str]) -> str:
