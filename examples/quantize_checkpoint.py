@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import binq
-from binq.checkpoint import Checkpoint, logical_tensors
+from binq.convert import Checkpoint, logical_tensors
 
 
 def load(folder: Path) -> dict:

@@ -197,10 +197,10 @@ def test_an_interrupt_exits_with_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("binq.checkpoint.verify.inspect", interrupted)
+    monkeypatch.setattr("binq.convert.verify.inspect", interrupted)
     assert run("inspect", "anything") == 130
     assert capsys.readouterr().err == "binq: interrupted\n"
-    monkeypatch.setattr("binq.checkpoint.quantize_checkpoint", interrupted)
+    monkeypatch.setattr("binq.convert.quantize_checkpoint", interrupted)
     assert run("quantize", "a", "b") == 130
     assert "--resume goes on with finished shards" in capsys.readouterr().err
 

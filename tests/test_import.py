@@ -28,11 +28,11 @@ def test_names_resolve_once():
     assert set(binq.__all__) <= set(dir(binq))
 
 
-def test_functions_win_over_the_modules_of_their_names():
-    for name in ("linear", "quantize"):
-        import_module(f"binq.{name}")
-    assert callable(binq.linear)
-    assert callable(binq.quantize)
+@pytest.mark.parametrize("name", ["checkpoint", "checkpoint.verify"])
+def test_old_names_of_modules_still_work(name):
+    old = import_module(f"binq.{name}")
+    new = import_module("binq." + name.replace("checkpoint", "convert"))
+    assert all(getattr(old, key) is getattr(new, key) for key in old.__all__)
 
 
 def test_unknown_name():

@@ -14,14 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from binq._version import __version__
-from binq.array import QuantizedArray
+from binq.array.array import QuantizedArray
+from binq.array.linear import linear, matmul
 from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, UnsupportedFormatError
-from binq.linear import linear, matmul
-from binq.quantize import dequantize, quantize
+from binq.methods.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from binq.checkpoint import quantize_checkpoint
+    from binq.convert import quantize_checkpoint
     from binq.files import load_file, save_file
 
 __all__ = [

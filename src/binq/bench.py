@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from binq.linear import linear
-from binq.quantize import quantize
+from binq.array.linear import linear
+from binq.methods.quantize import quantize
 from binq.runtime import cpu_info
 
 ROWS = (1, 8, 128)

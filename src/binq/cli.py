@@ -176,8 +176,8 @@ def _usage(message: str) -> NoReturn:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from binq.checkpoint import quantize_checkpoint
-    from binq.checkpoint.rules import Choice, check_choice_of, parse_option, parse_rules
+    from binq.convert import quantize_checkpoint
+    from binq.convert.rules import Choice, check_choice_of, parse_option, parse_rules
 
     try:
         default = check_choice_of(
@@ -234,7 +234,7 @@ def _check_plot(path: Path) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from binq.checkpoint.verify import inspect, inspect_json, inspect_text
+    from binq.convert.verify import inspect, inspect_json, inspect_text
 
     entries = inspect(options.path)
     _print(inspect_json(entries) if options.json else inspect_text(entries))
@@ -242,7 +242,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from binq.checkpoint.verify import verify
+    from binq.convert.verify import verify
 
     problems = 0
     for problem in verify(options.path, options.against):

@@ -3,8 +3,8 @@
 from typing import Any
 
 from binq import _core
-from binq._checks import check_int
 from binq._version import __version__
+from binq.array.checks import check_int
 
 # What each kernel set asks of the processor, best first.
 _NEEDED_FEATURES = {

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq import _core
-from binq.array import QuantizedArray
-from binq.checkpoint import quantize_checkpoint
-from binq.checkpoint.verify import verify
+from binq.array.array import QuantizedArray
+from binq.array.linear import linear
+from binq.convert import quantize_checkpoint
+from binq.convert.verify import verify
 from binq.files import save_file
-from binq.linear import linear
-from binq.quantize import quantize
+from binq.methods.quantize import quantize
 from binq.runtime import cpu_info
 
 # sha256 over the products of _cases(): the same on every machine and kernel set.

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from binq.checkpoint.layouts import logical_tensors
-from binq.checkpoint.source import Checkpoint
+from binq.files.checkpoint import Checkpoint
+from binq.models import logical_tensors
 
 pytestmark = pytest.mark.interop
 gguf = pytest.importorskip("gguf")

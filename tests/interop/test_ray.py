@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoint.folders import LAYER, SMALL, tree, write_json
+from checkpoints.folders import LAYER, SMALL, tree, write_json
 
 import binq
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import binq
-from binq.checkpoint.layouts import UNKNOWN, logical_tensors
-from binq.checkpoint.source import Checkpoint
+from binq.files.checkpoint import Checkpoint
+from binq.models import UNKNOWN, logical_tensors
 
 pytestmark = pytest.mark.interop
 

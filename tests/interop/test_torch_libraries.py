@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from checkpoint.fixtures import Written, integers, save, scales_of
-from checkpoint.models import QWEN3, ct_config
+from checkpoints.fixtures import Written, integers, save, scales_of
+from checkpoints.models import QWEN3, ct_config
 
-from binq.checkpoint.layouts import logical_tensors
-from binq.checkpoint.source import Checkpoint
+from binq.files.checkpoint import Checkpoint
+from binq.models import logical_tensors
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

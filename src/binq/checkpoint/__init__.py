@@ -1,8 +1,11 @@
-"""Checkpoints of whole models: reads how families store them, quantizes them, streamed."""
+"""The old name of :mod:`binq.convert`, kept for one version."""
 
-from binq.checkpoint.convert import quantize_checkpoint
-from binq.checkpoint.layouts import logical_tensors
-from binq.checkpoint.report import Report, TensorReport
-from binq.checkpoint.source import Checkpoint
+from binq.convert import (
+    Checkpoint,
+    Report,
+    TensorReport,
+    logical_tensors,
+    quantize_checkpoint,
+)
 
 __all__ = ["Checkpoint", "Report", "TensorReport", "logical_tensors", "quantize_checkpoint"]

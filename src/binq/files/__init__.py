@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq._checks import check_path, plain_array
-from binq.array import QuantizedArray
+from binq.array.array import QuantizedArray
+from binq.array.checks import check_path, plain_array
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.dtypes import dtype_name
 from binq.files.header import check_name, checked_nbytes, is_unicode
-from binq.files.reader import SafetensorsFile
+from binq.files.safetensors import SafetensorsFile
 from binq.files.writer import replacing, sha256, with_hashes, write_safetensors
 
 __all__ = ["SafetensorsFile", "load_file", "save_file"]

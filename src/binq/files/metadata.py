@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array import QuantizedArray
+from binq.array.array import QuantizedArray
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.formats import FORMATS, Geometry, format_label, get_format
 from binq.formats.layout import GROUP_SIZES

@@ -1,0 +1,73 @@
+"""What a packed checkpoint holds beside its shards: index, configuration, files that are copied."""
+
+from pathlib import Path
+from typing import Any
+
+from binq._version import __version__
+from binq.convert.fingerprint import source_sample
+from binq.convert.plan import Plan, Settings
+from binq.files.checkpoint import Checkpoint
+from binq.files.metadata import VERSION
+
+# Files that hold weights in some way: everything else is copied.
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
+
+
+def weight_map(plan: Plan) -> dict[str, str]:
+    """Returns the shard of each stored tensor of the output, as the index has it."""
+    places = {
+        name: plan.shard_name(n)
+        for n, shard in enumerate(plan.shards)
+        for item in shard
+        for name in item.output_names
+    }
+    return dict(sorted(places.items()))
+
+
+def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[str, Any]:
+    """Returns the source's configuration with ``quantization_config`` replaced."""
+    config = {} if source.is_gguf else dict(source.config)
+    # MLX has its settings twice.
+    keys = ("quantization", "compression_config", "quantization_config")
+    before = [value for key in keys if (value := config.pop(key, None)) is not None]
+    block: dict[str, Any] = {
+        "quant_method": "binq",
+        "version": VERSION,
+        "binq_version": __version__,
+        "format": settings.default.format,
+        "group_size": settings.default.group_size,
+        "method": settings.default.method,
+        "symmetric": settings.default.symmetric,
+        "nonfinite": settings.default.nonfinite,
+        "rules": list(settings.rules),
+        "embeddings": settings.embeddings,
+        "lm_head": settings.lm_head,
+        "source_sample": source_sample(source),
+        "transposed": sorted(
+            item.tensor.name
+            for item in plan.items
+            if not item.kept and item.tensor.scheme == "transposed"
+        ),
+        "kept": sorted(item.tensor.name for item in plan.items if item.kept),
+    }
+    if before:
+        block["source_quantization_config"] = before[-1]
+    return config | {"quantization_config": block}
+
+
+def other_files(source: Checkpoint) -> list[Path]:
+    """Returns the files of the source's folder that are no weights, in order of their names.
+
+    There are none of a source that is one file: what lies beside it need not belong to it.
+    """
+    if source.is_gguf or not source.path.is_dir():
+        return []
+    known = {*source.files, "config.json"}
+    return [
+        path
+        for path in sorted(source.path.iterdir())
+        if path.name not in known
+        and path.suffix not in _WEIGHT_SUFFIXES
+        and not path.name.endswith(".index.json")
+        and path.is_file()
+    ]

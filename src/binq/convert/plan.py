@@ -1,0 +1,235 @@
+"""What will become of each tensor of a checkpoint, decided before a byte is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from binq.convert.report import TensorReport
+from binq.convert.rules import Choice, Rule, parse_option, parse_rules
+from binq.errors import FormatError
+from binq.files.checkpoint import Checkpoint
+from binq.files.header import MAX_HEADER, check_name
+from binq.files.metadata import Description
+from binq.files.writer import header_room
+from binq.formats import get_format
+from binq.models import logical_tensors
+from binq.models.tensor import LogicalTensor
+from binq.runtime import get_num_threads
+from binq.storage.base import ExactFormat
+
+# Weights are read, quantized and written in blocks of rows of about this many bytes.
+BLOCK_BYTES = 1 << 25
+COPY_BYTES = 1 << 26  # Tensors that are kept, in pieces of this many.
+MOST_LANES = 8  # More threads would wait for memory, and take more of it.
+FLOATS = ("BF16", "F16", "F32", "F64")
+
+
+def lanes() -> int:
+    """Returns how many blocks of rows are read and packed side by side, each by one thread."""
+    return min(get_num_threads(), MOST_LANES)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the bytes of the output, besides the source."""
+
+    default: Choice
+    rules: tuple[str, ...] = ()
+    embeddings: str | None = None
+    lm_head: str | None = None
+    max_shard_bytes: int = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept."""
+
+    tensor: LogicalTensor
+    choice: Choice | None = None
+    exact: ExactFormat | None = None
+    reason: str = ""
+
+    @property
+    def kept(self) -> bool:
+        return self.choice is None
+
+    @property
+    def description(self) -> Description:
+        """Returns what the output says of a packed tensor."""
+        shape = self.tensor.shape
+        if self.exact is not None:
+            return Description(
+                self.exact.format, shape, self.exact.group_size, self.exact.symmetric
+            )
+        assert self.choice is not None
+        return Description(self.choice.format, shape, self.choice.group_size, self.choice.symmetric)
+
+    @property
+    def label(self) -> str:
+        """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``."""
+        if self.exact is not None:
+            return f"{self.description.label} exact"
+        return self.tensor.dtype if self.choice is None else str(self.choice)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors of the output."""
+        if not self.kept:
+            return tuple(self.description.part_names(self.tensor.name))
+        return self.tensor.stored if self.tensor.copyable else (self.tensor.name,)
+
+    def report(self, source: Checkpoint) -> TensorReport:
+        """Returns what is known of it beforehand."""
+        return TensorReport(
+            self.tensor.name,
+            self.tensor.shape,
+            self.label,
+            self.tensor.role,
+            self.bytes_before(source),
+            self.bytes_after(source),
+            self.reason,
+        )
+
+    def bytes_before(self, source: Checkpoint) -> int:
+        """Returns the bytes of the stored tensors."""
+        return sum(source.info(name).nbytes for name in self.tensor.stored)
+
+    def bytes_after(self, source: Checkpoint) -> int:
+        """Returns the bytes in the output, scales as float16 where they are not known to differ."""
+        if self.kept:
+            if self.tensor.copyable:
+                return self.bytes_before(source)
+            return self.tensor.size * 4
+        dtype = np.dtype(self.exact.scale_dtype if self.exact else np.float16)
+        return sum(t.itemsize * prod(s) for t, s in self.description.part_shapes(dtype))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every tensor of a checkpoint, in the order and the shards of the output."""
+
+    items: tuple[Item, ...]
+    shards: tuple[tuple[Item, ...], ...]
+    peak_bytes: int
+
+    def shard_name(self, number: int) -> str:
+        """Returns the file name of shard ``number``, counted from 0."""
+        return f"model-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
+
+
+def make_plan(source: Checkpoint, settings: Settings) -> Plan:
+    """Returns the plan for a checkpoint.
+
+    Raises ValueError for a rule that matches no tensor or asks for what cannot be done, naming
+    rule and tensor, and FormatError for two tensors of one name in the output.
+    """
+    rules = parse_rules(settings.rules, settings.default)
+    # Only the roles that were asked for.
+    options: dict[str, Choice | None] = {}
+    if settings.embeddings is not None:
+        choice = parse_option("embeddings", settings.embeddings, settings.default)
+        options = {"embedding": choice, "head": choice}
+    if settings.lm_head is not None:
+        options["head"] = parse_option("lm_head", settings.lm_head, settings.default)
+    tensors = logical_tensors(source)
+    for rule in rules:
+        matched = [tensor for tensor in tensors if rule.matches(tensor.name)]
+        if not matched:
+            raise ValueError(f"rule {rule.text!r} matches no tensor of {source.path}")
+        if rule.choice is not None and not any(map(_is_weight, matched)):
+            raise ValueError(
+                f"rule {rule.text!r} matches no matrix of weights: {matched[0].name!r} is "
+                f"{matched[0].dtype} of shape {matched[0].shape}"
+            )
+    items = tuple(_decide(source, tensor, rules, options, settings.default) for tensor in tensors)
+    _check_names(source, items)
+    shards: list[list[Item]] = [[]]
+    filled = header = 0
+    for item in items:
+        nbytes, room = item.bytes_after(source), header_room(item.output_names)
+        full = filled + nbytes > settings.max_shard_bytes or header + room > MAX_HEADER // 2
+        if shards[-1] and full:
+            shards.append([])
+            filled = header = 0
+        shards[-1].append(item)
+        filled += nbytes
+        header += room
+    return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default))
+
+
+def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:
+    """Raises FormatError for names that safetensors do not have, and where two would be one."""
+    names: set[str] = set()
+    for item in items:
+        for name in item.output_names:
+            try:
+                check_name(name)
+            except ValueError as error:
+                raise FormatError(f"{source.path}: {error}") from None
+            if name in names:
+                raise FormatError(f"{source.path}: two tensors would be stored as {name!r}")
+            names.add(name)
+
+
+def _decide(
+    source: Checkpoint,
+    tensor: LogicalTensor,
+    rules: Sequence[Rule],
+    options: Mapping[str, Choice | None],
+    default: Choice,
+) -> Item:
+    rule = next((r for r in rules if r.matches(tensor.name)), None)
+    if rule is not None:
+        choice, reason = rule.choice, f"rule {rule.text}"
+    elif tensor.role in options:
+        choice, reason = options[tensor.role], tensor.reason
+    elif tensor.role in ("embedding", "head") and tensor.quantize:
+        # Stored in one or two bits: packed without loss, or else not at all.
+        return Item(tensor, default, tensor.exact_format(source))
+    else:
+        choice = default if tensor.quantize else None
+        reason = tensor.reason
+    if choice is None:
+        return Item(tensor, reason=reason)
+    if not _is_weight(tensor):
+        return Item(tensor, reason="not a matrix of weights")
+    # What already is low-bit stays exactly what it is, unless fewer bits are wanted.
+    exact = tensor.exact_format(source)
+    if exact is not None and get_format(exact.format).bits > get_format(choice.format).bits:
+        exact = None
+    return Item(tensor, choice, exact)
+
+
+def _is_weight(tensor: LogicalTensor) -> bool:
+    """Returns whether quantizing the tensor can make sense: a glob may match its bias as well."""
+    if len(tensor.shape) < 2 or tensor.role in ("bias", "norm"):
+        return False
+    return tensor.scheme not in ("plain", "transposed") or tensor.dtype in FLOATS
+
+
+def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
+    """Returns a bound of the memory of a conversion, beside the interpreter's own.
+
+    In each lane a block of rows at up to three times its float32 size, packed blocks that wait to
+    be written, and the scales of the largest tensor.
+    """
+    blocks = []
+    scales = 0
+    for item in items:
+        if item.kept:
+            continue
+        columns = max(1, item.tensor.shape[-1])
+        cuts = item.tensor.blocks(BLOCK_BYTES)
+        rows = max((stop - start for start, stop in cuts), default=0)
+        blocks.append((rows * columns * 4, len(cuts) * item.tensor.matrices))
+        group = (item.exact or default).group_size or columns
+        scales = max(scales, item.tensor.size // min(group, columns) * 4)
+    blocks.sort(reverse=True)
+    peak = 2 * scales + 2 * max((nbytes for nbytes, _ in blocks), default=0)
+    free = lanes()
+    for nbytes, count in blocks:
+        peak += 3 * nbytes * min(free, count)
+        free -= min(free, count)
+    return max(peak, 2 * COPY_BYTES)

@@ -1,0 +1,189 @@
+"""What a conversion did, tensor by tensor: a table, JSON, pictures."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from binq.formats import FORMATS
+from binq.models.family import UNKNOWN
+
+
+@dataclass
+class TensorReport:
+    """One tensor: what it became and how near that is to what it was.
+
+    ``sqnr_db`` is 10·log10(Σw² / Σ(w − ŵ)²); ``max_error`` the largest |w − ŵ|; ``clipped`` how
+    many weights lie farther from their level than half a step (int4); ``zero_scales`` how many
+    groups are all zero. None where the tensor was kept, and where nothing was measured: in a dry
+    run, and where ``resume`` found all done.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    role: str
+    bytes_before: int
+    bytes_after: int
+    reason: str = ""
+    sqnr_db: float | None = None
+    max_error: float | None = None
+    clipped: int | None = None
+    zero_scales: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def kept(self) -> bool:
+        """Returns whether the tensor is stored as it was: its format is no packed one."""
+        return self.format.partition(" ")[0] not in FORMATS
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.bytes_after / prod(self.shape) if prod(self.shape) else 0.0
+
+
+@dataclass
+class Report:
+    """All tensors of a conversion, and its totals.
+
+    ``print(report)`` shows a table, ``report.to_json()`` gives one document, ``report.plot(path)``
+    draws it. ``bytes_done`` are the bytes of the source that this run worked off: less than all
+    where it went on with another's work.
+    """
+
+    source: str
+    target: str
+    tensors: list[TensorReport] = field(default_factory=list)
+    seconds: float = 0.0
+    dry_run: bool = False
+    peak_bytes: int = 0
+    bytes_done: int = 0
+
+    @property
+    def bytes_before(self) -> int:
+        """Returns the bytes of all tensors of the source."""
+        return sum(t.bytes_before for t in self.tensors)
+
+    @property
+    def bytes_after(self) -> int:
+        """Returns the bytes of all tensors of the output."""
+        return sum(t.bytes_after for t in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Returns the bits of a weight over the whole output."""
+        size = sum(prod(t.shape) for t in self.tensors)
+        return 8 * self.bytes_after / size if size else 0.0
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Returns the bytes of the source that this run worked off in a second."""
+        return self.bytes_done / self.seconds if self.seconds else 0.0
+
+    @property
+    def unknown(self) -> list[TensorReport]:
+        """Returns the matrices that were kept because the family is not known to have them."""
+        return [t for t in self.tensors if t.reason == UNKNOWN and len(t.shape) > 1]
+
+    @property
+    def unknown_text(self) -> str:
+        """Returns a sentence about them for people."""
+        size = readable(sum(t.bytes_before for t in self.unknown))
+        kept = f"{len(self.unknown)} matrices ({size}) were kept as they are, the first"
+        if len(self.unknown) == 1:
+            kept = f"1 matrix ({size}) was kept as it is,"
+        return f"{kept} {self.unknown[0].name!r}: {UNKNOWN}; a rule can say what becomes of it"
+
+    def to_json(self) -> str:
+        """Returns one JSON document: totals and every tensor."""
+        document = {
+            "source": self.source,
+            "target": self.target,
+            "dry_run": self.dry_run,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "bits_per_weight": self.bits_per_weight,
+            "bytes_done": self.bytes_done,
+            "peak_bytes": self.peak_bytes,
+            "seconds": self.seconds,
+            "bytes_per_second": self.bytes_per_second,
+            "tensors": [
+                asdict(t) | {"bits_per_weight": t.bits_per_weight, "kept": t.kept}
+                for t in self.tensors
+            ],
+        }
+        return json.dumps(_finite(document), indent=1)
+
+    def __str__(self) -> str:
+        head = ("tensor", "shape", "format", "bits/weight", "before", "after", "SQNR dB", "why")
+        rows: list[Sequence[str]] = [head]
+        for t in self.tensors:
+            rows.append(
+                (
+                    t.name,
+                    "x".join(map(str, t.shape)) or "scalar",
+                    t.format,
+                    f"{t.bits_per_weight:.3f}",
+                    readable(t.bytes_before),
+                    readable(t.bytes_after),
+                    "" if t.sqnr_db is None else f"{t.sqnr_db:.2f}",
+                    t.reason,
+                )
+            )
+        total = (
+            f"{len(self.tensors)} tensors: {readable(self.bytes_before)} -> "
+            f"{readable(self.bytes_after)}, {self.bits_per_weight:.3f} bits a weight"
+        )
+        if self.dry_run:
+            total += f"; about {readable(self.peak_bytes)} of memory; nothing was written"
+        else:
+            total += f", {self.seconds:.1f} s"
+            if self.bytes_done:
+                total += f", {readable(int(self.bytes_per_second))} a second"
+        if self.unknown:
+            total += f"\n{self.unknown_text}"
+        return f"{_align(rows)}\n{total}"
+
+    def plot(self, path: str | Path) -> None:
+        """Draws size by part of the model, error by layer and the spread of errors to a file.
+
+        Needs matplotlib (the extra ``binq[plot]``).
+        """
+        from binq.convert.plot import draw
+
+        draw(self, Path(path))
+
+
+def readable(nbytes: int) -> str:
+    """Returns a size as people write it: ``1.50 GB``, powers of 1000."""
+    if nbytes < 1000:
+        return f"{nbytes} B"
+    power = min(int(math.log10(nbytes)) // 3, 4)
+    return f"{nbytes / 1000**power:.2f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _align(rows: list[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    numbers = {3, 4, 5, 6}
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if i in numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _finite(value: Any) -> Any:
+    """Returns the value with infinities as null: JSON has none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

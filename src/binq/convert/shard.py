@@ -1,0 +1,261 @@
+"""Writes one shard of a converted checkpoint: block by block, in bounded memory.
+
+A shard is one task: it depends on the source and on the plan's items alone, gives the same bytes
+wherever and however often it runs, and appears under its name only when it is whole.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, Item, lanes
+from binq.convert.report import TensorReport
+from binq.errors import NonFiniteError
+from binq.files.checkpoint import Checkpoint
+from binq.files.dtypes import dtype_name
+from binq.files.metadata import Description, dump
+from binq.files.writer import AppendWriter, replacing
+from binq.methods.measure import Errors, tile_errors
+from binq.methods.quantize import is_finite, quantize_unwarned, with_zeros
+from binq.models.tensor import LogicalTensor
+
+Progress = Callable[[int], None]
+
+
+def write_shard(
+    source: Checkpoint, items: Sequence[Item], path: Path, progress: Progress = lambda _: None
+) -> dict[str, Any]:
+    """Writes ``items`` to the safetensors file ``path``; returns what the index needs to know.
+
+    ``progress`` is called with the bytes of the source that were worked off since the last call.
+    """
+    described: dict[str, Description] = {}
+    reports = []
+    names = [name for item in items for name in item.output_names]
+    with replacing(path) as temporary, _Packer(source, items) as packer:
+        writer = AppendWriter(temporary, names)
+        try:
+            for item in items:
+                start = time.perf_counter()
+                if item.kept:
+                    report = _keep(source, item, writer, progress)
+                else:
+                    report = _quantize(source, item, writer, progress, packer)
+                    described[item.tensor.name] = item.description
+                report.seconds = time.perf_counter() - start
+                reports.append(asdict(report))
+            writer.close({"format": "np", "binq": dump(described)})
+        except BaseException:
+            writer.abandon()
+            raise
+    return {"file": path.name, "sizes": writer.sizes, "tensors": reports}
+
+
+class _Packer:
+    """Reads, packs and measures blocks of rows, and hands them over in the order of the items.
+
+    Each block is the work of one thread, from reading to measuring, while that core's cache holds
+    it. The threads run ahead of what was handed over by two blocks, whose floats are gone by then.
+    """
+
+    def __init__(self, source: Checkpoint, items: Sequence[Item]) -> None:
+        self._source = source
+        self._places = [
+            (item, matrix, rows)
+            for item in items
+            if not item.kept
+            for matrix, rows in _blocks(item)
+        ]
+        self._scale_dtypes: dict[str, str] = {}
+        self._lanes = lanes()
+        self._threads = ThreadPoolExecutor(self._lanes)
+        self._next = 0
+        self._running: deque[Future[tuple[QuantizedArray, NDArray[np.float64]]]] = deque()
+
+    def take(self) -> tuple[QuantizedArray, NDArray[np.float64]]:
+        """Returns the next block, packed, and the errors of its tiles."""
+        self._run_ahead()
+        block = self._running.popleft().result()
+        self._run_ahead()
+        return block
+
+    def scale_dtype(self, item: Item) -> str:
+        """Returns the type of the scales of a tensor."""
+        first = item.exact.scale_dtype if item.exact is not None else "float16"
+        return self._scale_dtypes.get(item.tensor.name, first)
+
+    def restart(self, item: Item, scale_dtype: str) -> None:
+        """Goes back to the first block of a tensor, with scales of another type."""
+        self._stop()
+        self._scale_dtypes[item.tensor.name] = scale_dtype
+        self._next = next(i for i, place in enumerate(self._places) if place[0] is item)
+
+    def _run_ahead(self) -> None:
+        while len(self._running) < self._lanes + 2 and self._next < len(self._places):
+            self._running.append(self._threads.submit(self._pack, *self._places[self._next]))
+            self._next += 1
+
+    def _pack(
+        self, item: Item, matrix: int, rows: tuple[int, int]
+    ) -> tuple[QuantizedArray, NDArray[np.float64]]:
+        values = item.tensor.read_values(self._source, matrix, *rows)
+        if item.choice is not None and item.choice.nonfinite == "zero":
+            values = with_zeros(values)
+        packed = _pack_rows(self._source, item, values, matrix, rows, self.scale_dtype(item))
+        return packed, tile_errors(values, packed)
+
+    def _stop(self) -> None:
+        for block in self._running:
+            block.cancel()
+        wait(self._running)
+        self._running.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._threads.shutdown()
+
+
+def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress) -> TensorReport:
+    tensor = item.tensor
+    if tensor.copyable:
+        for name in tensor.stored:
+            info = source.info(name)
+            writer.begin(name, info.dtype, info.shape)
+            for start in range(0, info.nbytes, COPY_BYTES):
+                stop = min(start + COPY_BYTES, info.nbytes)
+                writer.write(source.read_bytes(name, start, stop))
+                progress(stop - start)
+    else:
+        # The type exists in GGUF files only: its exact values, as float32.
+        writer.begin(tensor.name, "F32", tensor.shape)
+        if len(tensor.shape) < 2:
+            writer.write(tensor.read(source))
+        else:
+            for matrix, (start, stop) in _blocks(item):
+                writer.write(tensor.read_rows(source, matrix, start, stop))
+        progress(item.bytes_before(source))
+    return item.report(source)
+
+
+def _blocks(item: Item) -> Iterator[tuple[int, tuple[int, int]]]:
+    for matrix in range(item.tensor.matrices):
+        for block in item.tensor.blocks(BLOCK_BYTES):
+            yield matrix, block
+
+
+def _quantize(
+    source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress, packer: _Packer
+) -> TensorReport:
+    mark = writer.mark()
+    meter = _Meter(item.bytes_before(source), progress)
+    while True:
+        result = _try_quantize(source, item, writer, meter, packer)
+        if result is not None:
+            return result
+        # Some scale does not fit float16: the tensor starts again with all of them in float32.
+        packer.restart(item, "float32")
+        writer.rewind(mark)
+
+
+class _Meter:
+    """Says how far a tensor is; what is done a second time was said before."""
+
+    def __init__(self, nbytes: int, progress: Progress) -> None:
+        self._nbytes, self._progress = nbytes, progress
+        self._said = 0
+
+    def reach(self, done: int, of: int) -> None:
+        """Says that ``done`` of ``of`` equal parts are done."""
+        now = max(self._said, self._nbytes * done // of)
+        self._progress(now - self._said)
+        self._said = now
+
+
+def _try_quantize(
+    source: Checkpoint, item: Item, writer: AppendWriter, meter: _Meter, packer: _Packer
+) -> TensorReport | None:
+    """Writes one packed tensor; None where a scale does not fit its type."""
+    tensor, d = item.tensor, item.description
+    scale_dtype = packer.scale_dtype(item)
+    shapes = d.part_shapes(np.dtype(scale_dtype))
+    names = d.part_names(tensor.name)
+    errors = Errors()
+    small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
+    writer.begin(names[0], dtype_name(shapes[0][0]), shapes[0][1])
+    blocks = len(list(_blocks(item)))
+    for number in range(blocks):
+        packed, tiles = packer.take()
+        if packed.scales.dtype != scale_dtype:
+            return None
+        writer.write(packed.packed)
+        for parts, part in zip(small, (packed.scales, packed.zero_points), strict=False):
+            assert part is not None
+            parts.append(part)
+        errors.add(tiles)
+        meter.reach(number + 1, blocks)
+    for name, (dtype, shape), parts in zip(names[1:], shapes[1:], small, strict=True):
+        writer.begin(name, dtype_name(dtype), shape)
+        for part in parts:
+            writer.write(part)
+    meter.reach(1, 1)
+    report = item.report(source)
+    report.bytes_after = sum(t.itemsize * math.prod(s) for t, s in shapes)
+    report.sqnr_db, report.max_error, report.clipped, report.zero_scales = errors.result()
+    return report
+
+
+def _pack_rows(
+    source: Checkpoint,
+    item: Item,
+    values: NDArray[Any],
+    matrix: int,
+    rows: tuple[int, int],
+    scale_dtype: str,
+) -> QuantizedArray:
+    if item.exact is not None:
+        return item.tensor.exact_rows(source, item.exact, matrix, *rows)
+    choice = item.choice
+    assert choice is not None
+    try:
+        packed, _ = quantize_unwarned(
+            values,
+            choice.format,
+            group_size=choice.group_size,
+            method=choice.method,
+            symmetric=choice.symmetric,
+            scale_dtype=scale_dtype,
+        )
+    except NonFiniteError:
+        raise NonFiniteError(_nonfinite(item.tensor, values, matrix, rows)) from None
+    except ValueError as error:
+        stack = f" of matrix {matrix}" if item.tensor.matrices > 1 else ""
+        raise ValueError(f"{item.tensor.name}, rows from {rows[0]}{stack}: {error}") from None
+    return packed
+
+
+def _nonfinite(
+    tensor: LogicalTensor, values: NDArray[Any], matrix: int, rows: tuple[int, int]
+) -> str:
+    """Returns what is wrong with a block of weights, in the words of :func:`binq.quantize`."""
+    finite = is_finite(values)
+    row, column = divmod(int(np.argmin(finite)), values.shape[1])
+    index = (*np.unravel_index(matrix, tensor.shape[:-2]), rows[0] + row, column)
+    count = finite.size - int(np.count_nonzero(finite))
+    what = "1 value is" if count == 1 else f"{count} values are"
+    return (
+        f"{tensor.name}: {what} not finite in rows {rows[0]} to {rows[1]}, first "
+        f"w[{', '.join(map(str, index))}] = {float(values[row, column])}; nonfinite='zero' "
+        "(--nonfinite zero) reads them as 0"
+    )

@@ -1,0 +1,380 @@
+"""The folder ``dst.partial``: shards that are done, one result each, and who works there."""
+
+import errno
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed, wait
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from binq.convert.fingerprint import conversion_fingerprint
+from binq.convert.lock import LOCK_NAMES, Lock
+from binq.convert.output import other_files, output_config, weight_map
+from binq.convert.plan import Plan, Settings
+from binq.convert.shard import Progress
+from binq.convert.task import (
+    MANIFEST,
+    read_manifest,
+    read_result,
+    result_path,
+    run_shard,
+    write_one,
+)
+from binq.files.checkpoint import INDEX, Checkpoint
+from binq.files.writer import TEMPORARY, create_file, replacing, sync_folder
+
+# What lay at the target and is replaced, from the last rename but one until it is deleted.
+REPLACED = ".binq-replaced"
+
+
+class Work:
+    """One conversion's folder, from its first file to its final name.
+
+    - source, target: what is read; the folder that appears in the end, with all links resolved
+    - plan, settings: what is done
+    - fingerprint: that of source and settings, from before the plan was made of them
+    """
+
+    def __init__(
+        self, source: Checkpoint, target: Path, plan: Plan, settings: Settings, fingerprint: str
+    ) -> None:
+        self.source, self.target, self.plan, self.settings = source, target, plan, settings
+        self.folder = partial_of(target)
+        self.fingerprint = fingerprint
+
+    @contextmanager
+    def opened(self, join: bool, overwrite: bool, part: tuple[int, int] | None) -> Iterator[None]:
+        """Holds the folder for this process; ``join``: goes on with work that is there.
+
+        Raises FileExistsError where another process works there or something else is in the way,
+        ValueError for work on another source or with other settings.
+        """
+        self._check_ours()
+        for path in self._others:
+            if not os.access(path, os.R_OK):
+                raise PermissionError(errno.EACCES, "cannot be read, to be copied", str(path))
+        self.folder.mkdir(exist_ok=True)
+        lock = Lock(self.folder, part)
+        try:
+            with lock:
+                # Another process may have completed the work since the last look.
+                self.check_free(overwrite, join)
+                if not join:
+                    self._clear(overwrite)
+                self._check_manifest()
+                if part is None:
+                    self._remove_strays()
+                elif lock.dead is not None:
+                    self._remove_temporaries(part, lock.dead)
+                yield
+        finally:
+            # Where nothing was begun, nothing stays.
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def check_begun(self) -> None:
+        """Raises FileNotFoundError where there is no work that could be completed."""
+        if not self.folder.exists():
+            raise FileNotFoundError(
+                errno.ENOENT, "no part was begun, so there is nothing to complete", str(self.folder)
+            )
+
+    def check_free(self, overwrite: bool, joins: bool) -> None:
+        """Raises FileExistsError where something lies at the target that may not be replaced.
+
+        ``joins``: the target was expected to be complete, and is not.
+        """
+        if not self._target_is_filled():
+            return
+        if not overwrite:
+            begun = (self.folder / MANIFEST).exists()
+            text = _UNFINISHED if begun else _ANOTHER if joins else _NOT_EMPTY
+            raise FileExistsError(text.format(self.target))
+        # A folder that gets another parent must itself be writable.
+        if not os.access(self.target, os.W_OK):
+            raise PermissionError(errno.EACCES, "may not be replaced", str(self.target))
+
+    def left(self, part: tuple[int, int] | None) -> list[int]:
+        """Returns the shards that are still to be done, of all or of one part."""
+        numbers = range(len(self.plan.shards))
+        mine = (n for n in numbers if part is None or n % part[1] == part[0] - 1)
+        return [n for n in mine if self._result(n) is None]
+
+    def bytes_of(self, numbers: Sequence[int]) -> int:
+        """Returns the bytes of the source behind some shards."""
+        return sum(i.bytes_before(self.source) for n in numbers for i in self.plan.shards[n])
+
+    def run(self, numbers: Sequence[int], executor: Executor | None, advance: Progress) -> None:
+        """Writes shards, here or where the executor runs them."""
+        if executor is None:
+            for n in numbers:
+                write_one(
+                    self.source, self.plan.shards[n], self._shard(n), self.fingerprint, advance
+                )
+            return
+        src = str(self.source.path.absolute())  # a worker may have another working folder
+        mark = self.fingerprint
+        tasks: dict[Future[str], int] = {}
+        try:
+            for n in numbers:
+                task = executor.submit(run_shard, src, self.plan.shards[n], self._shard(n), mark)
+                tasks[task] = n
+            for task in as_completed(tasks):
+                task.result()
+                advance(self.bytes_of([tasks[task]]))
+        except BaseException:
+            # Who catches this may begin again at once: nobody must be writing by then.
+            for task in tasks:
+                task.cancel()
+            wait(tasks)
+            raise
+
+    def check_source(self) -> None:
+        """Raises ValueError where the source is not what it was when the work began."""
+        with Checkpoint(self.source.path) as now:
+            if conversion_fingerprint(now, self.settings) == self.fingerprint:
+                return
+        raise ValueError(
+            f"src: {self.source.path} changed while it was read: begin anew, without resume"
+        )
+
+    def results(self) -> list[dict[str, Any]]:
+        """Returns the results of the shards that are done, in order."""
+        found = (self._result(n) for n in range(len(self.plan.shards)))
+        return [result for result in found if result is not None]
+
+    def complete(self, overwrite: bool) -> None:
+        """Writes index and config, copies the other files, and gives the folder its name.
+
+        Raises ValueError where shards are missing, FileExistsError for a target that was filled
+        meanwhile. A kill at any point loses nothing: what marks the shards as done is deleted when
+        the folder has its name.
+        """
+        results = [self._result(n) for n in range(len(self.plan.shards))]
+        missing = [self.plan.shard_name(n) for n, result in enumerate(results) if result is None]
+        if missing:
+            names = ", ".join(missing[:5])
+            raise ValueError(f"{len(missing)} shards are not done yet: {names}")
+        nbytes = sum(sum(result["sizes"].values()) for result in results if result is not None)
+        index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map(self.plan)}
+        self._remove_strays()  # those of workers that were killed in this run
+        _write_json(self.folder / INDEX, index)
+        _write_json(self.folder / "config.json", self._config)
+        self._copy_others()
+        sync_folder(self.folder)
+        if self._target_is_filled():
+            if not overwrite:
+                raise FileExistsError(_NOT_EMPTY.format(self.target))
+            if (self.folder / REPLACED).exists():
+                raise FileExistsError(_TWO_OLD.format(self.folder / REPLACED, self.target))
+            self.target.rename(self.folder / REPLACED)
+        elif self.target.exists():
+            self.target.rmdir()
+        self.folder.rename(self.target)
+        sync_folder(self.target.parent)
+        self.tidy()
+
+    def _target_is_filled(self) -> bool:
+        return self.target.exists() and any(self.target.iterdir())
+
+    def is_complete(self) -> bool:
+        """Returns whether the target is what this conversion makes: a kill came after the end.
+
+        No file of the source may be newer, as ``make`` has it.
+        """
+        if self.folder.exists():
+            return False
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            made = (self.target / INDEX).stat().st_mtime_ns
+            others = self._others
+            files = [*self.source.file_paths().values(), *others]
+            if any(path.stat().st_mtime_ns > made for path in files):
+                return False
+            config = json.loads((self.target / "config.json").read_text())
+            index = json.loads((self.target / INDEX).read_text())
+            shards = {self.plan.shard_name(n) for n in range(len(self.plan.shards))}
+            written = {path.name for path in self.target.glob("*.safetensors")}
+            expected = json.loads(json.dumps([self._config, weight_map(self.plan)]))
+            same = [config, index["weight_map"]] == expected and shards == written
+            return same and all((self.target / path.name).exists() for path in others)
+        return False
+
+    def tidy(self) -> None:
+        """Deletes what served the work only from the finished folder, and what it replaced.
+
+        Warns where the latter cannot be deleted: the work is done all the same.
+        """
+        for n in range(len(self.plan.shards)):
+            result_path(self.target / self.plan.shard_name(n)).unlink(missing_ok=True)
+        for path in self.target.glob("*.lock"):
+            if LOCK_NAMES.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        (self.target / MANIFEST).unlink(missing_ok=True)
+        try:
+            _delete(self.target / REPLACED)
+        except OSError as error:
+            warnings.warn(
+                f"{self.target} is complete; what lay there before is in {REPLACED} within it and "
+                f"cannot be deleted: {error}",
+                stacklevel=2,
+            )
+        sync_folder(self.target)
+
+    def _check_manifest(self) -> None:
+        """Raises ValueError for work on another source or with other settings."""
+        manifest = self.folder / MANIFEST
+        create_file(manifest, json.dumps({"fingerprint": self.fingerprint}))
+        if read_manifest(manifest) == self.fingerprint:
+            return
+        old = self.folder / REPLACED
+        first = f"move {old} away, which lay at {self.target}, then " if old.exists() else ""
+        raise ValueError(
+            f"{self.folder} holds work on another source or with other settings: "
+            f"{first}delete it, or run with the settings it was begun with"
+        )
+
+    def _check_ours(self) -> None:
+        """Raises FileExistsError where ``dst.partial`` is not a conversion's work."""
+        if not self.folder.exists():
+            return
+        paths = list(self.folder.iterdir()) if self.folder.is_dir() else [self.folder]
+        ours = any(path.name == MANIFEST for path in paths)
+        for path in paths:
+            known = ours or _is_of_work(path.name) or _is_of_system(path.name)
+            if not known or (path.is_dir() and path.name != REPLACED):
+                raise FileExistsError(f"{path} is in the way: move it, or delete it")
+
+    def _clear(self, overwrite: bool) -> None:
+        """Throws unfinished work away, but not what a target was about to be replaced with it."""
+        replaced = self.folder / REPLACED
+        if replaced.exists():
+            if self._target_is_filled():
+                raise FileExistsError(_TWO_OLD.format(replaced, self.target))
+            if self.target.exists():
+                self.target.rmdir()
+            replaced.rename(self.target)
+            if not overwrite:
+                raise FileExistsError(_NOT_EMPTY.format(self.target))
+        # The manifest last: without it, the rest could be anybody's.
+        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
+            if not LOCK_NAMES.fullmatch(path.name) and not _is_of_system(path.name):
+                path.unlink(missing_ok=True)
+
+    def _remove_strays(self) -> None:
+        """Removes what killed processes left: temporary files, locks, files of another plan."""
+        ours = {MANIFEST, REPLACED, Lock(self.folder).path.name}
+        for n in range(len(self.plan.shards)):
+            ours.update((self._shard(n).name, result_path(self._shard(n)).name))
+        for path in self.folder.iterdir():
+            if path.name not in ours and not _is_of_system(path.name):
+                path.unlink(missing_ok=True)
+
+    def _remove_temporaries(self, part: tuple[int, int], pid: int) -> None:
+        """Removes the temporary files of one part that a killed process left."""
+        for n in range(part[0] - 1, len(self.plan.shards), part[1]):
+            shard = self._shard(n)
+            for final in (shard, result_path(shard)):
+                for path in self.folder.glob(f".{final.name}.{pid}-*"):
+                    if TEMPORARY.fullmatch(path.name):
+                        path.unlink(missing_ok=True)
+
+    def _shard(self, n: int) -> Path:
+        return self.folder / self.plan.shard_name(n)
+
+    def _result(self, n: int) -> dict[str, Any] | None:
+        return read_result(self._shard(n), self.fingerprint)
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        return output_config(self.source, self.plan, self.settings)
+
+    @property
+    def _others(self) -> list[Path]:
+        """Returns the files that are copied."""
+        ours = {MANIFEST, REPLACED}
+        ours.update(result_path(self._shard(n)).name for n in range(len(self.plan.shards)))
+        others = other_files(self.source)
+        return [p for p in others if p.name not in ours and not _is_of_work(p.name)]
+
+    def _copy_others(self) -> None:
+        for path in self._others:
+            with replacing(self.folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+
+
+_NOT_EMPTY = "dst: {} is not empty: overwrite=True (--overwrite) replaces it"
+_ANOTHER = (
+    "dst: {} is not empty, and not what this conversion makes: the source is newer, a setting "
+    "differs, or files are missing; overwrite=True (--overwrite) replaces it"
+)
+_UNFINISHED = (
+    "dst: {} is not empty, and beside it lies unfinished work: resume=True and overwrite=True "
+    "(--resume --overwrite) complete it and put it in its place, overwrite=True alone begins anew"
+)
+_TWO_OLD = "{} lay at {} before, where there is something again: move one of them away"
+
+
+def check_target(source: Checkpoint, target: Path) -> None:
+    """Raises OSError or ValueError where ``target`` is no place to write to."""
+    folder = source.path if source.path.is_dir() else source.path.parent
+    if partial_of(target).exists() and partial_of(target).samefile(folder):
+        raise ValueError(f"dst: the source lies at {partial_of(target)}, where the work would be")
+    if os.path.ismount(target):
+        raise ValueError(
+            f"dst must not be a mount point, got {target}: it gets its name when all is done, "
+            "so name a folder in it"
+        )
+    if not target.exists():
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"dst: the folder {target.parent} does not exist")
+        return
+    if target.samefile(folder) or target.samefile(source.path):
+        raise ValueError(f"dst must not be the source itself, got {target}")
+    files = [folder, *source.file_paths().values()]
+    if any(target in path.resolve().parents for path in files):
+        raise ValueError(f"dst must not hold the source, got {target}, which holds {folder}")
+    if not target.is_dir():
+        raise FileExistsError(f"dst: {target} is a file")
+
+
+def partial_of(target: Path) -> Path:
+    """Returns the folder of the work for a target."""
+    return target.with_name(target.name + ".partial") if target.name else target / ".partial"
+
+
+def _is_of_system(name: str) -> bool:
+    """Returns whether a name is one that network file systems keep for a deleted file in use."""
+    return name.startswith((".nfs", ".fuse_hidden"))
+
+
+def _is_of_work(name: str) -> bool:
+    """Returns whether a name is one of a lock or of a temporary file."""
+    return bool(LOCK_NAMES.fullmatch(name) or TEMPORARY.fullmatch(name))
+
+
+def _delete(folder: Path) -> None:
+    """Deletes a folder with all that is in it, where need be folders that are read-only too."""
+    with suppress(FileNotFoundError):
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:
+            # Each folder before it is looked into; links are not followed.
+            folders = [folder]
+            for inner in folders:
+                inner.chmod(0o700)
+                folders += [path for path in inner.iterdir() if _is_folder(path)]
+            shutil.rmtree(folder)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,263 @@
+"""Opens a checkpoint: a folder of safetensors files as the model hubs have them, or a GGUF file."""
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.checks import check_path
+from binq.errors import FormatError
+from binq.files.dtypes import numpy_dtype
+from binq.files.gguf import MAGIC, GgufFile
+from binq.files.safetensors import SafetensorsFile
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_MAX_JSON = 1 << 28
+# Rows of a matrix that are read and transposed at a time.
+_STRIP = 128
+
+
+@dataclass(frozen=True)
+class StoredInfo:
+    """One stored tensor: its type, shape and size, and the file that holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    file: str
+
+
+class Checkpoint:
+    """An open checkpoint: its configuration and its stored tensors by name.
+
+    - path: a folder with ``model.safetensors.index.json`` (whose weight map alone says what
+      belongs to the model: nothing is globbed) or ``model.safetensors``, or one GGUF file; or the
+      path of such a file
+    - config: the parsed ``config.json``, or for GGUF the metadata of the file
+
+    Files are opened when first needed. Safe to read from several threads; pickles as its path.
+
+    Raises FileNotFoundError where there is no checkpoint and FormatError for a malformed one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = check_path("src", path)
+        self.config: dict[str, Any] = {}
+        self._lock = threading.Lock()
+        self._files: dict[str, SafetensorsFile] = {}
+        self._gguf: GgufFile | None = None
+        self._map: dict[str, str] = {}
+        self._folder = self.path if self.path.is_dir() else self.path.parent
+        self._open()
+
+    def _open(self) -> None:
+        if not self.path.is_dir() and _is_gguf(self.path):
+            self._open_gguf(self.path)
+            return
+        if not self.path.is_dir():
+            if self.path.suffix == ".json" and self.path.exists():
+                raise FormatError(f"{self.path}: no weights but JSON: name the folder instead")
+            self._map = dict.fromkeys(self._file(self.path.name), self.path.name)
+        elif (self.path / INDEX).exists():
+            self._map = _weight_map(self.path / INDEX)
+        elif (self.path / SINGLE).exists():
+            self._map = dict.fromkeys(self._file(SINGLE), SINGLE)
+        else:
+            found = sorted(self.path.glob("*.gguf"))
+            if len(found) > 1:
+                raise FormatError(f"{self.path}: {len(found)} GGUF files: name one of them")
+            if not found:
+                raise FileNotFoundError(
+                    f"{self.path}: no {INDEX}, {SINGLE} or GGUF file: not a checkpoint"
+                )
+            self._open_gguf(found[0])
+            return
+        config = self._folder / "config.json"
+        if config.exists():
+            self.config = _load_object(config)
+
+    def _open_gguf(self, path: Path) -> None:
+        self._gguf = GgufFile(path)
+        self._map = dict.fromkeys(self._gguf.tensors, path.name)
+        self.config = dict(self._gguf.metadata)
+
+    @property
+    def is_gguf(self) -> bool:
+        """Returns whether the checkpoint is a GGUF file."""
+        return self._gguf is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors."""
+        return tuple(self._map)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Returns the names of the files with tensors, in order of first use."""
+        return tuple(dict.fromkeys(self._map.values()))
+
+    def file_paths(self) -> dict[str, Path]:
+        """Returns the path of each file with tensors by its name."""
+        return {name: self._folder / name for name in self.files}
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Returns the file of each stored tensor by name."""
+        return dict(self._map)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._map
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._map)
+
+    def info(self, name: str) -> StoredInfo:
+        """Returns what a stored tensor is. Raises KeyError for a name that there is not."""
+        file = self._map[name]
+        if self._gguf is not None:
+            tensor = self._gguf.tensors[name]
+            return StoredInfo(tensor.type, tensor.shape, tensor.nbytes, file)
+        info = self._holder(name).info(name)
+        return StoredInfo(info.dtype, info.shape, info.nbytes, file)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Returns a whole stored tensor as a new array of its own type."""
+        info = self.info(name)
+        data = self.read_bytes(name, 0, info.nbytes)
+        return data.view(numpy_dtype(info.dtype)).reshape(info.shape)
+
+    def read_span(
+        self, name: str, start: int, stop: int, row_shape: tuple[int, ...]
+    ) -> NDArray[Any]:
+        """Returns rows ``[start, stop)`` of the tensor seen as a list of rows of ``row_shape``."""
+        dtype = numpy_dtype(self.info(name).dtype)
+        row = dtype.itemsize * prod(row_shape)
+        data = self.read_bytes(name, start * row, stop * row)
+        return data.view(dtype).reshape(stop - start, *row_shape)
+
+    def read_transposed(self, name: str, matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns columns ``[start, stop)`` of one matrix of a stack as rows: a transposed copy.
+
+        Reads the bytes of these columns only, piece by piece; all of them in order where they
+        are all the columns.
+        """
+        info = self.info(name)
+        rows, columns = info.shape[-2:]
+        # Integers of the same size: numpy copies those several times as fast as bfloat16.
+        dtype = np.dtype(f"u{numpy_dtype(info.dtype).itemsize}")
+        out = np.empty((stop - start, rows), dtype)
+        width = (stop - start) * dtype.itemsize
+        read = self._gguf.read_bytes if self._gguf is not None else self._holder(name).read_bytes
+        for top in range(0, rows, _STRIP):
+            bottom = min(top + _STRIP, rows)
+            first, last = matrix * rows + top, matrix * rows + bottom
+            # Rows a power of two apart would share a few lines of the cache: they lie apart by
+            # one line more.
+            strip = np.empty((bottom - top, stop - start + 64 // dtype.itemsize), dtype)
+            strip = strip[:, : stop - start]
+            if stop - start == columns:
+                strip[:] = self.read_span(name, first, last, (columns,)).view(dtype)
+            else:
+                for row in range(bottom - top):
+                    at = ((first + row) * columns + start) * dtype.itemsize
+                    strip[row] = read(name, at, at + width).view(dtype)
+            out[:, top:bottom] = strip.T
+        return out.view(numpy_dtype(info.dtype))
+
+    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
+        """Returns bytes ``[start, stop)`` of a stored tensor as a new array."""
+        if self._gguf is not None:
+            return self._gguf.read_bytes(name, start, stop)
+        return self._holder(name).read_bytes(name, start, stop)
+
+    def close(self) -> None:
+        """Closes the files."""
+        with self._lock:
+            for file in self._files.values():
+                file.close()
+            self._files.clear()
+        if self._gguf is not None:
+            self._gguf.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Checkpoint, (self.path,)
+
+    def _holder(self, name: str) -> SafetensorsFile:
+        file = self._file(self._map[name])
+        if name not in file:
+            raise FormatError(f"{file.path}: no tensor {name!r}, which {INDEX} places there")
+        return file
+
+    def _file(self, name: str) -> SafetensorsFile:
+        with self._lock:
+            if name not in self._files:
+                path = self._folder / name
+                if not path.is_file():
+                    kind = FileNotFoundError if path == self.path else FormatError
+                    raise kind(f"{path}: there is no such file")
+                self._files[name] = SafetensorsFile(path)
+            return self._files[name]
+
+
+def _is_gguf(path: Path) -> bool:
+    """Returns whether a file begins as GGUF files do: their names need not end so."""
+    if path.suffix == ".gguf" or not path.is_file():
+        return path.suffix == ".gguf"
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Returns tensor name -> file name, checked: files lie in the folder itself."""
+    entries = _load_object(path).get("weight_map")
+    if not isinstance(entries, dict) or not entries:
+        raise FormatError(f"{path}: no object weight_map, or an empty one")
+    for name, file in entries.items():
+        plain = isinstance(file, str) and file.endswith(".safetensors")
+        if not plain or any(mark in file for mark in ("/", "\\", ":", "\0")):
+            raise FormatError(
+                f"{path}: tensor {name!r} is placed in {file!r}, not in a .safetensors file "
+                "of this folder"
+            )
+    return entries
+
+
+def _load_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object from a file. Raises FormatError naming the file and the reason."""
+    size = path.stat().st_size
+    if size > _MAX_JSON:
+        raise FormatError(f"{path}: {size} bytes of JSON, more than {_MAX_JSON}")
+    try:
+        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: not a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name appears twice in an object")
+    return result

@@ -1,0 +1,58 @@
+"""How far packed weights are from the floats they came from, summed up block by block."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq import _core
+from binq._memory import as_bytes
+from binq.array.array import QuantizedArray
+from binq.formats.layout import TILE_ROWS
+
+
+def tile_errors(values: NDArray[Any], packed: QuantizedArray) -> NDArray[np.float64]:
+    """Returns signal, noise, largest error, clipped weights and zero scales of each tile.
+
+    ``values`` are the rows, of any float dtype, that became ``packed``.
+    """
+    dtype = values.dtype if values.dtype.name in _core.INPUT_TYPES else np.dtype(np.float32)
+    values = np.ascontiguousarray(values, dtype)
+    tiles = np.zeros((-(-len(values) // TILE_ROWS), 5))
+    (matrix,) = packed._matrices() or (None,)
+    if matrix is not None:
+        matrix.measure(
+            as_bytes(values),
+            _core.INPUT_TYPES[dtype.name],
+            values.strides[0],
+            tiles,
+        )
+    return tiles
+
+
+class Errors:
+    """Signal, noise, the largest error, clipped weights and zero scales of one tensor.
+
+    The sums depend on the weights and their order alone, not on how rows were cut in blocks of a
+    multiple of 32.
+    """
+
+    def __init__(self) -> None:
+        self._totals = np.zeros(5)
+
+    def add(self, tiles: NDArray[np.float64]) -> None:
+        """Adds what :func:`tile_errors` found in the next block of rows, tile by tile."""
+        sums = np.add.accumulate(np.vstack([self._totals, tiles]))[-1]
+        worst = max(self._totals[2], tiles[:, 2].max(initial=0.0))
+        self._totals = sums
+        self._totals[2] = worst
+
+    def result(self) -> tuple[float, float, int, int]:
+        """Returns SQNR in dB, the largest error, clipped weights and zero scales."""
+        signal, noise, worst, clipped, zero_scales = self._totals.tolist()
+        decibels = math.inf
+        if noise != 0.0:
+            ratio = signal / noise
+            decibels = 10 * math.log10(ratio) if ratio > 0 else -math.inf
+        return decibels, worst, int(clipped), int(zero_scales)

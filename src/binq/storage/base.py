@@ -1,0 +1,240 @@
+"""The weights of a checkpoint as a quantizer sees them, whatever the file stores.
+
+A :class:`LogicalTensor` has a name, a shape ``(..., out_features, in_features)``, a role in the
+model and a :class:`Storage` that knows which stored tensors it is made of and how. Both are small
+and picklable: a worker needs them and the path of the checkpoint, nothing else.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
+
+if TYPE_CHECKING:
+    from binq.files.checkpoint import Checkpoint
+
+# Blocks of rows that are only looked at, not kept, take about this much memory.
+SCAN_BYTES = 1 << 25
+
+
+@dataclass(frozen=True)
+class ExactFormat:
+    """The packed format that holds a tensor without loss, as :func:`binq.quantize` names it."""
+
+    format: str
+    group_size: int | None
+    symmetric: bool = True
+    scale_dtype: str = "float16"
+
+
+class Storage(ABC):
+    """How one weight lies in the stored tensors. Derived classes are frozen dataclasses."""
+
+    scheme: ClassVar[str]
+    # Whether the stored tensors can be copied as they are to a safetensors file.
+    copyable: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Returns the logical shape: the last two axes are (out_features, in_features)."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """Returns the type of the stored weights, such as ``"BF16"`` or ``"Q1_0"``."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> tuple[str, ...]:
+        """Returns the names of the stored tensors, the weights first."""
+
+    @abstractmethod
+    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns rows of one matrix, in a float dtype that holds them exactly."""
+
+    def good_rows(self, budget: int) -> int:
+        """Returns how many rows to read at a time to stay within about ``budget`` bytes."""
+        rows = budget // max(1, 12 * self.shape[-1])
+        return max(32, rows // 32 * 32)
+
+    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+        """Returns the format that holds the weights without loss, or None; may read them all."""
+        return None
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
+    ) -> QuantizedArray:
+        """Returns rows of one matrix in the format that ``exact_format`` gave."""
+        raise ValueError(f"{self.stored[0]}: {self.scheme} weights have no lossless form")
+
+
+class CodedStorage(Storage):
+    """Weights stored as small integers: ``scale * (code - zero)``, a scale and zero a group."""
+
+    # Codes lie in [low, high] before the zero is subtracted.
+    @property
+    @abstractmethod
+    def levels(self) -> tuple[int, int]: ...
+
+    @property
+    @abstractmethod
+    def group(self) -> int | None:
+        """Returns the group size, None for one scale a row."""
+
+    @abstractmethod
+    def read_codes(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns integers (rows, in_features)."""
+
+    @abstractmethod
+    def read_groups(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+        """Returns scales (rows, groups) and the integer zeros of the same shape, or None."""
+
+    def read_values(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.float32]:
+        codes = self._centred(source, matrix, start, stop)
+        scales, _ = self.read_groups(source, matrix, start, stop)
+        values = codes.astype(np.float32)
+        each_group(np.multiply, values, scales, self.group)
+        return values
+
+    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+        group = packed_group(self.group, self.shape[-1])
+        if group == 0 or 0 in self.shape:
+            return None
+        small, nonzero, half = True, True, True
+        signed = unsigned = True
+        low, high = self.levels
+        for matrix, start, stop in _all_blocks(self):
+            scales, zeros = self.read_groups(source, matrix, start, stop)
+            if not np.isfinite(scales).all():
+                return None
+            half = half and fits_float16(scales)
+            least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
+            signed = signed and low - most >= -8 and high - least <= 7
+            unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
+            if small:
+                codes = self._centred(source, matrix, start, stop)
+                small = codes.min() >= -1 and codes.max() <= 1
+                nonzero = nonzero and bool(codes.all())
+        scale_dtype = "float16" if half else "float32"
+        if small:
+            return ExactFormat("binary" if nonzero else "ternary", group, True, scale_dtype)
+        if signed or unsigned:
+            return ExactFormat("int4", group, signed, scale_dtype)
+        return None
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
+    ) -> QuantizedArray:
+        scales, zeros = self.read_groups(source, matrix, start, stop)
+        if exact.symmetric:
+            codes, zeros = self._centred(source, matrix, start, stop), None
+        else:
+            codes = self.read_codes(source, matrix, start, stop)
+        return pack_exact(exact, codes, scales, zeros)
+
+    def _centred(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        codes = self.read_codes(source, matrix, start, stop)
+        _, zeros = self.read_groups(source, matrix, start, stop)
+        if zeros is not None:
+            codes = codes.astype(np.int16)
+            each_group(np.subtract, codes, zeros.astype(np.int16), self.group)
+        return codes
+
+
+def packed_group(group: int | None, columns: int) -> int | None:
+    """Returns the group size of packed weights with the same scales, or 0 where there is none."""
+    if group is None or group in (32, 64, 128, 256):
+        return group
+    return None if group >= columns else 0
+
+
+def each_group(
+    operate: np.ufunc, values: NDArray[Any], groups: NDArray[Any], group: int | None
+) -> None:
+    """Applies ``values = operate(values, g)`` in place, g being the number of each group."""
+    rows, columns = values.shape
+    if group is None or groups.shape[-1] == 1:
+        operate(values, groups[:, :1], out=values)
+        return
+    whole = columns // group
+    parts = values[:, : whole * group].reshape(rows, whole, group)
+    if not np.shares_memory(parts, values):  # a ragged last group: rows are not contiguous
+        operate(values, np.repeat(groups, group, axis=-1)[:, :columns], out=values)
+        return
+    operate(parts, groups[:, :whole, None], out=parts)
+    if whole * group < columns:
+        operate(values[:, whole * group :], groups[:, whole:], out=values[:, whole * group :])
+
+
+def pack_exact(
+    exact: ExactFormat,
+    codes: NDArray[Any],
+    scales: NDArray[np.float32],
+    zeros: NDArray[Any] | None = None,
+) -> QuantizedArray:
+    """Returns codes as packed weights whose scales have the dtype that ``exact`` names."""
+    # The row's own length may be shorter than the stored group: then there is one scale.
+    if exact.group_size is None:
+        scales = scales[:, :1]
+        zeros = None if zeros is None else zeros[:, :1]
+    if zeros is not None and exact.format == "int4":
+        zeros = zeros.astype(np.uint8)
+    packed = QuantizedArray.from_codes(
+        codes.astype(np.int8),
+        scales,
+        format=exact.format,
+        group_size=exact.group_size,
+        zero_points=zeros,
+    )
+    if packed.scales.dtype == exact.scale_dtype:
+        return packed
+    # from_codes chose float16 for these rows, while other rows of the tensor need float32.
+    midpoints = packed.zero_points
+    if midpoints is not None and midpoints.dtype.kind == "f":
+        midpoints = midpoints.astype(exact.scale_dtype)
+    return QuantizedArray(
+        packed.format,
+        packed.shape,
+        packed.group_size,
+        packed.symmetric,
+        packed.packed,
+        packed.scales.astype(exact.scale_dtype),
+        midpoints,
+    )
+
+
+def fits_float16(values: NDArray[np.float32]) -> bool:
+    """Returns whether float16 holds every value exactly."""
+    with np.errstate(over="ignore", under="ignore"):
+        return bool((values.astype(np.float16).astype(np.float32) == values).all())
+
+
+def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns values as float32; bfloat16 by a shift, which is several times as fast."""
+    if values.dtype.name == "bfloat16":
+        wide = values.view(np.uint16).astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def row_blocks(storage: Storage, budget: int) -> list[tuple[int, int]]:
+    """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""
+    rows = storage.shape[-2]
+    step = storage.good_rows(budget)
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def _all_blocks(storage: Storage) -> list[tuple[int, int, int]]:
+    blocks = row_blocks(storage, SCAN_BYTES)
+    return [(matrix, *block) for matrix in range(prod(storage.shape[:-2])) for block in blocks]

@@ -1,0 +1,232 @@
+"""MLX affine quantization: ``scales * code + biases`` in groups along the input axis.
+
+Codes of 1 to 8 bits lie densely in little-endian 32-bit words. Bonsai is 1 bit with scale 2s and
+bias −s, that is ±s; its ternary sibling 2 bits with bias −s. ``X.biases`` (of the groups) is not
+``X.bias`` (of the layer). Source: mlx.core.quantize.
+"""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
+from binq.errors import FormatError, UnsupportedFormatError
+from binq.storage.base import (
+    ExactFormat,
+    Storage,
+    each_group,
+    fits_float16,
+    pack_exact,
+    row_blocks,
+    to_float32,
+)
+from binq.storage.bits import unpack
+from binq.storage.mxfp4 import BLOCK, Mxfp4
+
+if TYPE_CHECKING:
+    from binq.files.checkpoint import Checkpoint
+
+_BITS = (1, 2, 3, 4, 5, 6, 8)
+_GROUPS = (32, 64, 128)
+_SCAN_BYTES = 1 << 25
+_FLOATS = ("F16", "BF16", "F32")
+
+
+@dataclass(frozen=True)
+class MlxAffine(Storage):
+    """Packed codes, and the scale and bias of each group."""
+
+    scheme = "mlx_affine"
+    name: str
+    scales: str
+    biases: str
+    logical_shape: tuple[int, ...]
+    bits: int
+    group: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.logical_shape
+
+    @property
+    def dtype(self) -> str:
+        return "U32"
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        return (self.name, self.scales, self.biases)
+
+    def read_values(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.float32]:
+        scales, biases = self._read_groups(source, matrix, start, stop)
+        values = self._read_codes(source, matrix, start, stop).astype(np.float32)
+        each_group(np.multiply, values, scales, self.group)
+        each_group(np.add, values, biases, self.group)
+        return values
+
+    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+        """Returns a format where the biases are a whole or half number of scales below zero."""
+        if 0 in self.shape:
+            return None
+        plain = _Levels()
+        for matrix in range(prod(self.shape[:-2])):
+            for start, stop in row_blocks(self, _SCAN_BYTES):
+                plain.look(*self._read_groups(source, matrix, start, stop), self.bits)
+                if not plain.possible:
+                    return None
+                if self.bits > 1 and plain.ternary:
+                    codes = self._read_codes(source, matrix, start, stop)
+                    plain.ternary = int(codes.max()) <= 2
+        return plain.result(self.group, self.bits)
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
+    ) -> QuantizedArray:
+        scales, biases = self._read_groups(source, matrix, start, stop)
+        codes = self._read_codes(source, matrix, start, stop).astype(np.int8)
+        if exact.format == "binary":
+            half = scales * np.float32(0.5)
+            codes = 2 * codes - np.int8(1)
+            return pack_exact(exact, codes, half, None if exact.symmetric else biases + half)
+        if exact.format == "ternary":
+            return pack_exact(exact, codes - np.int8(1), scales)
+        return pack_exact(exact, codes, scales, _zero_points(scales, biases))
+
+    def _read_codes(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.uint8]:
+        rows, columns = self.shape[-2:]
+        words = columns * self.bits // 32
+        first = matrix * rows
+        data = source.read_span(self.name, first + start, first + stop, (words,))
+        return unpack(data, self.bits, columns)
+
+    def _read_groups(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        rows, columns = self.shape[-2:]
+        first, row = matrix * rows, (columns // self.group,)
+        scales = source.read_span(self.scales, first + start, first + stop, row)
+        biases = source.read_span(self.biases, first + start, first + stop, row)
+        return to_float32(scales), to_float32(biases)
+
+
+class _Levels:
+    """What all scales and biases seen so far allow."""
+
+    def __init__(self) -> None:
+        self.symmetric = True  # 1 bit: the two levels are ±s
+        self.possible = True
+        self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
+        self._half = True
+
+    def look(self, scales: NDArray[np.float32], biases: NDArray[np.float32], bits: int) -> None:
+        if not (np.isfinite(scales).all() and np.isfinite(biases).all()):
+            self.possible = False
+        elif bits == 1:
+            half = scales * np.float32(0.5)
+            middle = biases + half
+            levels = (middle - half == biases) & (middle + half == biases + scales)
+            self.possible = self.possible and bool(levels.all())
+            self.symmetric = self.symmetric and bool((middle == 0).all())
+            self._half = self._half and fits_float16(half) and fits_float16(middle)
+        else:
+            zeros = _zero_points(scales, biases)
+            whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= 15)
+            # With few bits in scale and code all products and sums are exact in float32.
+            self.possible = bits <= 4 and self.possible and bool(whole.all())
+            self.ternary = self.ternary and bool((zeros == 1).all())
+            self._half = self._half and fits_float16(scales)
+            self.possible = self.possible and _few_bits(scales)
+
+    def result(self, group: int | None, bits: int) -> ExactFormat:
+        scale_dtype = "float16" if self._half else "float32"
+        if bits == 1:
+            return ExactFormat("binary", group, self.symmetric, scale_dtype)
+        if self.ternary:
+            return ExactFormat("ternary", group, True, scale_dtype)
+        return ExactFormat("int4", group, False, scale_dtype)
+
+
+def _zero_points(scales: NDArray[np.float32], biases: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the code of zero in each group, rounded; 0 where the scale is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(scales == 0, np.float32(0), np.rint(-biases / scales))
+
+
+def _few_bits(scales: NDArray[np.float32]) -> bool:
+    """Returns whether every scale has at most 16 significant bits, as float16 and bfloat16 do."""
+    return not (scales.view(np.uint32) & np.uint32(0xFF)).any()
+
+
+def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
+    """Returns the packed weights of an MLX checkpoint by name: all that have scales beside them."""
+    found: dict[str, Storage] = {}
+    for scales in sorted(names):
+        if not scales.endswith(".scales"):
+            continue
+        module = scales.removesuffix(".scales")
+        name, biases = module + ".weight", module + ".biases"
+        if name not in names:
+            raise FormatError(f"{source.path}: {scales!r} has no {name!r}")
+        options = config.get(module, {})
+        if not isinstance(options, Mapping):
+            raise FormatError(f"{source.path}: {scales!r} belongs to a module of type {options!r}")
+        options = {**config, **options}
+        mode, bits, group = (options.get(key) for key in ("mode", "bits", "group_size"))
+        if mode in (None, "affine"):
+            if biases not in names:
+                raise FormatError(f"{source.path}: {scales!r} has no {biases!r}")
+            whole = type(bits) is int and type(group) is int
+            if not whole or bits not in _BITS or group not in _GROUPS:
+                raise UnsupportedFormatError(
+                    f"{source.path}: {module!r}: MLX weights of {bits!r} bits, group {group!r}"
+                )
+            found[name] = _affine(source, (name, scales, biases), bits, group)
+        elif mode == "mxfp4" and biases not in names:
+            found[name] = _mxfp4(source, name, scales)
+        else:
+            raise UnsupportedFormatError(f"{source.path}: {module!r}: MLX mode {mode!r}")
+    return found
+
+
+def _affine(source: "Checkpoint", names: tuple[str, str, str], bits: int, group: int) -> MlxAffine:
+    codes, scales, biases = (source.info(name) for name in names)
+    fits = codes.dtype == "U32" and len(codes.shape) >= 2 and not codes.shape[-1] * 32 % bits
+    columns = codes.shape[-1] * 32 // bits if fits else 0
+    groups = (*codes.shape[:-1], columns // group)
+    if (
+        not fits
+        or columns % group
+        or scales.shape != groups
+        or biases.shape != groups
+        or scales.dtype not in _FLOATS
+        or biases.dtype not in _FLOATS
+    ):
+        raise FormatError(
+            f"{source.path}: {names[0]!r} is {codes.dtype} {codes.shape}, scales {scales.shape}, "
+            f"biases {biases.shape}: no MLX weights of {bits} bits in groups of {group}"
+        )
+    return MlxAffine(*names, (*codes.shape[:-1], columns), bits, group)
+
+
+def _mxfp4(source: "Checkpoint", name: str, scales: str) -> Mxfp4:
+    codes, exponents = source.info(name), source.info(scales)
+    *lead, rows, words = codes.shape if len(codes.shape) >= 2 else (0, 0)
+    blocks = words * 8 // BLOCK
+    if (
+        codes.dtype != "U32"
+        or words % 4
+        or exponents.dtype != "U8"
+        or exponents.shape != (*lead, rows, blocks)
+    ):
+        raise FormatError(
+            f"{source.path}: {name!r} is {codes.dtype} {codes.shape}, scales {exponents.dtype} "
+            f"{exponents.shape}: no MLX weights of mode mxfp4"
+        )
+    return Mxfp4(name, scales, tuple(lead), rows, blocks)

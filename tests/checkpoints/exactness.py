@@ -1,0 +1,37 @@
+"""What the tests of storage schemes check: every value, the lossless form, refusals."""
+
+import json
+
+import numpy as np
+import pytest
+
+from binq.files.checkpoint import Checkpoint
+from binq.models import logical_tensors
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+def check(written, name=DOWN):
+    """Checks all values; returns the format of one tensor, or None, having checked it as well."""
+    with Checkpoint(written.path) as source:
+        for tensor in logical_tensors(source):
+            np.testing.assert_array_equal(tensor.read(source), written.values[tensor.name])
+            if tensor.name == name:
+                found = tensor.exact_format(source)
+                if found is not None:
+                    packed = tensor.exact_rows(source, found, 0, 0, tensor.shape[-2])
+                    np.testing.assert_array_equal(packed.dequantize(), written.values[name])
+    return found
+
+
+def change(written, **settings):
+    """Changes settings of quantization_config; None removes one."""
+    path = written.path / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"].update(settings)
+    path.write_text(json.dumps(config))
+
+
+def refuse(written, error, match):
+    with pytest.raises(error, match=match), Checkpoint(written.path) as source:
+        logical_tensors(source)

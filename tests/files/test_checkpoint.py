@@ -1,0 +1,167 @@
+"""Opening checkpoints: the index alone decides, and what is malformed is named."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from checkpoints.fixtures import Written, floats, save
+from checkpoints.models import gpt_oss, qwen3, qwen35
+from safetensors.numpy import save_file
+
+from binq.errors import FormatError, UnsupportedFormatError
+from binq.files.checkpoint import INDEX, Checkpoint
+from binq.models import logical_tensors
+
+
+def test_index_alone_decides_which_files_belong(tmp_path):
+    written = gpt_oss(tmp_path)
+    save_file({"stray": np.zeros(3, np.float32)}, tmp_path / "model-99999.safetensors")
+    with Checkpoint(tmp_path) as source:
+        assert set(source.names) == set(written.stored)
+        assert sorted(source.files) == [f"model-0000{i}-of-00002.safetensors" for i in range(3)]
+        assert "embedding.weight" not in source
+
+
+def test_tensor_that_the_index_leaves_out_is_no_part(tmp_path):
+    written = qwen35(tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    del index["weight_map"]["mtp.fc.weight"]
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with Checkpoint(tmp_path) as source:
+        assert set(source.names) == set(written.stored) - {"mtp.fc.weight"}
+
+
+def test_shards_are_opened_when_needed(tmp_path):
+    qwen35(tmp_path)
+    with Checkpoint(tmp_path) as source:
+        (tmp_path / source.info("mtp.fc.weight").file).rename(tmp_path / "away.safetensors")
+        other = next(name for name in source.names if source._map[name] not in source._files)
+        source.info(other)
+    with pytest.raises(FormatError, match="there is no such file"), Checkpoint(tmp_path) as source:
+        source.read("mtp.fc.weight")
+
+
+def test_single_file_and_path_of_a_file_open_alike(tmp_path):
+    qwen3(tmp_path)
+    with Checkpoint(tmp_path) as a, Checkpoint(tmp_path / "model.safetensors") as b:
+        assert a.names == b.names
+        assert a.config == b.config
+        assert logical_tensors(a) == logical_tensors(b)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "../x.safetensors",
+        "a/b.safetensors",
+        "C:\\x.safetensors",
+        "C:x.safetensors",
+        "x\0.safetensors",
+        "x.bin",
+        3,
+        None,
+        "/x",
+    ],
+)
+def test_index_may_not_point_elsewhere(tmp_path, file):
+    qwen35(tmp_path)
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": file}}))
+    with pytest.raises(FormatError, match=r"tensor 'a' is placed in .*not in a \.safetensors file"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "not valid JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", "no object weight_map"),
+        ('{"weight_map": []}', "no object weight_map"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "a name appears twice"),
+        ("[" * 200_000, "not valid JSON"),
+    ],
+)
+def test_malformed_index_is_named(tmp_path, text, reason):
+    (tmp_path / INDEX).write_text(text)
+    with pytest.raises(FormatError, match=reason) as error:
+        Checkpoint(tmp_path)
+    assert INDEX in str(error.value)
+
+
+def test_tensor_missing_from_its_shard_is_named(tmp_path):
+    qwen35(tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    index["weight_map"]["ghost"] = next(iter(index["weight_map"].values()))
+    (tmp_path / INDEX).write_text(json.dumps(index))
+    with Checkpoint(tmp_path) as source, pytest.raises(FormatError, match="no tensor 'ghost'"):
+        source.info("ghost")
+
+
+def test_no_checkpoint_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a checkpoint"):
+        Checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        Checkpoint(tmp_path / "absent.safetensors")
+
+
+def test_broken_config_is_named(tmp_path):
+    qwen3(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(FormatError, match=r"config\.json: not valid JSON"):
+        Checkpoint(tmp_path)
+
+
+def test_two_gguf_files_must_be_told_apart(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(FormatError, match="2 GGUF files: name one"):
+        Checkpoint(tmp_path)
+
+
+def test_columns_and_spans_are_those_of_the_tensor(tmp_path):
+    written = Written(tmp_path)
+    stack = floats("stack", (3, 5, 7))
+    written.put("stack", stack)
+    save(written, {"model_type": "qwen3"})
+    with Checkpoint(tmp_path) as source:
+        for start, stop in ((0, 7), (2, 5), (6, 7), (3, 3)):
+            part = source.read_transposed("stack", 1, start, stop)
+            np.testing.assert_array_equal(part, stack[1, :, start:stop].T)
+        np.testing.assert_array_equal(
+            source.read_span("stack", 4, 9, (7,)), stack.reshape(15, 7)[4:9]
+        )
+
+
+def test_many_threads_may_read(tmp_path):
+    written = qwen35(tmp_path)
+    with Checkpoint(tmp_path) as source, ThreadPoolExecutor(8) as pool:
+        names = list(source.names) * 4
+        for name, array in zip(names, pool.map(source.read, names), strict=True):
+            np.testing.assert_array_equal(array, written.stored[name])
+
+
+def test_shard_that_shrinks_while_read_is_a_format_error(tmp_path):
+    qwen3(tmp_path)
+    with Checkpoint(tmp_path) as source:
+        source.info("lm_head.weight")
+        (tmp_path / "model.safetensors").write_bytes(b"")
+        with pytest.raises(FormatError, match="shortened while it was read"):
+            source.read("lm_head.weight")
+
+
+def test_an_index_is_no_checkpoint_and_its_folder_is_asked_for(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text('{"weight_map": {}}')
+    with pytest.raises(FormatError, match=r"index\.json: no weights but JSON: name the folder"):
+        Checkpoint(path)
+
+
+def test_weights_without_a_configuration_are_refused(tmp_path):
+    qwen3(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with (
+        Checkpoint(tmp_path) as source,
+        pytest.raises(UnsupportedFormatError, match=r"no config\.json beside the weights"),
+    ):
+        logical_tensors(source)
