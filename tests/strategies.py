@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import binq
-from binq.formats import FORMATS, Geometry, get_format
+from binq.array.packing import Packing
+from binq.formats import FORMATS, get_format
+from binq.formats.zeros import CODE
 
 GROUP_SIZES = (32, 64, 128, 256, None)
 EDGE_SIZES = (0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
@@ -46,7 +48,13 @@ def group_sizes() -> st.SearchStrategy[int | None]:
 def kinds(draw: st.DrawFn) -> tuple[str, bool]:
     """A format and whether it is symmetric; every such pair that exists."""
     name = draw(formats())
-    return name, draw(st.booleans()) if get_format(name).has_asymmetric else True
+    return name, draw(st.booleans()) if get_format(name).zero_kinds else True
+
+
+def codes_of(format: str, symmetric: bool) -> tuple[int, ...]:
+    """Returns the codes of a format, symmetric or not."""
+    packing = Packing.checked(format, symmetric=symmetric)
+    return packing.kind.codes(packing.zero)
 
 
 def layouts() -> st.SearchStrategy[str]:
@@ -155,16 +163,15 @@ def random_quantized(
     scale_dtype: Any = np.float16,
 ) -> binq.QuantizedArray:
     """Returns weights of random codes, scales and zero points: every code occurs."""
-    kind = get_format(format)
-    geometry = Geometry(shape[-2], shape[-1], group_size)
-    logical = (*shape[:-1], geometry.scale_groups)
-    levels = np.array(kind.code_levels(symmetric), np.int8)
+    packing = Packing.checked(format, group_size, symmetric)
+    logical = (*shape[:-1], packing.geometry(shape).scale_groups)
+    levels = np.array(codes_of(format, symmetric), np.int8)
     # Scales that float16 holds, times 1 + 2**-20 where float32 scales are wanted.
     scales = rng.uniform(0.001, 2, logical).astype(np.float16).astype(np.float32)
     zero_points = None
     if scale_dtype == np.float32:
         scales *= np.float32(1 + 2**-20)
-    if not symmetric and kind.integer_zero_points:
+    if packing.zero == CODE:
         zero_points = rng.integers(0, 16, logical)
     elif not symmetric:
         zero_points = rng.uniform(-1, 1, logical).astype(np.float16)

@@ -12,7 +12,7 @@ INT8 = _core.ACTIVATIONS["int8"]
 
 @pytest.fixture
 def matrix() -> _core.PackedMatrix:
-    return random_quantized(np.random.default_rng(0), "int4", (40, 100))._matrices()[0]
+    return random_quantized(np.random.default_rng(0), "int4", (40, 100))._data.matrices()[0]
 
 
 @pytest.mark.parametrize(

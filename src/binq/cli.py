@@ -177,17 +177,15 @@ def _usage(message: str) -> NoReturn:
 
 def _quantize(options: argparse.Namespace) -> int:
     from binq.convert import quantize_checkpoint
-    from binq.convert.rules import Choice, check_choice_of, parse_option, parse_rules
+    from binq.convert.rules import check_choice_of, parse_option, parse_rules
 
     try:
         default = check_choice_of(
-            Choice(
-                options.format,
-                options.group_size,
-                options.method or "mse",
-                not options.asymmetric,
-                options.nonfinite,
-            )
+            options.format,
+            options.group_size,
+            options.method,
+            not options.asymmetric,
+            nonfinite=options.nonfinite,
         )
         parse_rules(options.rule, default)
         parse_option("--embeddings", options.embeddings, default)

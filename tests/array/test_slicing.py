@@ -102,10 +102,10 @@ def test_experts_share_their_native_form():
     x = np.ones(64, np.float32)
     expected = x @ q[1].T
     x @ q.mT
-    assert q[1]._native == (q._native[1],)
-    assert q[-1]._native == (q._native[2],)
+    assert q[1]._data.native == (q._data.native[1],)
+    assert q[-1]._data.native == (q._data.native[2],)
     np.testing.assert_array_equal(x @ q[1].T, expected)
-    assert (q[0:2])._native is None
+    assert (q[0:2])._data.native is None
 
 
 def test_rows_by_mask_and_by_ids():

@@ -15,7 +15,7 @@ from checkpoints.folders import LAYER, SMALL, load, one_file, tree, write_json
 import binq
 from binq.convert import Checkpoint, logical_tensors
 from binq.convert.plan import Settings, make_plan
-from binq.convert.rules import Choice
+from binq.convert.rules import check_choice_of
 from binq.convert.verify import verify
 from binq.files.writer import header_room
 
@@ -339,7 +339,7 @@ def test_ctrl_c_exits_with_130_and_leaves_no_target(source, tmp_path):
 
 def test_the_plan_fills_shards_in_order(source):
     with Checkpoint(source) as checkpoint:
-        plan = make_plan(checkpoint, Settings(Choice("int4"), max_shard_bytes=20_000))
+        plan = make_plan(checkpoint, Settings(check_choice_of("int4"), max_shard_bytes=20_000))
         assert [item for shard in plan.shards for item in shard] == list(plan.items)
         for shard in plan.shards:
             nbytes = [item.bytes_after(checkpoint) for item in shard]
@@ -349,7 +349,7 @@ def test_the_plan_fills_shards_in_order(source):
 def test_a_header_never_grows_beyond_what_is_read(source, monkeypatch):
     monkeypatch.setattr("binq.convert.plan.MAX_HEADER", 5000)
     with Checkpoint(source) as checkpoint:
-        plan = make_plan(checkpoint, Settings(Choice("int4")))
+        plan = make_plan(checkpoint, Settings(check_choice_of("int4")))
     assert [item for shard in plan.shards for item in shard] == list(plan.items)
     assert len(plan.shards) > 2
     # Each is as full as it may be.

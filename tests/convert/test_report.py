@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from binq.convert.report import Report, TensorReport, readable
+from binq.convert.report import Report
+from binq.convert.tables import readable
+from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
 
 

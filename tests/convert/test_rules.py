@@ -5,19 +5,19 @@ import pytest
 from checkpoints import models
 
 import binq
-from binq.convert.rules import Choice, check_choice_of, parse_choice, parse_rules
+from binq.convert.rules import check_choice_of, parse_choice, parse_rules
 
-DEFAULT = Choice("int4")
+DEFAULT = check_choice_of("int4")
 
 
 @pytest.mark.parametrize(
     ("text", "choice"),
     [
-        ("int4", Choice("int4", 128, "mse", True)),
-        ("ternary:g32", Choice("ternary", 32, "mse", True)),
-        ("binary:row", Choice("binary", None, "mse", True)),
-        ("binary:g256:absmean:asymmetric", Choice("binary", 256, "absmean", False)),
-        ("int4:absmax:g64", Choice("int4", 64, "absmax", True)),
+        ("int4", check_choice_of("int4", 128, "mse", True)),
+        ("ternary:g32", check_choice_of("ternary", 32, "mse", True)),
+        ("binary:row", check_choice_of("binary", None, "mse", True)),
+        ("binary:g256:absmean:asymmetric", check_choice_of("binary", 256, "absmean", False)),
+        ("int4:absmax:g64", check_choice_of("int4", 64, "absmax", True)),
     ],
 )
 def test_a_choice_is_what_it_spells(text, choice):
@@ -25,11 +25,11 @@ def test_a_choice_is_what_it_spells(text, choice):
 
 
 def test_what_is_left_out_is_as_for_all():
-    default = Choice("int4", 64, "absmax", False)
+    default = check_choice_of("int4", 64, "absmax", False)
     assert parse_choice("int4", default) == default
     # absmax and zero points do not exist here: the format's own way.
-    assert parse_choice("ternary", default) == Choice("ternary", 64, "mse", True)
-    assert parse_choice("binary", default) == Choice("binary", 64, "mse", False)
+    assert parse_choice("ternary", default) == check_choice_of("ternary", 64, "mse", True)
+    assert parse_choice("binary", default) == check_choice_of("binary", 64, "mse", False)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_wrong_choice_is_quoted(text, message):
 
 def test_rules_keep_their_order_and_match_whole_names():
     rules = parse_rules(["*.up.weight=ternary:g32", "a[0-9]?=keep"], DEFAULT)
-    assert [rule.choice for rule in rules] == [Choice("ternary", 32), None]
+    assert [rule.choice for rule in rules] == [check_choice_of("ternary", 32), None]
     assert rules[0].matches("x.up.weight")
     assert not rules[0].matches("x.up.weight.more")
     assert not rules[0].matches("x.UP.weight")
@@ -68,8 +68,8 @@ def test_a_malformed_rule_is_quoted(text):
 
 
 def test_a_choice_reads_well():
-    assert str(Choice("int4", None, "mse", False)) == "int4 row asymmetric"
-    assert str(check_choice_of(Choice("binary", 32))) == "binary g32"
+    assert str(check_choice_of("int4", None, "mse", False)) == "int4 row asymmetric"
+    assert str(check_choice_of("binary", 32)) == "binary g32"
 
 
 def test_options_are_checked_for_any_model(tmp_path):

@@ -57,7 +57,7 @@ def test_every_type_of_blocks_is_exact(tmp_path, kind, experts):
         if kind not in EXACT or GGUF_GROUPS[kind] not in (32, 64, 128, 256):
             assert found is None
             return
-        assert (found.format, found.group_size) == (EXACT[kind], GGUF_GROUPS[kind])
+        assert (found.packing.format, found.packing.group_size) == (EXACT[kind], GGUF_GROUPS[kind])
         packed = tensor.exact_rows(source, found, 0, 0, 35)
         first = written.values[name].reshape(-1, *shape[-2:])[0]
         np.testing.assert_array_equal(packed.dequantize(), first)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from strategies import group_sizes, kinds, random_quantized, shapes
 
+from binq.array.packing import Packing
 from binq.formats import (
     BINARY,
     FORMATS,
@@ -17,6 +18,7 @@ from binq.formats import (
     tile_rows,
     untile_rows,
 )
+from binq.formats.zeros import CODE, NONE, OFFSET, pack_zeros, unpack_zeros, zeros_shape
 
 
 def packed_by_the_book(format, codes, geometry, symmetric):
@@ -41,10 +43,11 @@ def packed_by_the_book(format, codes, geometry, symmetric):
 def test_pack_follows_the_layout(kind, shape, group_size, seed):
     name, symmetric = kind
     geometry = Geometry(*shape, group_size)
-    levels = get_format(name).code_levels(symmetric)
+    zero = Packing.checked(name, symmetric=symmetric).zero
+    levels = get_format(name).codes(zero)
     codes = np.random.default_rng(seed).choice(np.array(levels, np.int8), shape)
     codes.flags.writeable = False
-    packed = get_format(name).pack(codes, geometry, symmetric)
+    packed = get_format(name).pack(codes, geometry, zero)
     np.testing.assert_array_equal(packed, packed_by_the_book(name, codes, geometry, symmetric))
 
 
@@ -55,11 +58,11 @@ def test_zero_points_survive(kind, shape, group_size, seed):
     q = random_quantized(np.random.default_rng(seed), name, shape, group_size, symmetric)
     if symmetric:
         return
-    kind = get_format(name)
+    zero = Packing.checked(name, symmetric=symmetric).zero
     geometry = Geometry(*shape[-2:], group_size)
-    values = kind.unpack_zero_points(q.zero_points, geometry)
+    values = unpack_zeros(zero, q.zero_points, geometry)
     assert values.shape == (*shape[:-1], geometry.scale_groups)
-    np.testing.assert_array_equal(kind.pack_zero_points(values, geometry), q.zero_points)
+    np.testing.assert_array_equal(pack_zeros(zero, values, geometry), q.zero_points)
 
 
 @settings(max_examples=60, deadline=None)
@@ -109,10 +112,10 @@ def test_geometry(out, inner, group, tiles, groups, padded, scale_groups, kernel
     assert geometry.kernel_group == kernel_group
     assert geometry.scales_shape == (tiles, scale_groups, 32)
     assert BINARY.packed_shape(geometry) == (tiles, padded // 8, 32)
-    assert BINARY.zero_points_shape(geometry) == (tiles, scale_groups, 32)
+    assert zeros_shape(OFFSET, geometry) == (tiles, scale_groups, 32)
     assert TERNARY.packed_shape(geometry) == (tiles, padded // 8, 2, 32)
     assert INT4.packed_shape(geometry) == (tiles, padded // 8, 32, 4)
-    assert INT4.zero_points_shape(geometry) == (tiles, scale_groups, 16)
+    assert zeros_shape(CODE, geometry) == (tiles, scale_groups, 16)
 
 
 def test_geometry_is_immutable():
@@ -144,21 +147,12 @@ def test_format_not_a_string(name):
 
 
 def test_levels():
-    assert BINARY.code_levels(True) == BINARY.code_levels(False) == (-1, 1)
-    assert TERNARY.code_levels(True) == (-1, 0, 1)
-    assert INT4.code_levels(True) == tuple(range(-8, 8))
-    assert INT4.code_levels(False) == tuple(range(16))
+    assert BINARY.codes(NONE) == BINARY.codes(OFFSET) == (-1, 1)
+    assert TERNARY.codes(NONE) == (-1, 0, 1)
+    assert INT4.codes(NONE) == tuple(range(-8, 8))
+    assert INT4.codes(CODE) == tuple(range(16))
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda: TERNARY.zero_points_shape(Geometry(1, 1, 32)),
-        lambda: TERNARY.zero_points_dtype(np.dtype(np.float16)),
-        lambda: TERNARY.pack_zero_points(np.zeros((1, 1)), Geometry(1, 1, 32)),
-        lambda: TERNARY.unpack_zero_points(np.zeros((1, 1)), Geometry(1, 1, 32)),
-    ],
-)
-def test_ternary_has_no_zero_points(call):
-    with pytest.raises(ValueError, match="ternary weights have no zero points: symmetric must be"):
-        call()
+def test_ternary_has_no_zero_points():
+    with pytest.raises(ValueError, match="symmetric must be True for format 'ternary'"):
+        Packing.checked("ternary", symmetric=False)

@@ -96,7 +96,7 @@ def test_every_checkpoint_quantizes_and_loads(case, tmp_path, format):
         assert isinstance(packed, binq.QuantizedArray)
         assert packed.shape == tensor.shape
         exact = tensor.exact_format(source)
-        if exact is not None and packed.format == exact.format:
+        if exact is not None and packed.format == exact.packing.format:
             np.testing.assert_array_equal(packed.dequantize(), tensor.read(source))
         else:
             assert packed.format == format

@@ -305,7 +305,7 @@ def test_outputs_hold_no_memory_from_before(isa, rows):
     for format, symmetric in KINDS:
         for out_features in (1, 31, 33, 95):
             q = random_quantized(rng, format, (out_features, 96), 32, symmetric)
-            matrix = q._matrices()[0]
+            matrix = q._data.matrices()[0]
             x = random_x(rng, rows, 96)
             memory = np.full((rows + 2, out_features), np.nan, np.float32)
             matrix.multiply(x, memory[1:-1], _core.ACTIVATIONS["int8"])

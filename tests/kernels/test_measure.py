@@ -11,7 +11,7 @@ from binq import _core, reference
 
 def tile_errors(q, w, row_stride=None):
     tiles = np.full((-(-len(q) // 32), 5), np.nan)
-    (matrix,) = q._matrices()
+    (matrix,) = q._data.matrices()
     matrix.measure(
         w.reshape(-1).view(np.uint8),
         _core.INPUT_TYPES[w.dtype.name],
@@ -93,7 +93,7 @@ def test_strided_rows_and_short_buffers():
     assert tuple(measured(q, flat, 320)) == expected(q, wide[:, :70])
     with pytest.raises(ValueError, match="values must hold 40 rows, got"):
         measured(q, flat[:-1], 320)
-    (matrix,) = q._matrices()
+    (matrix,) = q._data.matrices()
     for shape in ((2, 4), (1, 5), (3, 5)):
         with pytest.raises(ValueError, match=r"errors must have shape \(2, 5\), got"):
             matrix.measure(flat.view(np.uint8), 0, 320, np.zeros(shape))

@@ -49,7 +49,7 @@ def test_floats_of_few_levels_are_recognised(tmp_path, group, format, columns):
     values = codes * by_group(scales_of("s", (40, groups)), group or columns, columns)
     written.put(DOWN, values.astype(F16))
     found = check(save(written, models.QWEN3))
-    assert (found.format, found.group_size) == (format, group)
+    assert (found.packing.format, found.packing.group_size) == (format, group)
 
 
 def test_zeros_alone_are_no_two_levels(tmp_path):
@@ -68,7 +68,7 @@ def test_input_major_floats_of_two_levels_are_recognised(tmp_path):
     with Checkpoint(save(written, {"model_type": "llama4"}).path) as source:
         (tensor,) = logical_tensors(source)
         found = tensor.exact_format(source)
-        assert (found.format, found.group_size) == ("binary", 128)
+        assert (found.packing.format, found.packing.group_size) == ("binary", 128)
         packed = tensor.exact_rows(source, found, 1, 0, 64)
         np.testing.assert_array_equal(packed.dequantize(), values[1].astype(F32))
 

@@ -36,11 +36,19 @@ BLOCKS = {"num_bits": 4, "type": "int", "strategy": "block"}
 def test_compressed_tensors(tmp_path, bits, group, symmetric):
     found = check(models.compressed_tensors(tmp_path, bits, group, symmetric))
     if bits == 1:
-        assert (found.format, found.group_size) == ("ternary", group)
+        assert (found.packing.format, found.packing.group_size) == ("ternary", group)
     elif bits <= 3 or (bits == 4 and symmetric):
-        assert (found.format, found.group_size, found.symmetric) == ("int4", group, True)
+        assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
+            "int4",
+            group,
+            True,
+        )
     elif bits == 4:
-        assert (found.format, found.group_size, found.symmetric) == ("int4", group, False)
+        assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
+            "int4",
+            group,
+            False,
+        )
     else:
         assert found is None
 
@@ -50,7 +58,7 @@ def test_ragged_last_group(tmp_path, group):
     written = Written(tmp_path)
     models.compressed(written, DOWN.removesuffix(".weight"), (37, 200), 4, group, False)
     config = {**models.QWEN3, "quantization_config": models.ct_config(4, group, False)}
-    assert check(save(written, config)).group_size == group
+    assert check(save(written, config)).packing.group_size == group
 
 
 @pytest.mark.parametrize(("levels", "format"), [((-1, 1), "binary"), ((-1, 0, 1), "ternary")])
@@ -60,7 +68,7 @@ def test_ternary_in_two_bits_is_recognised(tmp_path, levels, format):
     codes = np.array(levels)[integers("codes", 0, len(levels) - 1, (64, 256))]
     models.compressed(written, DOWN.removesuffix(".weight"), (64, 256), 2, 128, codes=codes)
     config = {**models.QWEN3, "quantization_config": models.ct_config(2, 128, True)}
-    assert check(save(written, config)).format == format
+    assert check(save(written, config)).packing.format == format
 
 
 @pytest.mark.parametrize(
@@ -124,12 +132,20 @@ def test_gptq(tmp_path, bits, group, version):
     if bits == 8:
         assert found is None
     else:
-        assert (found.format, found.group_size, found.symmetric) == ("int4", group, bits < 4)
+        assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
+            "int4",
+            group,
+            bits < 4,
+        )
 
 
 def test_symmetric_gptq_is_symmetric_int4(tmp_path):
     found = check(models.gptq_model(tmp_path, zero=8))
-    assert (found.format, found.group_size, found.symmetric) == ("int4", 128, True)
+    assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
+        "int4",
+        128,
+        True,
+    )
 
 
 def test_gptq_whose_zero_is_sixteen_has_no_lossless_form(tmp_path):
@@ -174,12 +190,12 @@ def test_activation_order_without_an_order_is_refused(tmp_path):
 
 def test_awq(tmp_path):
     found = check(models.awq_model(tmp_path))
-    assert (found.format, found.symmetric) == ("int4", False)
+    assert (found.packing.format, found.packing.symmetric) == ("int4", False)
 
 
 def test_awq_of_two_levels_is_binary(tmp_path):
     found = check(models.awq_model(tmp_path, binary=True))
-    assert (found.format, found.group_size) == ("binary", 128)
+    assert (found.packing.format, found.packing.group_size) == ("binary", 128)
 
 
 @pytest.mark.parametrize("settings", [{"version": "gemv"}, {"bits": 8}, {"zero_point": False}])
@@ -192,7 +208,7 @@ def test_awq_of_other_kinds_is_refused(tmp_path, settings):
 @pytest.mark.parametrize("linear_class", ["autobitlinear", "bitlinear"])
 def test_bitnet_multiplies_or_divides(tmp_path, linear_class):
     found = check(models.bitnet(tmp_path, linear_class))
-    assert (found.format, found.group_size) == ("ternary", None)
+    assert (found.packing.format, found.packing.group_size) == ("ternary", None)
 
 
 def test_bitnet_code_three_is_refused(tmp_path):
@@ -290,9 +306,9 @@ def test_mlx_with_whole_zero_points_is_lossless(tmp_path, bits):
     config = {**models.QWEN3, "quantization": {"group_size": 64, "bits": bits}}
     found = check(save(written, config))
     if bits == 1:
-        assert (found.format, found.symmetric) == ("binary", False)
+        assert (found.packing.format, found.packing.symmetric) == ("binary", False)
     elif bits <= 4:
-        assert (found.format, found.symmetric) == ("int4", False)
+        assert (found.packing.format, found.packing.symmetric) == ("int4", False)
     else:
         assert found is None
 
@@ -308,8 +324,8 @@ def test_bonsai_keeps_its_one_bit_and_two(tmp_path):
             for tensor in logical_tensors(source):
                 if tensor.quantize:
                     found = tensor.exact_format(source)
-                    assert (found.format, found.group_size) == (format, 128)
-                    assert (found.symmetric, found.scale_dtype) == (True, "float16")
+                    assert (found.packing.format, found.packing.group_size) == (format, 128)
+                    assert (found.packing.symmetric, found.scale_dtype) == (True, "float16")
 
 
 def test_mlx_modes_and_sizes_that_are_not_known_are_refused(tmp_path):

@@ -16,7 +16,7 @@ _FLOAT32 = np.dtype(np.float32)
 _REAL_KINDS = "fiub"
 
 
-class Packed:
+class Opaque:
     """Base of what holds packed weights: no array of floats, though numpy would make one."""
 
     __slots__ = ()
@@ -212,7 +212,7 @@ def plain_array(name: str, x: Any) -> NDArray[Any]:
     """
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a plain array, got a masked one")
-    if isinstance(x, Packed):
+    if isinstance(x, Opaque):
         raise TypeError(
             f"{name} must be a plain array, got {type(x).__name__}: "
             "call .dequantize() for its floats"

@@ -46,7 +46,7 @@ def linear(
     if not isinstance(q, QuantizedArray):
         hint = ": pass q, not q.T" if isinstance(q, PackedOperand) else ""
         raise TypeError(f"q must be a QuantizedArray, got {type(q).__name__}{hint}")
-    return multiply(x, q, bias, activations, out)
+    return multiply(x, q._data, bias, activations, out)
 
 
 def matmul(

@@ -4,16 +4,14 @@ linear.py and array.py are its two faces; this module knows neither.
 """
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq import _core
 from binq.array.checks import as_float32, check_choice, check_out
-
-if TYPE_CHECKING:
-    from binq.array.array import QuantizedArray
+from binq.array.packed import Packed
 
 _FLOAT32 = np.dtype(np.float32)
 _MODES = _core.ACTIVATIONS
@@ -21,7 +19,7 @@ _MODES = _core.ACTIVATIONS
 
 def multiply(
     x: Any,
-    q: "QuantizedArray",
+    q: Packed,
     bias: Any = None,
     activations: str = "int16",
     out: NDArray[np.float32] | None = None,
@@ -43,7 +41,7 @@ def multiply(
         and flags.aligned
     ):
         x = as_float32("x", x)
-    q_shape = q._shape
+    q_shape = q.shape
     shape = x.shape
     if not shape or shape[-1] != q_shape[-1]:
         raise ValueError(
@@ -63,7 +61,7 @@ def multiply(
         if bias is not None and np.may_share_memory(target, bias):
             bias = bias.copy()
         y = target if _writable_in_place(target, x) else np.empty(result_shape, _FLOAT32)
-    matrices = q._native or q._matrices()
+    matrices = q.native or q.matrices()
     if not matrices:
         y.fill(0.0)
     elif is_stack:

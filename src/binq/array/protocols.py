@@ -6,18 +6,15 @@ takes array-likes: a hidden copy eight to thirty times the size of the weights.
 
 from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from binq.array.checks import Packed, as_float32, check_out, plain_array
+from binq.array.checks import Opaque, as_float32, check_out, plain_array
+from binq.array.packed import Packed
 from binq.array.product import multiply, stack_shape
-
-if TYPE_CHECKING:
-    from binq.array.array import QuantizedArray
-
 
 _FLOAT32 = np.dtype(np.float32)
 _MATMUL = np.matmul
@@ -25,7 +22,7 @@ _MATMUL = np.matmul
 _INPLACE_AXES = [(-2, -1), (-2, -1), (-2, -1)]
 
 
-class PackedOperand(Packed, NDArrayOperatorsMixin):
+class PackedOperand(Opaque, NDArrayOperatorsMixin):
     """Base of QuantizedArray and of its transposed view: operators and numpy's protocols.
 
     The mixin sends every operator to ``__array_ufunc__``, which words the refusals.
@@ -34,10 +31,10 @@ class PackedOperand(Packed, NDArrayOperatorsMixin):
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
-    # Whether the operand is a transposed view, and the array itself or what it is a view of. Plain
-    # attributes: a product of one row costs microseconds, so that calls for these would show.
+    # Whether the operand is a transposed view, and the weights. Plain attributes: a product of one
+    # row costs microseconds, so that calls for these would show.
     _is_transposed: ClassVar[bool]
-    _base: "QuantizedArray"
+    _data: Packed
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +62,7 @@ class PackedOperand(Packed, NDArrayOperatorsMixin):
         """Returns whether the other holds the same format, shape and bytes (one bool)."""
         if not isinstance(other, PackedOperand):
             return NotImplemented
-        return self._is_transposed == other._is_transposed and self._base._same_content(other._base)
+        return self._is_transposed == other._is_transposed and self._data.same_as(other._data)
 
     def __ne__(self, other: object) -> Any:
         equal = self.__eq__(other)
@@ -113,7 +110,7 @@ def matmul_operands(
     """
     if isinstance(b, PackedOperand):
         if b._is_transposed and not isinstance(a, PackedOperand):
-            return multiply(a, b._base, None, activations, out)
+            return multiply(a, b._data, None, activations, out)
         if isinstance(a, PackedOperand):
             raise TypeError(
                 "the product of two packed arrays is not supported: call .dequantize() on one"
@@ -134,7 +131,7 @@ def matmul_operands(
         )
     x = plain_array("x", b)
     if x.ndim < 2:
-        return multiply(x, a._base, None, activations, out)
+        return multiply(x, a._data, None, activations, out)
     # Checked as they are given: after the transposition, errors would name other axes.
     if x.dtype != _FLOAT32:
         x = as_float32("x", x)
@@ -147,9 +144,9 @@ def matmul_operands(
     if out is not None:
         lead = stack_shape(x.shape, shape)[:-2]
         checked = check_out(out, (*lead, shape[-2], x.shape[-1]), _FLOAT32)
-        multiply(x.mT, a._base, None, activations, checked.mT)
+        multiply(x.mT, a._data, None, activations, checked.mT)
         return checked
-    return multiply(x.mT, a._base, None, activations).mT
+    return multiply(x.mT, a._data, None, activations).mT
 
 
 def _dot(a: Any, b: Any, out: Any = None) -> Any:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.formats import TILE_ROWS, Format, Geometry, take_rows
-
-Stored = tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any] | None]
+from binq.array.packed import Packed
+from binq.formats import TILE_ROWS, take_rows
+from binq.formats.zeros import pack_zeros, unpack_zeros
 
 
 def split_key(key: Any, ndim: int) -> tuple[tuple[Any, ...], Any]:
@@ -45,42 +45,59 @@ def split_key(key: Any, ndim: int) -> tuple[tuple[Any, ...], Any]:
     return tuple(lead), rows
 
 
-def select_rows(
-    format: Format, geometry: Geometry, stored: Stored, rows: Any
-) -> tuple[Geometry, Stored]:
-    """Returns the geometry and the stored arrays of some rows.
+def select(data: Packed, key: Any) -> Packed:
+    """Returns the part of packed weights that ``q[key]`` is.
+
+    Raises TypeError and IndexError as :func:`split_key` does.
+    """
+    lead, rows = split_key(key, len(data.shape))
+    parts = [part[lead] for part in data.parts]
+    shape = (*parts[0].shape[: len(data.shape) - 2 - _dropped(lead)], *data.shape[-2:])
+    if isinstance(rows, slice) and rows == slice(None):
+        # One matrix of a stack keeps its native form: experts are chosen once a token.
+        native = None
+        if len(lead) == 1 and data.native and not isinstance(lead[0], slice):
+            native = (data.native[lead[0]],)
+        zeros = parts[2] if len(parts) > 2 else None
+        return Packed(data.packing, shape, parts[0], parts[1], zeros, native=native)
+    return select_rows(Packed(data.packing, shape, *parts), rows)
+
+
+def _dropped(lead: tuple[Any, ...]) -> int:
+    """Returns how many axes the integers of a key take away."""
+    return sum(not isinstance(item, slice) for item in lead)
+
+
+def select_rows(data: Packed, rows: Any) -> Packed:
+    """Returns some rows of each matrix.
 
     rows: a slice, or a 1-D sequence of integers or bools. A slice with step 1 whose ends fall on
     tiles (multiples of 32 rows, or the last row) gives views; all else gives copies.
     """
-    packed, scales, zero_points = stored
-    tile_axis = scales.ndim - 3
+    *lead, out_features, in_features = data.shape
     if isinstance(rows, slice):
-        start, stop, step = rows.indices(geometry.out_features)
+        start, stop, step = rows.indices(out_features)
         stop = max(start, stop) if step > 0 else stop
-        ends_on_tile = stop % TILE_ROWS == 0 or stop == geometry.out_features
+        ends_on_tile = stop % TILE_ROWS == 0 or stop == out_features
         if step == 1 and start % TILE_ROWS == 0 and ends_on_tile:
-            part = Geometry(stop - start, geometry.in_features, geometry.group_size)
-            tiles = (slice(None),) * tile_axis + (
-                slice(start // TILE_ROWS, start // TILE_ROWS + part.tiles),
-            )
-            return part, (
-                packed[tiles],
-                scales[tiles],
-                None if zero_points is None else zero_points[tiles],
-            )
+            first, last = start // TILE_ROWS, -(-stop // TILE_ROWS)
+            tiles = (slice(None),) * len(lead) + (slice(first, max(first, last)),)
+            shape = (*lead, stop - start, in_features)
+            return Packed(data.packing, shape, *(part[tiles] for part in data.parts))
         index = np.arange(start, stop, step)
     else:
-        index = _row_index(rows, geometry.out_features)
-    part = Geometry(len(index), geometry.in_features, geometry.group_size)
-    if zero_points is not None:
-        values = format.unpack_zero_points(zero_points, geometry)[..., index, :]
-        zero_points = format.pack_zero_points(values, part)
-    return part, (
-        take_rows(packed, tile_axis, format.packed_row_axis, index),
-        take_rows(scales, tile_axis, -1, index),
-        zero_points,
-    )
+        index = _row_index(rows, out_features)
+    shape = (*lead, len(index), in_features)
+    axis = len(lead)
+    packing = data.packing
+    parts = [
+        take_rows(data.packed, axis, packing.kind.packed_row_axis, index),
+        take_rows(data.scales, axis, -1, index),
+    ]
+    if data.zeros is not None:
+        values = unpack_zeros(packing.zero, data.zeros, data.geometry)[..., index, :]
+        parts.append(pack_zeros(packing.zero, values, packing.geometry(shape)))
+    return Packed(packing, shape, *parts)
 
 
 def _row_index(rows: Any, out_features: int) -> NDArray[np.intp]:

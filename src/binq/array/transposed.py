@@ -1,16 +1,33 @@
 """Transposed: what ``q.T`` is."""
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from numpy.typing import DTypeLike, NDArray
 
+from binq.array.packed import Packed
 from binq.array.protocols import PackedOperand
 
-if TYPE_CHECKING:
-    from binq.array.array import QuantizedArray
+
+class Weights(Protocol):
+    """What the transposed view asks of the array that it is a view of."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def _data(self) -> Packed: ...
+
+    def dequantize(self, dtype: DTypeLike | None = None) -> NDArray[Any]: ...
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]: ...
 
 
-class Transposed(PackedOperand):
+Base = TypeVar("Base", bound=Weights)
+
+
+class Transposed(PackedOperand, Generic[Base]):
     """The transpose of a QuantizedArray, ``q.T`` or ``q.mT``: the right-hand side of ``x @ q.T``.
 
     A view that holds nothing of its own.
@@ -21,13 +38,14 @@ class Transposed(PackedOperand):
     ((5, 3), True)
     """
 
-    __slots__ = ("_base",)
+    __slots__ = ("_base", "_data")
 
     _is_transposed = True
-    _base: "QuantizedArray"
+    _base: Base
 
-    def __init__(self, base: "QuantizedArray") -> None:
+    def __init__(self, base: Base) -> None:
         self._base = base
+        self._data = base._data
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,14 +54,14 @@ class Transposed(PackedOperand):
         return (*lead, columns, rows)
 
     @property
-    def T(self) -> "QuantizedArray":  # noqa: N802
+    def T(self) -> Base:  # noqa: N802
         """Returns the array that this is the transpose of."""
         if self.ndim != 2:
             raise ValueError(f"T is for one matrix, the shape is {self.shape}: use mT")
         return self._base
 
     @property
-    def mT(self) -> "QuantizedArray":  # noqa: N802
+    def mT(self) -> Base:  # noqa: N802
         """Returns the array that this is the transpose of."""
         return self._base
 

@@ -11,11 +11,13 @@ from typing import Any
 from binq.array.checks import check_int, check_path
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.plan import Plan, Settings, make_plan
-from binq.convert.report import Report, TensorReport
-from binq.convert.rules import Choice, check_choice_of
+from binq.convert.report import Report
+from binq.convert.rules import check_choice_of
 from binq.convert.shard import Progress
+from binq.convert.tensor_report import TensorReport
 from binq.convert.work import Work, check_target
 from binq.files.checkpoint import Checkpoint
+from binq.methods import Method
 
 
 def quantize_checkpoint(
@@ -24,8 +26,9 @@ def quantize_checkpoint(
     format: str = "int4",
     *,
     group_size: int | None = 128,
-    method: str | None = None,
+    method: str | Method | None = None,
     symmetric: bool = True,
+    zero: str | None = None,
     nonfinite: str = "raise",
     rules: Iterable[str] = (),
     embeddings: str | None = None,
@@ -51,8 +54,8 @@ def quantize_checkpoint(
     - src: a folder with ``model.safetensors`` or ``model.safetensors.index.json``, or a GGUF file
     - dst: the folder to make; its name appears when it is complete, until then the work lies in
       ``dst.partial``
-    - format, group_size, method, symmetric, nonfinite: as for :func:`binq.quantize`; the method's
-      default is ``"mse"``
+    - format, group_size, method, symmetric, zero, nonfinite: as for :func:`binq.quantize`; the
+      method's default is ``"mse"``
     - rules: ``"GLOB=FORMAT[:gN][:METHOD]"`` or ``"GLOB=keep"``, the first that matches a tensor's
       name wins; one that matches nothing is an error
     - embeddings, lm_head: a format such as ``"int4:g64"`` for these, which are kept otherwise (or
@@ -81,8 +84,7 @@ def quantize_checkpoint(
     >>> report.bytes_before, report.bytes_after
     (65536, 4224)
     """
-    method = method or "mse"
-    default = check_choice_of(Choice(format, group_size, method, symmetric, nonfinite))
+    default = check_choice_of(format, group_size, method, symmetric, zero, nonfinite)
     check_int("max_shard_bytes", max_shard_bytes, 1, 2**60)
     settings = Settings(default, tuple(rules), embeddings, lm_head, max_shard_bytes)
     part = _check_part(part)

@@ -7,7 +7,6 @@ from binq._version import __version__
 from binq.convert.fingerprint import source_sample
 from binq.convert.plan import Plan, Settings
 from binq.files.checkpoint import Checkpoint
-from binq.files.metadata import VERSION
 
 # Files that hold weights in some way: everything else is copied.
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
@@ -30,14 +29,16 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
     # MLX has its settings twice.
     keys = ("quantization", "compression_config", "quantization_config")
     before = [value for key in keys if (value := config.pop(key, None)) is not None]
+    packing = settings.default.packing
+    packed = [item.description for item in plan.items if not item.kept]
     block: dict[str, Any] = {
         "quant_method": "binq",
-        "version": VERSION,
+        "version": max((d.version for d in packed), default=1),
         "binq_version": __version__,
-        "format": settings.default.format,
-        "group_size": settings.default.group_size,
-        "method": settings.default.method,
-        "symmetric": settings.default.symmetric,
+        "format": packing.format,
+        "group_size": packing.group_size,
+        "method": str(settings.default.method),
+        "symmetric": packing.symmetric,
         "nonfinite": settings.default.nonfinite,
         "rules": list(settings.rules),
         "embeddings": settings.embeddings,

@@ -2,22 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
-from binq.convert.report import TensorReport
 from binq.convert.rules import Choice, Rule, parse_option, parse_rules
+from binq.convert.tensor_report import TensorReport
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
 from binq.files.writer import header_room
-from binq.formats import get_format
 from binq.models import logical_tensors
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
-from binq.storage.base import ExactFormat
+from binq.storage.base import Exact
 
 # Weights are read, quantized and written in blocks of rows of about this many bytes.
 BLOCK_BYTES = 1 << 25
@@ -48,7 +46,7 @@ class Item:
 
     tensor: LogicalTensor
     choice: Choice | None = None
-    exact: ExactFormat | None = None
+    exact: Exact | None = None
     reason: str = ""
 
     @property
@@ -58,19 +56,15 @@ class Item:
     @property
     def description(self) -> Description:
         """Returns what the output says of a packed tensor."""
-        shape = self.tensor.shape
-        if self.exact is not None:
-            return Description(
-                self.exact.format, shape, self.exact.group_size, self.exact.symmetric
-            )
         assert self.choice is not None
-        return Description(self.choice.format, shape, self.choice.group_size, self.choice.symmetric)
+        packing = self.choice.packing if self.exact is None else self.exact.packing
+        return Description(packing, self.tensor.shape)
 
     @property
     def label(self) -> str:
         """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``."""
         if self.exact is not None:
-            return f"{self.description.label} exact"
+            return f"{self.exact.packing} exact"
         return self.tensor.dtype if self.choice is None else str(self.choice)
 
     @property
@@ -103,7 +97,7 @@ class Item:
                 return self.bytes_before(source)
             return self.tensor.size * 4
         dtype = np.dtype(self.exact.scale_dtype if self.exact else np.float16)
-        return sum(t.itemsize * prod(s) for t, s in self.description.part_shapes(dtype))
+        return self.description.packing.nbytes(self.tensor.shape, dtype)
 
 
 @dataclass(frozen=True)
@@ -197,7 +191,7 @@ def _decide(
         return Item(tensor, reason="not a matrix of weights")
     # What already is low-bit stays exactly what it is, unless fewer bits are wanted.
     exact = tensor.exact_format(source)
-    if exact is not None and get_format(exact.format).bits > get_format(choice.format).bits:
+    if exact is not None and exact.packing.bits > choice.packing.bits:
         exact = None
     return Item(tensor, choice, exact)
 
@@ -224,7 +218,7 @@ def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
         cuts = item.tensor.blocks(BLOCK_BYTES)
         rows = max((stop - start for start, stop in cuts), default=0)
         blocks.append((rows * columns * 4, len(cuts) * item.tensor.matrices))
-        group = (item.exact or default).group_size or columns
+        group = (item.exact or default).packing.group_size or columns
         scales = max(scales, item.tensor.size // min(group, columns) * 4)
     blocks.sort(reverse=True)
     peak = 2 * scales + 2 * max((nbytes for nbytes, _ in blocks), default=0)

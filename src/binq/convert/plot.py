@@ -3,15 +3,16 @@
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from binq.convert.report import Report, readable
+from binq.convert.tensor_report import TensorReport
 
 _MOST_PARTS = 12
 
 
-def draw(report: Report, path: Path) -> None:
+def draw(title: str, tensors: Sequence[TensorReport], path: Path) -> None:
     """Writes one picture with three parts to ``path``; its suffix says PNG, SVG or PDF."""
     import matplotlib as mpl
 
@@ -19,13 +20,10 @@ def draw(report: Report, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (sizes, layers, spread) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-    figure.suptitle(
-        f"{Path(report.source).name}: {readable(report.bytes_before)} to "
-        f"{readable(report.bytes_after)}, {report.bits_per_weight:.2f} bits a weight"
-    )
-    _sizes(sizes, report)
-    _layers(layers, report)
-    _spread(spread, report)
+    figure.suptitle(title)
+    _sizes(sizes, tensors)
+    _layers(layers, tensors)
+    _spread(spread, tensors)
     for axes in (sizes, layers, spread):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
@@ -39,10 +37,10 @@ def _part(name: str) -> str:
     return ".".join(words[-2:]) or name
 
 
-def _sizes(axes: Any, report: Report) -> None:
+def _sizes(axes: Any, tensors: Sequence[TensorReport]) -> None:
     before: dict[str, int] = defaultdict(int)
     after: dict[str, int] = defaultdict(int)
-    for t in report.tensors:
+    for t in tensors:
         before[_part(t.name)] += t.bytes_before
         after[_part(t.name)] += t.bytes_after
     parts = sorted(before, key=lambda part: -before[part])
@@ -61,9 +59,9 @@ def _sizes(axes: Any, report: Report) -> None:
     axes.legend(frameon=False, loc="lower right")
 
 
-def _layers(axes: Any, report: Report) -> None:
+def _layers(axes: Any, tensors: Sequence[TensorReport]) -> None:
     by_part: dict[str, dict[int, float]] = defaultdict(dict)
-    for t in report.tensors:
+    for t in tensors:
         layer = re.search(r"\.(\d+)\.", t.name)
         if layer and t.sqnr_db is not None and math.isfinite(t.sqnr_db):
             layers = by_part[_part(t.name)]
@@ -87,8 +85,8 @@ def _layers(axes: Any, report: Report) -> None:
     axes.legend(fontsize=7, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
-def _spread(axes: Any, report: Report) -> None:
-    values = [t.sqnr_db for t in report.tensors if t.sqnr_db is not None]
+def _spread(axes: Any, tensors: Sequence[TensorReport]) -> None:
+    values = [t.sqnr_db for t in tensors if t.sqnr_db is not None]
     finite = [value for value in values if math.isfinite(value)]
     exact = len(values) - len(finite)
     axes.set_title("Spread of errors" + (f" ({exact} exact tensors left out)" if exact else ""))

@@ -8,41 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from binq.formats import FORMATS
+from binq.convert.tables import align, readable
+from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
-
-
-@dataclass
-class TensorReport:
-    """One tensor: what it became and how near that is to what it was.
-
-    ``sqnr_db`` is 10·log10(Σw² / Σ(w − ŵ)²); ``max_error`` the largest |w − ŵ|; ``clipped`` how
-    many weights lie farther from their level than half a step (int4); ``zero_scales`` how many
-    groups are all zero. None where the tensor was kept, and where nothing was measured: in a dry
-    run, and where ``resume`` found all done.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    format: str
-    role: str
-    bytes_before: int
-    bytes_after: int
-    reason: str = ""
-    sqnr_db: float | None = None
-    max_error: float | None = None
-    clipped: int | None = None
-    zero_scales: int | None = None
-    seconds: float = 0.0
-
-    @property
-    def kept(self) -> bool:
-        """Returns whether the tensor is stored as it was: its format is no packed one."""
-        return self.format.partition(" ")[0] not in FORMATS
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.bytes_after / prod(self.shape) if prod(self.shape) else 0.0
 
 
 @dataclass
@@ -145,7 +113,7 @@ class Report:
                 total += f", {readable(int(self.bytes_per_second))} a second"
         if self.unknown:
             total += f"\n{self.unknown_text}"
-        return f"{_align(rows)}\n{total}"
+        return f"{align(rows)}\n{total}"
 
     def plot(self, path: str | Path) -> None:
         """Draws size by part of the model, error by layer and the spread of errors to a file.
@@ -154,28 +122,11 @@ class Report:
         """
         from binq.convert.plot import draw
 
-        draw(self, Path(path))
-
-
-def readable(nbytes: int) -> str:
-    """Returns a size as people write it: ``1.50 GB``, powers of 1000."""
-    if nbytes < 1000:
-        return f"{nbytes} B"
-    power = min(int(math.log10(nbytes)) // 3, 4)
-    return f"{nbytes / 1000**power:.2f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _align(rows: list[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    numbers = {3, 4, 5, 6}
-    lines = []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if i in numbers else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        title = (
+            f"{Path(self.source).name}: {readable(self.bytes_before)} to "
+            f"{readable(self.bytes_after)}, {self.bits_per_weight:.2f} bits a weight"
         )
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+        draw(title, self.tensors, Path(path))
 
 
 def _finite(value: Any) -> Any:

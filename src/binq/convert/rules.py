@@ -5,23 +5,28 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from binq.array.checks import check_choice, check_group_size
-from binq.formats import FORMATS, format_label, get_format
+from binq.array.packing import Packing
+from binq.formats import FORMATS, Format, get_format
+from binq.formats.zeros import CODE, OFFSET
+from binq.methods import METHODS, Method
+from binq.methods.method import Native
+from binq.methods.quantize import get_method
 
 KEEP = "keep"
+ANY = "any"  # the format's own kind of zero
+NATIVE = {name for name, method in METHODS.items() if isinstance(method, Native)}
 
 
 @dataclass(frozen=True)
 class Choice:
     """How a tensor is quantized: the arguments of :func:`binq.quantize`."""
 
-    format: str
-    group_size: int | None = 128
-    method: str = "mse"
-    symmetric: bool = True
+    packing: Packing
+    method: str | Method = "mse"
     nonfinite: str = "raise"
 
     def __str__(self) -> str:
-        return format_label(self.format, self.group_size, self.symmetric)
+        return str(self.packing)
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,22 @@ class Rule:
         return fnmatchcase(name, self.pattern)
 
 
-def check_choice_of(choice: Choice) -> Choice:
-    """Returns ``choice`` if such a quantization exists. Raises ValueError naming the argument."""
-    kind = get_format(check_choice("format", choice.format, FORMATS))
-    check_group_size(choice.group_size)
-    check_choice("method", choice.method, kind.methods)
-    check_choice("nonfinite", choice.nonfinite, ("raise", "zero"))
-    if not choice.symmetric and not kind.has_asymmetric:
-        raise ValueError(f"symmetric must be True for {choice.format}, got False")
-    return choice
+def check_choice_of(
+    format: object,
+    group_size: object = 128,
+    method: str | Method | None = None,
+    symmetric: object = True,
+    zero: object = None,
+    nonfinite: object = "raise",
+) -> Choice:
+    """Returns the choice that arguments of :func:`binq.quantize` make.
+
+    Raises ValueError or TypeError naming the argument.
+    """
+    packing = Packing.checked(check_choice("format", format, FORMATS), group_size, symmetric, zero)
+    found = get_method("mse" if method is None else method, packing)
+    check_choice("nonfinite", nonfinite, ("raise", "zero"))
+    return Choice(packing, found if isinstance(method, Method) else str(found), str(nonfinite))
 
 
 def parse_option(name: str, text: str | None, default: Choice) -> Choice | None:
@@ -61,7 +73,7 @@ def parse_option(name: str, text: str | None, default: Choice) -> Choice | None:
 
 
 def parse_choice(text: str, default: Choice, what: str | None = None) -> Choice:
-    """Returns the choice that ``FORMAT[:gN|:row][:METHOD][:asymmetric]`` spells.
+    """Returns the choice that ``FORMAT[:gN|:row][:METHOD][:asymmetric|:code|:offset]`` spells.
 
     What the text leaves out is taken from ``default``; a method that the format does not have
     becomes the format's own default. Raises ValueError that begins with ``what``, or quotes the
@@ -70,20 +82,33 @@ def parse_choice(text: str, default: Choice, what: str | None = None) -> Choice:
     name, *options = text.split(":")
     try:
         kind = get_format(check_choice("format", name, FORMATS))
-        group_size, symmetric = default.group_size, default.symmetric or not kind.has_asymmetric
-        method = default.method if default.method in kind.methods else kind.methods[0]
+        group_size = default.packing.group_size
+        zero = _zero_of(kind, default.packing)
+        method: str | Method = default.method
+        if isinstance(method, str) and method in NATIVE and method not in kind.methods:
+            method = kind.methods[0]
         for option in options:
             if option == "row":
                 group_size = None
             elif option[:1] == "g" and option[1:].isdecimal():
                 group_size = check_group_size(int(option[1:]))
             elif option == "asymmetric":
-                symmetric = False
+                zero = zero or ANY
+            elif option in (CODE, OFFSET):
+                zero = option
             else:
-                method = check_choice("method", option, kind.methods)
-        return check_choice_of(Choice(name, group_size, method, symmetric, default.nonfinite))
+                method = option
+        given = None if zero == ANY else zero
+        return check_choice_of(name, group_size, method, zero is None, given, default.nonfinite)
     except ValueError as error:
         raise ValueError(f"{what or repr(text)}: {error}") from None
+
+
+def _zero_of(kind: Format, default: Packing) -> str | None:
+    """Returns what a format takes of the default's kind of zero, None where it is symmetric."""
+    if default.symmetric or not kind.zero_kinds:
+        return None
+    return default.zero if default.zero in kind.zero_kinds else kind.zero_kinds[0]
 
 
 def parse_rules(texts: Iterable[str], default: Choice) -> tuple[Rule, ...]:

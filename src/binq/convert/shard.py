@@ -16,16 +16,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.array import QuantizedArray
+from binq.array.packed import Packed
 from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, Item, lanes
-from binq.convert.report import TensorReport
+from binq.convert.tensor_report import TensorReport
 from binq.errors import NonFiniteError
 from binq.files.checkpoint import Checkpoint
 from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
 from binq.files.writer import AppendWriter, replacing
+from binq.methods import Task
 from binq.methods.measure import Errors, tile_errors
-from binq.methods.quantize import is_finite, quantize_unwarned, with_zeros
+from binq.methods.quantize import (
+    check_weights,
+    get_method,
+    is_finite,
+    quantize_task,
+    with_zeros,
+)
 from binq.models.tensor import LogicalTensor
 
 Progress = Callable[[int], None]
@@ -79,9 +86,9 @@ class _Packer:
         self._lanes = lanes()
         self._threads = ThreadPoolExecutor(self._lanes)
         self._next = 0
-        self._running: deque[Future[tuple[QuantizedArray, NDArray[np.float64]]]] = deque()
+        self._running: deque[Future[tuple[Packed, NDArray[np.float64]]]] = deque()
 
-    def take(self) -> tuple[QuantizedArray, NDArray[np.float64]]:
+    def take(self) -> tuple[Packed, NDArray[np.float64]]:
         """Returns the next block, packed, and the errors of its tiles."""
         self._run_ahead()
         block = self._running.popleft().result()
@@ -106,7 +113,7 @@ class _Packer:
 
     def _pack(
         self, item: Item, matrix: int, rows: tuple[int, int]
-    ) -> tuple[QuantizedArray, NDArray[np.float64]]:
+    ) -> tuple[Packed, NDArray[np.float64]]:
         values = item.tensor.read_values(self._source, matrix, *rows)
         if item.choice is not None and item.choice.nonfinite == "zero":
             values = with_zeros(values)
@@ -189,29 +196,28 @@ def _try_quantize(
     """Writes one packed tensor; None where a scale does not fit its type."""
     tensor, d = item.tensor, item.description
     scale_dtype = packer.scale_dtype(item)
-    shapes = d.part_shapes(np.dtype(scale_dtype))
+    parts = d.packing.parts(d.shape, np.dtype(scale_dtype))
     names = d.part_names(tensor.name)
     errors = Errors()
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
-    writer.begin(names[0], dtype_name(shapes[0][0]), shapes[0][1])
+    writer.begin(names[0], dtype_name(parts[0].dtype), parts[0].shape)
     blocks = len(list(_blocks(item)))
     for number in range(blocks):
         packed, tiles = packer.take()
         if packed.scales.dtype != scale_dtype:
             return None
         writer.write(packed.packed)
-        for parts, part in zip(small, (packed.scales, packed.zero_points), strict=False):
-            assert part is not None
-            parts.append(part)
+        for collected, array in zip(small, packed.parts[1:], strict=True):
+            collected.append(array)
         errors.add(tiles)
         meter.reach(number + 1, blocks)
-    for name, (dtype, shape), parts in zip(names[1:], shapes[1:], small, strict=True):
-        writer.begin(name, dtype_name(dtype), shape)
-        for part in parts:
-            writer.write(part)
+    for name, part, collected in zip(names[1:], parts[1:], small, strict=True):
+        writer.begin(name, dtype_name(part.dtype), part.shape)
+        for array in collected:
+            writer.write(array)
     meter.reach(1, 1)
     report = item.report(source)
-    report.bytes_after = sum(t.itemsize * math.prod(s) for t, s in shapes)
+    report.bytes_after = sum(part.dtype.itemsize * math.prod(part.shape) for part in parts)
     report.sqnr_db, report.max_error, report.clipped, report.zero_scales = errors.result()
     return report
 
@@ -223,20 +229,15 @@ def _pack_rows(
     matrix: int,
     rows: tuple[int, int],
     scale_dtype: str,
-) -> QuantizedArray:
+) -> Packed:
     if item.exact is not None:
-        return item.tensor.exact_rows(source, item.exact, matrix, *rows)
+        return item.tensor.exact_rows(source, item.exact, matrix, *rows)._data
     choice = item.choice
     assert choice is not None
+    weights = check_weights(values)
+    task = Task(weights, choice.packing, np.dtype(scale_dtype))
     try:
-        packed, _ = quantize_unwarned(
-            values,
-            choice.format,
-            group_size=choice.group_size,
-            method=choice.method,
-            symmetric=choice.symmetric,
-            scale_dtype=scale_dtype,
-        )
+        packed, _ = quantize_task(task, get_method(choice.method, choice.packing))
     except NonFiniteError:
         raise NonFiniteError(_nonfinite(item.tensor, values, matrix, rows)) from None
     except ValueError as error:

@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq._memory import as_bytes
-from binq.array.array import QuantizedArray
-from binq.convert.report import readable
+from binq.array import QuantizedArray
+from binq.convert.tables import readable
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import INDEX, Checkpoint
 from binq.files.dtypes import numpy_dtype
 from binq.files.safetensors import SafetensorsFile
-from binq.formats import Geometry
 from binq.formats.layout import TILE_ROWS
 from binq.models import logical_tensors
 from binq.models.tensor import LogicalTensor
@@ -66,7 +65,7 @@ def inspect(path: Path) -> list[Entry]:
             parts = binq_metadata.stored_names(described)
             for name, d in described.items():
                 nbytes = sum(file.info(part).nbytes for part in d.part_names(name))
-                entries.append(Entry(name, file_path.name, d.label, d.shape, nbytes))
+                entries.append(Entry(name, file_path.name, str(d.packing), d.shape, nbytes))
             for name, info in file.tensors.items():
                 if name not in parts:
                     entries.append(Entry(name, file_path.name, info.dtype, info.shape, info.nbytes))
@@ -167,8 +166,8 @@ def _check_packed(where: str, q: QuantizedArray) -> Iterator[str]:
     scales = q.scales.astype(np.float32)
     if not np.isfinite(scales).all():
         yield f"{where}: a scale is inf or NaN"
-    geometry = Geometry(q.shape[-2], q.shape[-1], q.group_size)
-    used = geometry.out_features % TILE_ROWS
+    packing = q._data.packing
+    used = q.shape[-2] % TILE_ROWS
     if used and scales[..., -1, :, used:].any():
         yield f"{where}: a scale in the padding is not 0"
     # Packing the codes again gives the same bytes, unless padding or a code is not canonical.
@@ -176,12 +175,7 @@ def _check_packed(where: str, q: QuantizedArray) -> Iterator[str]:
         matrix = q[index] if index else q
         for start in range(0, len(matrix), 1 << 12):
             rows = matrix[start : start + (1 << 12)]
-            kind = rows._format
-            again = kind.pack(
-                rows.codes(),
-                Geometry(len(rows), q.shape[-1], q.group_size),
-                symmetric=q.symmetric,
-            )
+            again = packing.kind.pack(rows.codes(), packing.geometry(rows.shape), packing.zero)
             if not np.array_equal(again, rows.packed):
                 yield f"{where}: rows from {start}: codes or padding are not as binq writes them"
 

@@ -57,14 +57,12 @@ def save_file(
             raise TypeError(f"tensor names must be strings, got {name!r}")
         if isinstance(tensor, QuantizedArray):
             d = described[name] = binq_metadata.Description.of(tensor)
-            stored = [tensor.packed, tensor.scales, tensor.zero_points]
-            parts = zip(d.part_names(name), stored, strict=False)
+            parts = zip(d.part_names(name), tensor._data.parts, strict=True)
         else:
             parts = zip([name], [_check_array(name, tensor)], strict=True)
         for part, array in parts:
             if part in arrays or (part in tensors and part != name):
                 raise ValueError(f"two tensors would be stored as {part!r}: rename one")
-            assert array is not None
             _check_readable(part, array)
             arrays[part] = array
     # safetensors writes the memory of an array as it lies: it must be contiguous, little-endian.

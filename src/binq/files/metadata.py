@@ -2,62 +2,58 @@
 
 ``{"version": 1, "tensors": {NAME: {"format", "shape", "group_size", "symmetric"}}, "sha256":
 {STORED NAME: hex}}``, where NAME is stored as NAME.packed, NAME.scales and, where not
-symmetric, NAME.zero_points. docs/formats.md is normative.
+symmetric, NAME.zero_points. Version 2 may say ``"zero": "offset"``, stored as NAME.offsets.
+docs/formats.md is normative.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.array import QuantizedArray
+from binq.array import QuantizedArray
+from binq.array.packed import Packed
+from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.formats import FORMATS, Geometry, format_label, get_format
+from binq.formats import FORMATS
 from binq.formats.layout import GROUP_SIZES
 
-VERSION = 1
+VERSION = 2
+FIELDS = {"format", "shape", "group_size", "symmetric"}
 KEY = "binq"
 
 
 class Description(NamedTuple):
     """All that a packed tensor's parts do not say of themselves."""
 
-    format: str
+    packing: Packing
     shape: tuple[int, ...]
-    group_size: int | None
-    symmetric: bool
 
     @classmethod
     def of(cls, q: QuantizedArray) -> "Description":
-        return cls(q.format, q.shape, q.group_size, q.symmetric)
-
-    @property
-    def label(self) -> str:
-        """Returns what a table shows: ``int4 g128``, ``binary row asymmetric``."""
-        return format_label(self.format, self.group_size, self.symmetric)
+        return cls(q._data.packing, q.shape)
 
     def part_names(self, name: str) -> list[str]:
         """Returns the names under which the parts of tensor ``name`` are stored."""
-        parts = ["packed", "scales"] + ([] if self.symmetric else ["zero_points"])
-        return [f"{name}.{part}" for part in parts]
+        return [f"{name}.{part}" for part in self.packing.part_names()]
 
-    def part_shapes(
-        self, scales_dtype: np.dtype[Any]
-    ) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
-        """Returns dtype and shape of each part, given the dtype of the scales."""
-        kind = get_format(self.format)
-        geometry = Geometry(self.shape[-2], self.shape[-1], self.group_size)
-        lead = self.shape[:-2]
-        parts: list[tuple[np.dtype[Any], tuple[int, ...]]] = [
-            (np.dtype(np.uint8), lead + kind.packed_shape(geometry)),
-            (scales_dtype, lead + geometry.scales_shape),
-        ]
-        if not self.symmetric:
-            zero = (kind.zero_points_dtype(scales_dtype), lead + kind.zero_points_shape(geometry))
-            parts.append(zero)
-        return parts
+    @property
+    def version(self) -> int:
+        """Returns the first version of the file format that has such weights."""
+        kinds = self.packing.kind.zero_kinds
+        return 1 if self.packing.symmetric or self.packing.zero == kinds[0] else 2
+
+    def entry(self) -> dict[str, Any]:
+        """Returns what JSON says of the tensor."""
+        packing = self.packing
+        entry = {
+            "format": packing.format,
+            "shape": list(self.shape),
+            "group_size": packing.group_size,
+            "symmetric": packing.symmetric,
+        }
+        return entry if self.version == 1 else entry | {"zero": packing.zero}
 
 
 def stored_names(tensors: Mapping[str, Description]) -> set[str]:
@@ -66,11 +62,13 @@ def stored_names(tensors: Mapping[str, Description]) -> set[str]:
 
 
 def dump(tensors: Mapping[str, Description]) -> str:
-    """Returns the JSON text that describes the packed tensors of a file."""
-    described = {
-        name: d._asdict() | {"shape": list(d.shape)} for name, d in sorted(tensors.items())
-    }
-    return json.dumps({"version": VERSION, "tensors": described}, separators=(",", ":"))
+    """Returns the JSON text that describes the packed tensors of a file.
+
+    The version is the first that has all of them, so that older readers read what they can.
+    """
+    version = max((d.version for d in tensors.values()), default=1)
+    described = {name: d.entry() for name, d in sorted(tensors.items())}
+    return json.dumps({"version": version, "tensors": described}, separators=(",", ":"))
 
 
 def parse(text: str, path: object) -> tuple[dict[str, Description], dict[str, str]]:
@@ -94,18 +92,21 @@ def parse(text: str, path: object) -> tuple[dict[str, Description], dict[str, st
             f"({VERSION}): upgrade binq"
         )
     if content["version"] < 1 or set(content) - {"version", "tensors", "sha256"}:
-        raise bad("must have version 1, tensors and sha256 only")
+        raise bad(f"must have a version from 1 to {VERSION}, tensors and sha256 only")
     tensors, hashes = content.get("tensors"), content.get("sha256", {})
     if not isinstance(tensors, dict) or not isinstance(hashes, dict):
         raise bad("tensors and sha256 must be objects")
     if not all(isinstance(value, str) for value in hashes.values()):
         raise bad("sha256 must hold strings")
-    return {name: _check_description(name, entry, bad) for name, entry in tensors.items()}, hashes
+    fields = FIELDS if content["version"] == 1 else FIELDS | {"zero"}
+    return {
+        name: _check_description(name, entry, fields, bad) for name, entry in tensors.items()
+    }, hashes
 
 
-def _check_description(name: str, entry: Any, bad: Any) -> Description:
-    if not isinstance(entry, dict) or set(entry) != set(Description._fields):
-        raise bad(f"tensor {name!r} must have exactly {', '.join(Description._fields)}")
+def _check_description(name: str, entry: Any, fields: set[str], bad: Any) -> Description:
+    if not isinstance(entry, dict) or not FIELDS <= set(entry) <= fields:
+        raise bad(f"tensor {name!r} must have exactly {', '.join(sorted(fields))}")
     format, shape, group_size = entry["format"], entry["shape"], entry["group_size"]
     if not isinstance(format, str) or format not in FORMATS:
         raise bad(f"tensor {name!r} has format {format!r}, not one of {', '.join(FORMATS)}")
@@ -117,9 +118,11 @@ def _check_description(name: str, entry: Any, bad: Any) -> Description:
         raise bad(f"tensor {name!r} has group_size {group_size!r}")
     if type(entry["symmetric"]) is not bool:
         raise bad(f"tensor {name!r} must have symmetric true or false")
-    if not entry["symmetric"] and not get_format(format).has_asymmetric:
-        raise bad(f"tensor {name!r}: {format} is symmetric only")
-    return Description(format, tuple(shape), group_size, entry["symmetric"])
+    try:
+        packing = Packing.checked(format, group_size, entry["symmetric"], entry.get("zero"))
+    except (TypeError, ValueError) as error:
+        raise bad(f"tensor {name!r}: {error}") from None
+    return Description(packing, tuple(shape))
 
 
 def assemble(
@@ -135,6 +138,6 @@ def assemble(
             raise FormatError(f"{path}: tensor {name!r}: its part {part!r} is missing")
         parts.append(arrays[part])
     try:
-        return QuantizedArray(d.format, d.shape, d.group_size, d.symmetric, *parts)
+        return QuantizedArray._of(Packed.checked(d.packing, d.shape, *parts))
     except (TypeError, ValueError) as error:
         raise FormatError(f"{path}: tensor {name!r}: {error}") from None

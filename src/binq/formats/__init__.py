@@ -28,12 +28,6 @@ def get_format(name: object) -> Format:
     raise kind(f"format must be one of {names}, got {name!r}")
 
 
-def format_label(format: str, group_size: int | None, symmetric: bool) -> str:
-    """Returns what tables show: ``int4 g128``, ``binary row asymmetric``."""
-    group = "row" if group_size is None else f"g{group_size}"
-    return f"{format} {group}" + ("" if symmetric else " asymmetric")
-
-
 __all__ = [
     "BINARY",
     "FORMATS",
@@ -43,7 +37,6 @@ __all__ = [
     "TILE_ROWS",
     "Format",
     "Geometry",
-    "format_label",
     "get_format",
     "take_rows",
     "tile_rows",

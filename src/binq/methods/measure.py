@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from binq import _core
 from binq._memory import as_bytes
-from binq.array.array import QuantizedArray
+from binq.array.packed import Packed
 from binq.formats.layout import TILE_ROWS
 
 
-def tile_errors(values: NDArray[Any], packed: QuantizedArray) -> NDArray[np.float64]:
+def tile_errors(values: NDArray[Any], packed: Packed) -> NDArray[np.float64]:
     """Returns signal, noise, largest error, clipped weights and zero scales of each tile.
 
     ``values`` are the rows, of any float dtype, that became ``packed``.
@@ -20,7 +20,7 @@ def tile_errors(values: NDArray[Any], packed: QuantizedArray) -> NDArray[np.floa
     dtype = values.dtype if values.dtype.name in _core.INPUT_TYPES else np.dtype(np.float32)
     values = np.ascontiguousarray(values, dtype)
     tiles = np.zeros((-(-len(values) // TILE_ROWS), 5))
-    (matrix,) = packed._matrices() or (None,)
+    (matrix,) = packed.matrices() or (None,)
     if matrix is not None:
         matrix.measure(
             as_bytes(values),

@@ -2,24 +2,20 @@
 
 import warnings
 from contextlib import suppress
-from math import prod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from binq import _core, _memory
-from binq.array.array import QuantizedArray
-from binq.array.checks import (
-    as_float32,
-    check_bool,
-    check_choice,
-    check_group_size,
-    is_ml_float,
-    plain_array,
-)
+from binq.array import QuantizedArray
+from binq.array.checks import as_float32, check_choice, is_ml_float, plain_array
+from binq.array.packed import Packed
+from binq.array.packing import FLOAT32, Packing
 from binq.errors import NonFiniteError, ScaleRangeWarning
-from binq.formats import Format, Geometry, get_format
+from binq.methods.method import Method, Native, Nonfinite, ScaleRange, Task
+
+METHODS: dict[str, Method] = {name: Native(name) for name in ("mse", "absmax", "absmean")}
 
 _SCALE_DTYPES = ("float16", "float32")
 _NATIVE_INPUTS = ("float32", "float16", "bfloat16", "float64")
@@ -32,15 +28,17 @@ def quantize(
     format: str,
     *,
     group_size: int | None = 128,
-    method: str = "mse",
+    method: str | Method = "mse",
     symmetric: bool = True,
+    zero: str | None = None,
     scale_dtype: DTypeLike = "float16",
     nonfinite: str = "raise",
+    importance: ArrayLike | None = None,
 ) -> QuantizedArray:
     """Returns w in packed form: a few bits a weight and a scale for each group.
 
     The weights of a group become ``scale * code``, or with symmetric=False
-    ``scale * (code - zero_point)`` (int4) and ``scale * code + midpoint`` (binary).
+    ``scale * (code - zero_point)`` (int4) and ``scale * code + offset`` (binary).
 
     - w: ``(..., out_features, in_features)``, real numbers of any dtype and memory layout; read
       as float32 and never changed
@@ -50,12 +48,16 @@ def quantize(
     - method: ``"mse"``: the scale (and zero point) with the least squared error of all there are,
       found exactly in each group; or a quick rule: ``"absmax"`` (int4: ``max|w| / 7``; asymmetric:
       from the smallest to the largest weight) and ``"absmean"`` (``mean|w|``, as in BitNet b1.58
-      for ternary and XNOR-Net for binary)
+      for ternary and XNOR-Net for binary); or a :class:`Method` of your own
     - symmetric: False gives each group a zero point (int4) or any two levels (binary); ternary
       has no such form
+    - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
+      ``"offset"``
     - scale_dtype: ``"float16"`` or ``"float32"``. A tensor with a scale that float16 does not
       hold gets float32 scales, and a ScaleRangeWarning says so
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
+    - importance: ``(in_features,)``, how much the square of each input's error counts, for the
+      methods that use it
 
     Raises NonFiniteError (a ValueError) if w has inf or NaN, naming the first; TypeError for
     wrong types and dtypes; ValueError for the rest, such as a number that float32 cannot hold.
@@ -70,53 +72,51 @@ def quantize(
     >>> binq.quantize(w, "ternary", group_size=32, method="absmean").codes()
     array([[ 0, -1,  1,  1]], dtype=int8)
     """
-    q, widened = quantize_unwarned(
-        w,
-        format,
-        group_size=group_size,
-        method=method,
-        symmetric=symmetric,
-        scale_dtype=scale_dtype,
-        nonfinite=nonfinite,
-    )
+    packing = Packing.checked(format, group_size, symmetric, zero)
+    chosen = get_method(method, packing)
+    dtype = _check_scale_dtype(scale_dtype)
+    nonfinite = check_choice("nonfinite", nonfinite, ("raise", "zero"))
+    weights = check_weights(w)
+    task = Task(weights, packing, dtype, _check_importance(importance, weights, chosen))
+    packed, widened = quantize_task(task, chosen, nonfinite)
     if widened:
         warnings.warn(
             "float16 does not hold every scale of w: its scales are kept in float32",
             ScaleRangeWarning,
             stacklevel=2,
         )
-    return q
+    return QuantizedArray._of(packed)
 
 
-def quantize_unwarned(
-    w: ArrayLike,
-    format: str,
-    *,
-    group_size: int | None = 128,
-    method: str = "mse",
-    symmetric: bool = True,
-    scale_dtype: DTypeLike = "float16",
-    nonfinite: str = "raise",
-) -> tuple[QuantizedArray, bool]:
-    """Returns what :func:`quantize` returns, and whether its scales had to become float32."""
-    kind = get_format(format)
-    method = check_choice("method", method, kind.methods)
-    if not check_bool("symmetric", symmetric) and not kind.has_asymmetric:
-        raise ValueError(f"symmetric must be True for format {kind.name!r}: it has no zero points")
-    half = _check_scale_dtype(scale_dtype) == "float16"
-    zero_nonfinite = check_choice("nonfinite", nonfinite, ("raise", "zero")) == "zero"
-    group_size = check_group_size(group_size)
-    weights = _check_weights(w)
-    geometry = Geometry(weights.shape[-2], weights.shape[-1], group_size)
+def quantize_task(task: Task, method: Method, nonfinite: str = "raise") -> tuple[Packed, bool]:
+    """Returns packed weights, and whether their scales had to become float32.
 
-    q, status = _quantize(weights, kind, geometry, method, symmetric, half)
-    if status & _core.STATUS_NONFINITE:
-        weights = _without_nonfinite(weights, zero_nonfinite)
-        q, status = _quantize(weights, kind, geometry, method, symmetric, half)
-    widened = bool(status & _core.STATUS_SCALE_RANGE)
-    if widened:
-        q, _ = _quantize(weights, kind, geometry, method, symmetric, half=False)
-    return q, widened
+    Raises NonFiniteError where the weights hold inf or NaN and ``nonfinite`` is not ``"zero"``.
+    """
+    if not method.checks_finite and not is_finite(task.weights).all():
+        task = replace(task, weights=_without_nonfinite(task.weights, nonfinite == "zero"))
+    try:
+        try:
+            return method.quantize(task), False
+        except Nonfinite:
+            task = replace(task, weights=_without_nonfinite(task.weights, nonfinite == "zero"))
+            return method.quantize(task), False
+    except ScaleRange:
+        return method.quantize(replace(task, scale_dtype=FLOAT32)), True
+
+
+def get_method(method: object, packing: Packing) -> Method:
+    """Returns the method of that name, or the method itself, if it has such a packing.
+
+    Raises ValueError that lists the names; TypeError for what is neither a name nor a Method.
+    """
+    if isinstance(method, Method):
+        found = method
+    else:
+        others = (name for name, other in METHODS.items() if not isinstance(other, Native))
+        found = METHODS[check_choice("method", method, [*packing.kind.methods, *others])]
+    found.check(packing)
+    return found
 
 
 def dequantize(q: QuantizedArray, dtype: DTypeLike | None = None) -> NDArray[Any]:
@@ -134,15 +134,36 @@ def dequantize(q: QuantizedArray, dtype: DTypeLike | None = None) -> NDArray[Any
     return q.dequantize(dtype)
 
 
-def _check_scale_dtype(scale_dtype: Any) -> str:
+def _check_scale_dtype(scale_dtype: Any) -> np.dtype[Any]:
     name = scale_dtype
     if scale_dtype is not None and not isinstance(scale_dtype, str):
         with suppress(TypeError):  # check_choice words the error
             name = np.dtype(scale_dtype).name
-    return check_choice("scale_dtype", name, _SCALE_DTYPES)
+    return np.dtype(check_choice("scale_dtype", name, _SCALE_DTYPES))
 
 
-def _check_weights(w: Any) -> NDArray[Any]:
+def _check_importance(
+    importance: Any, weights: NDArray[Any], method: Method
+) -> NDArray[np.float32] | None:
+    """Returns the importance of each input as float32, or None.
+
+    Raises ValueError for a method that has no use for it, and for a value below 0 or not finite.
+    """
+    if importance is None:
+        return None
+    if not method.uses_importance:
+        raise ValueError(f"importance must be None for method {str(method)!r}, which ignores it")
+    values = as_float32("importance", importance)
+    if values.shape != weights.shape[-1:]:
+        raise ValueError(f"importance must have shape {weights.shape[-1:]}, got {values.shape}")
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        index = int(np.argmax(wrong))
+        raise ValueError(f"importance must be finite and 0 or more, got {values[index]} at {index}")
+    return values
+
+
+def check_weights(w: Any) -> NDArray[Any]:
     """Returns w as an array of native byte order that the kernels read, C-contiguous."""
     if isinstance(w, QuantizedArray):
         raise TypeError("w is quantized already: quantize(w.dequantize(), ...) does it again")
@@ -155,55 +176,6 @@ def _check_weights(w: Any) -> NDArray[Any]:
             f"w must be (..., out_features, in_features): 2 or more axes, got shape {array.shape}"
         )
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-
-
-def _quantize(
-    weights: NDArray[Any],
-    kind: Format,
-    geometry: Geometry,
-    method: str,
-    symmetric: bool,
-    half: bool,
-) -> tuple[QuantizedArray, int]:
-    """Returns the packed weights and the status bits of the kernels."""
-    shape = weights.shape
-    lead = shape[:-2]
-    scales_dtype = np.dtype(np.float16 if half else np.float32)
-    packed = _memory.zeros((prod(lead), *kind.packed_shape(geometry)), np.uint8)
-    scales = np.zeros((prod(lead), *geometry.scales_shape), scales_dtype)
-    zero_points = None
-    if not symmetric:
-        stored = kind.zero_points_shape(geometry)
-        zero_points = np.zeros((prod(lead), *stored), kind.zero_points_dtype(scales_dtype))
-
-    status = 0
-    if weights.size:
-        matrices = weights.reshape(-1, *shape[-2:])
-        for index, matrix in enumerate(matrices):
-            status |= _core.quantize(
-                kind.native,
-                _core.METHODS[method],
-                symmetric,
-                _memory.as_bytes(matrix),
-                _core.INPUT_TYPES[weights.dtype.name],
-                matrix.strides[0],
-                geometry.out_features,
-                geometry.in_features,
-                geometry.group_size or 0,
-                not half,
-                _memory.as_bytes(packed[index]),
-                _memory.as_bytes(scales[index]),
-                None if zero_points is None else _memory.as_bytes(zero_points[index]),
-            )
-    q = QuantizedArray._from_parts(
-        kind,
-        shape,
-        geometry,
-        packed.reshape(*lead, *packed.shape[1:]),
-        scales.reshape(*lead, *scales.shape[1:]),
-        None if zero_points is None else zero_points.reshape(*lead, *zero_points.shape[1:]),
-    )
-    return q, status
 
 
 def _without_nonfinite(weights: NDArray[Any], zero_nonfinite: bool) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from binq.models import (
 from binq.models.family import UNKNOWN, Family, judge, text_config
 from binq.models.tensor import LogicalTensor
 from binq.storage import collect_storage
-from binq.storage.base import ExactFormat, Storage
+from binq.storage.base import Exact, Storage
 
 __all__ = ["FAMILIES", "UNKNOWN", "Family", "find_family", "logical_tensors"]
 
@@ -70,7 +70,7 @@ def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
         if verdict.role in ("embedding", "head"):
             exact = _low_bit(source, storage)
             if exact is not None:
-                reason = _LOSSLESS.format(exact.format)
+                reason = _LOSSLESS.format(exact.packing.format)
                 tensors.append(LogicalTensor(name, storage, verdict.role, True, reason))
                 continue
         tensors.append(LogicalTensor(name, storage, *verdict))
@@ -94,8 +94,8 @@ def _check_orientation(source: Checkpoint, name: str, storage: Storage) -> None:
         )
 
 
-def _low_bit(source: Checkpoint, storage: Storage) -> ExactFormat | None:
+def _low_bit(source: Checkpoint, storage: Storage) -> Exact | None:
     if len(storage.shape) != 2:
         return None
     exact = storage.exact_format(source)
-    return exact if exact is not None and exact.format in _LOW_BIT else None
+    return exact if exact is not None and exact.packing.format in _LOW_BIT else None

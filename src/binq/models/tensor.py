@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.array import QuantizedArray
+from binq.array import QuantizedArray
 from binq.files.checkpoint import Checkpoint
-from binq.storage.base import SCAN_BYTES, ExactFormat, Storage, row_blocks, to_float32
+from binq.storage.base import SCAN_BYTES, Exact, Storage, row_blocks, to_float32
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LogicalTensor:
         """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""
         return row_blocks(self.storage, budget)
 
-    def exact_format(self, source: Checkpoint) -> ExactFormat | None:
+    def exact_format(self, source: Checkpoint) -> Exact | None:
         """Returns the packed format that holds the weights without any loss, or None.
 
         Looks at the stored values, in bounded memory: a float tensor with two values a group is
@@ -111,7 +111,7 @@ class LogicalTensor:
             return self.storage.exact_format(source)
 
     def exact_rows(
-        self, source: Checkpoint, exact: ExactFormat, matrix: int, start: int, stop: int
+        self, source: Checkpoint, exact: Exact, matrix: int, start: int, stop: int
     ) -> QuantizedArray:
         """Returns rows ``[start, stop)`` of one matrix without loss, in the format of ``exact``."""
-        return self.storage.exact_rows(source, exact, matrix, start, stop)
+        return QuantizedArray._of(self.storage.exact_rows(source, exact, matrix, start, stop))

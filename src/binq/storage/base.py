@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.array import QuantizedArray
+from binq.array.packed import Packed
+from binq.array.packing import Packing
+from binq.formats.zeros import CODE, NONE, OFFSET
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -23,12 +25,10 @@ SCAN_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
-class ExactFormat:
-    """The packed format that holds a tensor without loss, as :func:`binq.quantize` names it."""
+class Exact:
+    """The packing that holds a tensor without loss, and the dtype that its scales need."""
 
-    format: str
-    group_size: int | None
-    symmetric: bool = True
+    packing: Packing
     scale_dtype: str = "float16"
 
 
@@ -63,13 +63,13 @@ class Storage(ABC):
         rows = budget // max(1, 12 * self.shape[-1])
         return max(32, rows // 32 * 32)
 
-    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
         """Returns the format that holds the weights without loss, or None; may read them all."""
         return None
 
     def exact_rows(
-        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
-    ) -> QuantizedArray:
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
         """Returns rows of one matrix in the format that ``exact_format`` gave."""
         raise ValueError(f"{self.stored[0]}: {self.scheme} weights have no lossless form")
 
@@ -106,7 +106,7 @@ class CodedStorage(Storage):
         each_group(np.multiply, values, scales, self.group)
         return values
 
-    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
         group = packed_group(self.group, self.shape[-1])
         if group == 0 or 0 in self.shape:
             return None
@@ -127,16 +127,16 @@ class CodedStorage(Storage):
                 nonzero = nonzero and bool(codes.all())
         scale_dtype = "float16" if half else "float32"
         if small:
-            return ExactFormat("binary" if nonzero else "ternary", group, True, scale_dtype)
+            return Exact(Packing("binary" if nonzero else "ternary", group), scale_dtype)
         if signed or unsigned:
-            return ExactFormat("int4", group, signed, scale_dtype)
+            return Exact(Packing("int4", group, NONE if signed else CODE), scale_dtype)
         return None
 
     def exact_rows(
-        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
-    ) -> QuantizedArray:
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
         scales, zeros = self.read_groups(source, matrix, start, stop)
-        if exact.symmetric:
+        if exact.packing.symmetric:
             codes, zeros = self._centred(source, matrix, start, stop), None
         else:
             codes = self.read_codes(source, matrix, start, stop)
@@ -177,40 +177,20 @@ def each_group(
 
 
 def pack_exact(
-    exact: ExactFormat,
+    exact: Exact,
     codes: NDArray[Any],
     scales: NDArray[np.float32],
     zeros: NDArray[Any] | None = None,
-) -> QuantizedArray:
+) -> Packed:
     """Returns codes as packed weights whose scales have the dtype that ``exact`` names."""
+    packing = exact.packing
     # The row's own length may be shorter than the stored group: then there is one scale.
-    if exact.group_size is None:
+    if packing.group_size is None:
         scales = scales[:, :1]
         zeros = None if zeros is None else zeros[:, :1]
-    if zeros is not None and exact.format == "int4":
-        zeros = zeros.astype(np.uint8)
-    packed = QuantizedArray.from_codes(
-        codes.astype(np.int8),
-        scales,
-        format=exact.format,
-        group_size=exact.group_size,
-        zero_points=zeros,
-    )
-    if packed.scales.dtype == exact.scale_dtype:
-        return packed
-    # from_codes chose float16 for these rows, while other rows of the tensor need float32.
-    midpoints = packed.zero_points
-    if midpoints is not None and midpoints.dtype.kind == "f":
-        midpoints = midpoints.astype(exact.scale_dtype)
-    return QuantizedArray(
-        packed.format,
-        packed.shape,
-        packed.group_size,
-        packed.symmetric,
-        packed.packed,
-        packed.scales.astype(exact.scale_dtype),
-        midpoints,
-    )
+    if zeros is not None and packing.zero == OFFSET:
+        zeros = zeros.astype(exact.scale_dtype)
+    return Packed.of_codes(packing, codes.astype(np.int8), scales.astype(exact.scale_dtype), zeros)
 
 
 def fits_float16(values: NDArray[np.float32]) -> bool:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.array import QuantizedArray
+from binq.array.packed import Packed
+from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.formats.zeros import CODE, NONE, OFFSET
 from binq.storage.base import (
-    ExactFormat,
+    Exact,
     Storage,
     each_group,
     fits_float16,
@@ -69,7 +71,7 @@ class MlxAffine(Storage):
         each_group(np.add, values, biases, self.group)
         return values
 
-    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
         """Returns a format where the biases are a whole or half number of scales below zero."""
         if 0 in self.shape:
             return None
@@ -85,15 +87,16 @@ class MlxAffine(Storage):
         return plain.result(self.group, self.bits)
 
     def exact_rows(
-        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
-    ) -> QuantizedArray:
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
         scales, biases = self._read_groups(source, matrix, start, stop)
         codes = self._read_codes(source, matrix, start, stop).astype(np.int8)
-        if exact.format == "binary":
+        if exact.packing.format == "binary":
             half = scales * np.float32(0.5)
             codes = 2 * codes - np.int8(1)
-            return pack_exact(exact, codes, half, None if exact.symmetric else biases + half)
-        if exact.format == "ternary":
+            middle = None if exact.packing.symmetric else biases + half
+            return pack_exact(exact, codes, half, middle)
+        if exact.packing.format == "ternary":
             return pack_exact(exact, codes - np.int8(1), scales)
         return pack_exact(exact, codes, scales, _zero_points(scales, biases))
 
@@ -144,13 +147,13 @@ class _Levels:
             self._half = self._half and fits_float16(scales)
             self.possible = self.possible and _few_bits(scales)
 
-    def result(self, group: int | None, bits: int) -> ExactFormat:
+    def result(self, group: int | None, bits: int) -> Exact:
         scale_dtype = "float16" if self._half else "float32"
         if bits == 1:
-            return ExactFormat("binary", group, self.symmetric, scale_dtype)
+            return Exact(Packing("binary", group, NONE if self.symmetric else OFFSET), scale_dtype)
         if self.ternary:
-            return ExactFormat("ternary", group, True, scale_dtype)
-        return ExactFormat("int4", group, False, scale_dtype)
+            return Exact(Packing("ternary", group), scale_dtype)
+        return Exact(Packing("int4", group, CODE), scale_dtype)
 
 
 def _zero_points(scales: NDArray[np.float32], biases: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.array import QuantizedArray
+from binq.array.packed import Packed
+from binq.array.packing import Packing
 from binq.storage.base import (
-    ExactFormat,
+    Exact,
     Storage,
     fits_float16,
     pack_exact,
@@ -52,7 +53,7 @@ class Plain(Storage):
         first = matrix * rows
         return source.read_span(self.name, first + start, first + stop, (columns,))
 
-    def exact_format(self, source: "Checkpoint") -> ExactFormat | None:
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
         """Returns the one- or two-bit format of floats that are all 0 or ±s in each group."""
         if self.dtype not in FLOATS or len(self.shape) < 2 or 0 in self.shape:
             return None
@@ -75,12 +76,12 @@ class Plain(Storage):
         return self.read_values(source, 0, 0, min(_SAMPLE, self.shape[-2]))
 
     def exact_rows(
-        self, source: "Checkpoint", exact: ExactFormat, matrix: int, start: int, stop: int
-    ) -> QuantizedArray:
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
         values = to_float32(self.read_values(source, matrix, start, stop))
-        scales = _by_group(np.abs(values), exact.group_size).max(axis=-1)
+        scales = _by_group(np.abs(values), exact.packing.group_size).max(axis=-1)
         negative = (values < 0).view(np.int8)
-        positive = (values > 0).view(np.int8) if exact.format == "ternary" else 1 - negative
+        positive = (values > 0).view(np.int8) if exact.packing.format == "ternary" else 1 - negative
         codes = positive - negative
         return pack_exact(exact, codes, scales)
 
@@ -136,7 +137,7 @@ class _GroupScan:
                 self._ternary.add(group)
             self._half = self._half and fits_float16(most)
 
-    def result(self, columns: int) -> ExactFormat | None:
+    def result(self, columns: int) -> Exact | None:
         if not self.groups:
             return None
         group = self.groups[0]
@@ -144,7 +145,7 @@ class _GroupScan:
             # A row that is one group anyway has the size that other tensors are likely to have.
             group = next((size for size in (128, 256) if size >= columns), None)
         format = "ternary" if group in self._ternary else "binary"
-        return ExactFormat(format, group, True, "float16" if self._half else "float32")
+        return Exact(Packing(format, group), "float16" if self._half else "float32")
 
 
 def _by_group(values: NDArray[Any], group: int | None) -> NDArray[Any]:

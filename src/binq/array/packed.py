@@ -1,0 +1,164 @@
+"""Packed: the stored arrays of packed weights, and the native matrices that read them."""
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq import _core, _memory
+from binq.array.checks import check_matrix_shape, check_stored
+from binq.array.packing import FLOAT32, SCALE_DTYPES, Packing
+from binq.formats import Geometry, tile_rows
+from binq.formats.zeros import OFFSET, pack_zeros
+
+
+class Packed:
+    """Packed weights as a value: how they are packed, their logical shape, the stored arrays.
+
+    - packing, shape: what they are
+    - packed, scales: the stored arrays (docs/formats.md)
+    - zeros: zero points or offsets as they are stored, None where symmetric
+
+    The constructor trusts its arguments to agree and makes the arrays read-only; :meth:`checked`
+    is the way in for what a user gave. QuantizedArray and its transposed view are its two faces.
+    """
+
+    __slots__ = ("geometry", "native", "packed", "packing", "scales", "shape", "zeros")
+
+    def __init__(
+        self,
+        packing: Packing,
+        shape: tuple[int, ...],
+        packed: NDArray[np.uint8],
+        scales: NDArray[Any],
+        zeros: NDArray[Any] | None = None,
+        *,
+        native: tuple[_core.PackedMatrix, ...] | None = None,
+    ) -> None:
+        self.packing = packing
+        self.shape = shape
+        self.geometry: Geometry = packing.geometry(shape)
+        self.packed = packed
+        self.scales = scales
+        self.zeros = zeros
+        self.native = native
+        for part in (packed, scales, zeros):
+            if part is not None:
+                part.flags.writeable = False
+
+    @classmethod
+    def checked(
+        cls,
+        packing: Packing,
+        shape: object,
+        packed: object,
+        scales: object,
+        zeros: object = None,
+    ) -> Self:
+        """Returns read-only views of stored arrays, whose dtypes and shapes are checked.
+
+        Raises TypeError for a wrong type or dtype, ValueError for a wrong shape.
+        """
+        sizes = check_matrix_shape(shape)
+        codes, scale, *zero = packing.parts(sizes)
+        checked = [
+            check_stored("packed", packed, (codes.dtype,), codes.shape),
+            check_stored("scales", scales, SCALE_DTYPES, scale.shape),
+        ]
+        if not zero:
+            if zeros is not None:
+                raise ValueError("zero_points must be None where symmetric is True")
+            return cls(packing, sizes, *checked)
+        (part,) = zero
+        dtypes: tuple[np.dtype[Any], ...] = (part.dtype,)
+        if packing.zero == OFFSET:
+            # The offsets of binary weights have the dtype of the scales.
+            dtypes = (checked[1].dtype,) if part.name == "zero_points" else SCALE_DTYPES
+        checked.append(check_stored(part.name, zeros, dtypes, part.shape))
+        return cls(packing, sizes, *checked)
+
+    @classmethod
+    def of_codes(
+        cls,
+        packing: Packing,
+        codes: NDArray[np.int8],
+        scales: NDArray[Any],
+        zeros: NDArray[Any] | None = None,
+    ) -> Self:
+        """Returns codes, scales and zeros in row-major order as packed weights; all are trusted.
+
+        The stored scales and offsets have the dtypes of the given ones.
+        """
+        geometry = packing.geometry(codes.shape)
+        return cls(
+            packing,
+            codes.shape,
+            packing.kind.pack(codes, geometry, packing.zero),
+            tile_rows(scales, geometry),
+            None if zeros is None else pack_zeros(packing.zero, zeros, geometry),
+        )
+
+    @property
+    def parts(self) -> tuple[NDArray[Any], ...]:
+        """Returns the stored arrays, in the order of ``packing.part_names()``."""
+        if self.zeros is None:
+            return (self.packed, self.scales)
+        return (self.packed, self.scales, self.zeros)
+
+    @property
+    def size(self) -> int:
+        """Returns the number of weights."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Returns the bytes of the stored arrays, padding included."""
+        return sum(part.nbytes for part in self.parts)
+
+    def with_parts(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Self:
+        """Returns the same weights with each stored array replaced by ``change`` of it."""
+        return type(self)(self.packing, self.shape, *map(change, self.parts))
+
+    def matrices(self) -> tuple[_core.PackedMatrix, ...]:
+        """Returns one native matrix for each matrix of the stack, or () for no weights."""
+        if self.native is None:
+            self.native = tuple(self._make_native()) if self.size else ()
+        return self.native
+
+    def _make_native(self) -> Iterator[_core.PackedMatrix]:
+        out_features, in_features = self.shape[-2:]
+        for index in np.ndindex(self.shape[:-2]):
+            packed, scales, *zeros = (_memory.as_bytes(part[index]) for part in self.parts)
+            yield _core.PackedMatrix(
+                self.packing.kind.native,
+                packed,
+                scales,
+                zeros[0] if zeros else None,
+                out_features,
+                in_features,
+                self.packing.group_size or 0,
+                self.scales.dtype == FLOAT32,
+            )
+
+    def each_matrix(
+        self, target: NDArray[Any], write: Callable[[_core.PackedMatrix, NDArray[Any]], None]
+    ) -> None:
+        """Calls write(matrix, its part of target) for all matrices of the stack."""
+        if matrices := self.matrices():
+            for matrix, part in zip(matrices, target.reshape(-1, *self.shape[-2:]), strict=True):
+                write(matrix, part)
+
+    def same_as(self, other: "Packed") -> bool:
+        """Returns whether the other has the same packing, shape and bytes (NaN equals itself)."""
+        return self is other or (
+            self.packing == other.packing
+            and self.shape == other.shape
+            and all(map(_same_bytes, self.parts, other.parts))
+        )
+
+
+def _same_bytes(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    word = f"u{a.dtype.itemsize}"
+    return a.dtype == b.dtype and bool((a.view(word) == b.view(word)).all())

@@ -1,0 +1,135 @@
+"""Packing: how weights are packed, all that decides the stored arrays beside their shape."""
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from binq.array.checks import check_bool, check_choice, check_group_size
+from binq.formats import Format, Geometry, get_format
+from binq.formats.zeros import NONE, OFFSET, zeros_shape
+
+UINT8 = np.dtype(np.uint8)
+FLOAT16 = np.dtype(np.float16)
+FLOAT32 = np.dtype(np.float32)
+SCALE_DTYPES = (FLOAT16, FLOAT32)
+
+
+class Part(NamedTuple):
+    """One stored array of packed weights: the end of its name, its dtype and shape."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """A format, a group size, and what says where zero lies in a group.
+
+    - format: the name of a format, such as ``"int4"``
+    - group_size: 32, 64, 128, 256, or None for one scale a row
+    - zero: ``"none"``, ``"code"`` or ``"offset"`` (:mod:`binq.formats.zeros`)
+
+    The fields are trusted; :meth:`checked` is the way in for what a user gave.
+
+    >>> str(Packing("int4", 64))
+    'int4 g64'
+    """
+
+    format: str
+    group_size: int | None = 128
+    zero: str = NONE
+
+    @classmethod
+    def checked(
+        cls,
+        format: object,
+        group_size: object = 128,
+        symmetric: object = True,
+        zero: object = None,
+    ) -> Self:
+        """Returns the packing of these arguments of :func:`binq.quantize`.
+
+        Raises TypeError for wrong types, ValueError for what does not exist, naming the argument.
+        """
+        kind = get_format(format)
+        return cls(kind.name, check_group_size(group_size), _check_zero(kind, symmetric, zero))
+
+    def __str__(self) -> str:
+        group = "row" if self.group_size is None else f"g{self.group_size}"
+        kinds = self.kind.zero_kinds
+        if self.symmetric:
+            return f"{self.format} {group}"
+        return f"{self.format} {group} {'asymmetric' if self.zero == kinds[0] else self.zero}"
+
+    @property
+    def kind(self) -> Format:
+        """Returns the format itself."""
+        return get_format(self.format)
+
+    @property
+    def symmetric(self) -> bool:
+        """Returns whether no zero points and no offsets are stored."""
+        return self.zero == NONE
+
+    @property
+    def bits(self) -> int:
+        """Returns the bits of a stored code."""
+        return self.kind.bits
+
+    def geometry(self, shape: tuple[int, ...]) -> Geometry:
+        """Returns the geometry of each matrix of weights of a shape."""
+        return Geometry(shape[-2], shape[-1], self.group_size)
+
+    def part_names(self) -> tuple[str, ...]:
+        """Returns the ends of the names under which files store the parts."""
+        if self.symmetric:
+            return ("packed", "scales")
+        # Files of version 1 call the offsets of binary weights zero points.
+        offsets = self.zero == OFFSET and self.format != "binary"
+        return ("packed", "scales", "offsets" if offsets else "zero_points")
+
+    def parts(
+        self,
+        shape: tuple[int, ...],
+        scale_dtype: np.dtype[Any] = FLOAT16,
+        offset_dtype: np.dtype[Any] | None = None,
+    ) -> tuple[Part, ...]:
+        """Returns name, dtype and shape of each stored array, for weights of a shape.
+
+        offset_dtype: that of the scales where it is None.
+        """
+        geometry = self.geometry(shape)
+        lead = shape[:-2]
+        names = self.part_names()
+        parts = [
+            Part(names[0], UINT8, lead + self.kind.packed_shape(geometry)),
+            Part(names[1], scale_dtype, lead + geometry.scales_shape),
+        ]
+        if not self.symmetric:
+            dtype = (offset_dtype or scale_dtype) if self.zero == OFFSET else UINT8
+            parts.append(Part(names[2], dtype, lead + zeros_shape(self.zero, geometry)))
+        return tuple(parts)
+
+    def nbytes(
+        self,
+        shape: tuple[int, ...],
+        scale_dtype: np.dtype[Any] = FLOAT16,
+        offset_dtype: np.dtype[Any] | None = None,
+    ) -> int:
+        """Returns the bytes of weights of a shape, padding included."""
+        parts = self.parts(shape, scale_dtype, offset_dtype)
+        return sum(part.dtype.itemsize * prod(part.shape) for part in parts)
+
+
+def _check_zero(kind: Format, symmetric: object, zero: object) -> str:
+    """Returns the kind of zero that symmetric= and zero= ask for together."""
+    if check_bool("symmetric", symmetric):
+        if zero is not None:
+            raise ValueError(f"zero must be None where symmetric is True, got {zero!r}")
+        return NONE
+    if not kind.zero_kinds:
+        raise ValueError(f"symmetric must be True for format {kind.name!r}: it has no zero points")
+    return kind.zero_kinds[0] if zero is None else check_choice("zero", zero, kind.zero_kinds)

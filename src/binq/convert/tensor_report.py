@@ -1,0 +1,39 @@
+"""What a conversion did with one tensor."""
+
+from dataclasses import dataclass
+from math import prod
+
+from binq.formats import FORMATS
+
+
+@dataclass
+class TensorReport:
+    """One tensor: what it became and how near that is to what it was.
+
+    ``sqnr_db`` is 10·log10(Σw² / Σ(w − ŵ)²); ``max_error`` the largest |w − ŵ|; ``clipped`` how
+    many weights lie farther from their level than half a step (int4); ``zero_scales`` how many
+    groups are all zero. None where the tensor was kept, and where nothing was measured: in a dry
+    run, and where ``resume`` found all done.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    role: str
+    bytes_before: int
+    bytes_after: int
+    reason: str = ""
+    sqnr_db: float | None = None
+    max_error: float | None = None
+    clipped: int | None = None
+    zero_scales: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def kept(self) -> bool:
+        """Returns whether the tensor is stored as it was: its format is no packed one."""
+        return self.format.partition(" ")[0] not in FORMATS
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.bytes_after / prod(self.shape) if prod(self.shape) else 0.0

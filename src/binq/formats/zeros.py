@@ -1,0 +1,41 @@
+"""What says where zero lies in a group: nothing, a code, or an offset in units of weights.
+
+- ``"none"``: ``w = scale * level(code)``
+- ``"code"``: ``w = scale * (code - zero_point)``, an integer a group, two to a byte
+- ``"offset"``: ``w = scale * level(code) + offset``, a float a group, laid out as the scales are
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.formats.layout import TILE_ROWS, Geometry, tile_rows, untile_rows
+
+NONE = "none"
+CODE = "code"
+OFFSET = "offset"
+_HALF = TILE_ROWS // 2
+
+
+def zeros_shape(zero: str, geometry: Geometry) -> tuple[int, ...]:
+    """Returns the shape of the stored zero points or offsets of one matrix."""
+    if zero == OFFSET:
+        return geometry.scales_shape
+    return (geometry.tiles, geometry.scale_groups, _HALF)
+
+
+def pack_zeros(zero: str, values: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Returns zero points or offsets ``(..., out_features, scale_groups)`` as they are stored."""
+    if zero == OFFSET:
+        return tile_rows(values, geometry)
+    tiled = tile_rows(values.astype(np.uint8), geometry)
+    packed: NDArray[np.uint8] = tiled[..., :_HALF] | tiled[..., _HALF:] << np.uint8(4)
+    return packed
+
+
+def unpack_zeros(zero: str, stored: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Returns stored zero points or offsets as ``(..., out_features, scale_groups)``."""
+    if zero == OFFSET:
+        return untile_rows(stored, geometry)
+    return untile_rows(np.concatenate((stored & 15, stored >> 4), axis=-1), geometry)

@@ -1,0 +1,127 @@
+"""What a method of quantization is: float weights and a packing in, packed weights out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq import _core, _memory
+from binq.array.packed import Packed
+from binq.array.packing import Packing
+
+
+class ScaleRange(Exception):  # noqa: N818
+    """A scale or offset does not fit the type that was asked for: float32 holds it."""
+
+
+class Nonfinite(Exception):  # noqa: N818
+    """The weights hold inf or NaN."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be quantized, and what is known beside the weights.
+
+    - weights: ``(..., out_features, in_features)``, C-contiguous, of float32, float16, bfloat16 or
+      float64 in native byte order
+    - packing: the format, the group size and the kind of zero
+    - scale_dtype: the dtype of the stored scales
+    - importance: None, or float32 ``(in_features,)``: how much the square of each input's error
+      counts
+    - statistics: None, or what a calibration knows of the inputs, for methods that use it
+    """
+
+    weights: NDArray[Any]
+    packing: Packing
+    scale_dtype: np.dtype[Any]
+    importance: NDArray[np.float32] | None = None
+    statistics: Any = None
+
+
+class Method(ABC):
+    """A way to choose codes and scales. Instances are small, picklable, and safe to share.
+
+    A method of one's own derives from this class and is passed as ``method=`` to
+    :func:`binq.quantize` and :func:`binq.quantize_checkpoint`.
+    """
+
+    name: ClassVar[str]
+    uses_importance: ClassVar[bool] = False
+    uses_statistics: ClassVar[bool] = False
+    checks_finite: ClassVar[bool] = False
+    """Whether :meth:`quantize` raises Nonfinite itself; else the weights are looked at before."""
+
+    @abstractmethod
+    def check(self, packing: Packing) -> None:
+        """Raises ValueError, naming argument and format, where the method has no such packing."""
+
+    @abstractmethod
+    def quantize(self, task: Task) -> Packed:
+        """Returns the packed weights.
+
+        Raises ScaleRange where a scale does not fit ``task.scale_dtype``; the caller tries again
+        with float32.
+        """
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Native(Method):
+    """One of the rules that compiled code has: ``"mse"``, ``"absmax"``, ``"absmean"``."""
+
+    checks_finite = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Native) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def check(self, packing: Packing) -> None:
+        methods = packing.kind.methods
+        if self.name not in methods:
+            allowed = ", ".join(map(repr, methods))
+            raise ValueError(f"method must be one of {allowed}, got {self.name!r}")
+
+    def quantize(self, task: Task) -> Packed:
+        packing, weights = task.packing, task.weights
+        shape = weights.shape
+        parts = [
+            _memory.zeros(part.shape, part.dtype) for part in packing.parts(shape, task.scale_dtype)
+        ]
+        status = 0
+        if weights.size:
+            lead = len(shape) - 2
+            stacks = [part.reshape(prod(shape[:-2]), *part.shape[lead:]) for part in parts]
+            for index, matrix in enumerate(weights.reshape(-1, *shape[-2:])):
+                packed, scales, *zeros = (_memory.as_bytes(stack[index]) for stack in stacks)
+                status |= _core.quantize(
+                    packing.kind.native,
+                    _core.METHODS[self.name],
+                    packing.symmetric,
+                    _memory.as_bytes(matrix),
+                    _core.INPUT_TYPES[weights.dtype.name],
+                    matrix.strides[0],
+                    shape[-2],
+                    shape[-1],
+                    packing.group_size or 0,
+                    task.scale_dtype == np.float32,
+                    packed,
+                    scales,
+                    zeros[0] if zeros else None,
+                )
+        if status & _core.STATUS_NONFINITE:
+            raise Nonfinite
+        if status & _core.STATUS_SCALE_RANGE:
+            raise ScaleRange
+        return Packed(packing, shape, *parts)
