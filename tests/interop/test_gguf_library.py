@@ -10,7 +10,13 @@ pytestmark = pytest.mark.interop
 gguf = pytest.importorskip("gguf")
 
 NAME = "blk.0.ffn_up.weight"
-TYPES = ["Q4_0", "Q8_0", "Q4_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4"]
+# Where the float16 scales lie in a block.
+SCALES = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82),
+    "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "TQ1_0": (52,),
+    "TQ2_0": (64,), "MXFP4": (), "IQ4_NL": (0,), "IQ4_XS": (0,), "IQ1_S": (0,), "IQ2_XXS": (0,),
+    "IQ2_XS": (0,), "IQ2_S": (0,), "IQ3_XXS": (0,), "IQ3_S": (0,), "IQ1_M": (),
+}  # fmt: skip
 
 
 def written(folder, kind, blocks):
@@ -26,24 +32,19 @@ def written(folder, kind, blocks):
     return Checkpoint(folder)
 
 
-def scale_offsets(name):
-    """The places of the float16 scales in a block."""
-    return {"Q4_K": (0, 2), "Q6_K": (208,), "TQ1_0": (52,), "TQ2_0": (64,), "MXFP4": ()}.get(
-        name, (0,)
-    )
-
-
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", sorted(SCALES))
 def test_random_blocks_have_the_values_that_the_library_gives(tmp_path, name):
     kind = getattr(gguf.GGMLQuantizationType, name)
     weights, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(7)
     blocks = rng.integers(0, 256, (40 * 512 // weights, size), dtype=np.uint8)
-    for at in scale_offsets(name):
+    for at in SCALES[name]:
         half = rng.uniform(-1, 1, len(blocks)).astype(np.float16)
         blocks[:, at : at + 2] = half.view(np.uint8).reshape(-1, 2)
     if name == "MXFP4":
         blocks[:, 0] = rng.integers(90, 150, len(blocks))
+    if name == "IQ1_M":  # its scale is made of the upper bits of four words: never inf or NaN
+        blocks[:, 55] &= 0x3F
     blocks = blocks.reshape(40, -1)
     with written(tmp_path, kind, blocks) as source:
         tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == NAME)
