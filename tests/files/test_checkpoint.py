@@ -62,6 +62,9 @@ def test_single_file_and_path_of_a_file_open_alike(tmp_path):
         3,
         None,
         "/x",
+        "a" * 300 + ".safetensors",
+        "\ud800.safetensors",
+        "\x1b[31ma\n.safetensors",
     ],
 )
 def test_index_may_not_point_elsewhere(tmp_path, file):

@@ -17,8 +17,7 @@ def conversion_fingerprint(source: Checkpoint, settings: Settings) -> str:
     Of each file count name, size and time.
     """
     files = []
-    for name, path in source.file_paths().items():
-        status = path.stat()
+    for name, status in source.file_status().items():
         files.append((name, status.st_size, status.st_mtime_ns))
     # The weight map decides what there is, in which order and in which shard.
     places = list(source.places.items())

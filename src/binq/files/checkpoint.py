@@ -17,6 +17,8 @@ from binq.array.checks import check_path
 from binq.errors import FormatError
 from binq.files.dtypes import numpy_dtype
 from binq.files.gguf import MAGIC, GgufFile
+from binq.files.header import is_unicode
+from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
 
 INDEX = "model.safetensors.index.json"
@@ -57,7 +59,11 @@ class Checkpoint:
         self._gguf: GgufFile | None = None
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> None:
         if not self.path.is_dir() and _is_gguf(self.path):
@@ -108,6 +114,19 @@ class Checkpoint:
     def file_paths(self) -> dict[str, Path]:
         """Returns the path of each file with tensors by its name."""
         return {name: self._folder / name for name in self.files}
+
+    def file_status(self) -> dict[str, os.stat_result]:
+        """Returns size, time and more of each file with tensors by its name.
+
+        Raises FormatError for a file that is missing.
+        """
+        found = {}
+        for name, path in self.file_paths().items():
+            try:
+                found[name] = path.stat()
+            except FileNotFoundError:
+                raise FormatError(f"{path}: there is no such file") from None
+        return found
 
     @property
     def places(self) -> dict[str, str]:
@@ -212,10 +231,11 @@ class Checkpoint:
         with self._lock:
             if name not in self._files:
                 path = self._folder / name
-                if not path.is_file():
+                try:
+                    self._files[name] = SafetensorsFile(path)
+                except (FileNotFoundError, IsADirectoryError):
                     kind = FileNotFoundError if path == self.path else FormatError
-                    raise kind(f"{path}: there is no such file")
-                self._files[name] = SafetensorsFile(path)
+                    raise kind(f"{path}: there is no such file") from None
             return self._files[name]
 
 
@@ -233,22 +253,33 @@ def _weight_map(path: Path) -> dict[str, str]:
     if not isinstance(entries, dict) or not entries:
         raise FormatError(f"{path}: no object weight_map, or an empty one")
     for name, file in entries.items():
-        plain = isinstance(file, str) and file.endswith(".safetensors")
-        if not plain or any(mark in file for mark in ("/", "\\", ":", "\0")):
+        if not _is_shard_name(file):
             raise FormatError(
-                f"{path}: tensor {name!r} is placed in {file!r}, not in a .safetensors file "
-                "of this folder"
+                f"{path}: tensor {name!r} is placed in {str(file)[:300]!r}, not in a .safetensors "
+                "file of this folder"
             )
     return entries
 
 
+def _is_shard_name(name: object) -> bool:
+    """Returns whether a weight map may name such a file: one of the same folder, on any system."""
+    if not isinstance(name, str) or not name.endswith(".safetensors") or not is_unicode(name):
+        return False
+    printable = all(character.isprintable() for character in name)
+    return printable and len(name.encode()) <= 255 and not set(name) & {"/", "\\", ":"}
+
+
 def _load_object(path: Path) -> dict[str, Any]:
     """Returns a JSON object from a file. Raises FormatError naming the file and the reason."""
-    size = path.stat().st_size
-    if size > _MAX_JSON:
-        raise FormatError(f"{path}: {size} bytes of JSON, more than {_MAX_JSON}")
+    file = ReadableFile(path)
     try:
-        value = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique)
+        if file.size > _MAX_JSON:
+            raise FormatError(f"{path}: {file.size} bytes of JSON, more than {_MAX_JSON}")
+        text = file.read(0, file.size, "JSON")
+    finally:
+        file.close()
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):

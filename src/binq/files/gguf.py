@@ -7,9 +7,7 @@ offsets only, so a type that two programs lay out differently is told by the roo
 
 import os
 import struct
-import threading
 from dataclasses import dataclass
-from io import BufferedReader
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.files.reading import ReadableFile
 
 MAGIC = b"GGUF"
 MAX_TENSORS = 1_000_000
@@ -28,6 +27,8 @@ MAX_AXES = 4
 MAX_DEPTH = 4
 # Arrays longer than this (vocabularies) are checked and skipped, not kept.
 KEPT_ARRAY = 1024
+# A header is read in pieces of this many bytes.
+_AHEAD = 1 << 16
 
 # ggml type id -> (name, weights of a block, bytes of a block); plain types as safetensors has them.
 TYPES: dict[int, tuple[str, int, int]] = {
@@ -104,11 +105,10 @@ class GgufFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = threading.Lock()
-        self._file = self.path.open("rb")
+        self._file = ReadableFile(self.path)
+        self.size = self._file.size
         try:
-            self.size = os.fstat(self._file.fileno()).st_size
-            header = _Header(self._file, self.size, self.path)
+            header = _Header(self._file)
             self.metadata = header.metadata
             self.tensors = header.tensors
         except BaseException:
@@ -124,32 +124,23 @@ class GgufFile:
         tensor = self.tensors[name]
         if not 0 <= start <= stop <= tensor.nbytes:
             raise IndexError(f"bytes {start} to {stop} are not within tensor {name!r}")
-        buffer = np.empty(stop - start, np.uint8)
-        with self._lock:
-            try:
-                self._file.seek(tensor.start + start)
-                got = self._file.readinto(buffer.data) if buffer.size else 0
-            except OSError as error:
-                error.filename = f"{self.path} (reading at byte {tensor.start + start})"
-                raise
-        if got != buffer.size:
-            raise FormatError(f"{self.path}: tensor {name!r}: the file ends before its data")
-        return buffer
+        return self._file.read_array(tensor.start + start, stop - start, f"tensor {name!r}")
 
 
 class _Header:
     """Parses a header; every read is checked against the end of the file first."""
 
-    def __init__(self, file: BufferedReader, size: int, path: Path) -> None:
-        self._file, self._size, self._path = file, size, path
+    def __init__(self, file: ReadableFile) -> None:
+        self._file, self._size, self._path = file, file.size, file.path
         self._at = 0
+        self._block, self._block_at = b"", 0  # what was read last, and from where
         if self._take(4, "magic") != MAGIC:
-            raise FormatError(f"{path}: not a GGUF file: it does not begin with 'GGUF'")
+            raise FormatError(f"{self._path}: not a GGUF file: it does not begin with 'GGUF'")
         version = self._number("<I", "version")
         if version not in (2, 3):
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in (2, 3)
             what = "a big-endian file" if swapped else f"version {version}"
-            raise UnsupportedFormatError(f"{path}: GGUF {what} is not supported")
+            raise UnsupportedFormatError(f"{self._path}: GGUF {what} is not supported")
         count = self._count(MAX_TENSORS, 24, "tensors")
         keys = self._count(MAX_KEYS, 12, "metadata keys")
         self.metadata: dict[str, Any] = {}
@@ -159,7 +150,7 @@ class _Header:
                 self._fail(f"metadata key {key!r} appears twice")
             self.metadata[key] = self._value(self._number("<I", key), key, 0)
         if self.metadata.get("split.count", 1) not in (0, 1):
-            raise UnsupportedFormatError(f"{path}: a GGUF model split over several files")
+            raise UnsupportedFormatError(f"{self._path}: a GGUF model split over several files")
         self.tensors = self._place([self._entry() for _ in range(count)])
 
     def _entry(self) -> tuple[str, int, tuple[int, ...], int]:
@@ -273,16 +264,17 @@ class _Header:
         if length > self._size - self._at:
             self._fail(f"it ends within {what}")
         self._at += length
-        self._file.seek(self._at)
 
     def _take(self, length: int, what: str) -> bytes:
         if length > self._size - self._at:
             self._fail(f"it ends within {what}")
-        data = self._file.read(length)
-        if len(data) != length:
-            self._fail(f"it ends within {what}")
+        start = self._at - self._block_at
+        if start + length > len(self._block):
+            ahead = min(max(length, _AHEAD), self._size - self._at)
+            self._block = self._file.read(self._at, ahead, what)
+            self._block_at, start = self._at, 0
         self._at += length
-        return data
+        return self._block[start : start + length]
 
     def _fail(self, reason: str) -> Any:
         raise FormatError(f"{self._path}: {reason}")
