@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from binq.array.packed import Packed
 from binq.array.packing import Packing
+from binq.errors import FormatError
 from binq.formats.zeros import CODE, NONE, OFFSET
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ class Storage(ABC):
 
 
 class CodedStorage(Storage):
-    """Weights stored as small integers: ``scale * (code - zero)``, a scale and zero a group."""
+    """Weights stored as small integers: ``scale * (code - zero)``, a scale and zero a group.
+
+    A group is ``group`` columns side by side, or those to which ``read_order`` gives its number.
+    """
 
     # Codes lie in [low, high] before the zero is subtracted.
     @property
@@ -97,18 +101,23 @@ class CodedStorage(Storage):
     ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
         """Returns scales (rows, groups) and the integer zeros of the same shape, or None."""
 
+    def read_order(self, source: "Checkpoint") -> NDArray[Any] | None:
+        """Returns the group of each column where activation order has mixed them, else None."""
+        return None
+
     def read_values(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.float32]:
-        codes = self._centred(source, matrix, start, stop)
-        scales, _ = self.read_groups(source, matrix, start, stop)
+        scales, zeros = self.read_groups(source, matrix, start, stop)
+        order = self.read_order(source)
+        codes = self._centred(source, matrix, start, stop, zeros, order)
         values = codes.astype(np.float32)
-        each_group(np.multiply, values, scales, self.group)
+        each_group(np.multiply, values, scales, self.group, order)
         return values
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
         group = packed_group(self.group, self.shape[-1])
-        if group == 0 or 0 in self.shape:
+        if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
         small, nonzero, half = True, True, True
         signed = unsigned = True
@@ -122,7 +131,7 @@ class CodedStorage(Storage):
             signed = signed and low - most >= -8 and high - least <= 7
             unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
             if small:
-                codes = self._centred(source, matrix, start, stop)
+                codes = self._centred(source, matrix, start, stop, zeros)
                 small = codes.min() >= -1 and codes.max() <= 1
                 nonzero = nonzero and bool(codes.all())
         scale_dtype = "float16" if half else "float32"
@@ -137,17 +146,25 @@ class CodedStorage(Storage):
     ) -> Packed:
         scales, zeros = self.read_groups(source, matrix, start, stop)
         if exact.packing.symmetric:
-            codes, zeros = self._centred(source, matrix, start, stop), None
+            codes, zeros = self._centred(source, matrix, start, stop, zeros), None
         else:
             codes = self.read_codes(source, matrix, start, stop)
         return pack_exact(exact, codes, scales, zeros)
 
-    def _centred(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+    def _centred(
+        self,
+        source: "Checkpoint",
+        matrix: int,
+        start: int,
+        stop: int,
+        zeros: NDArray[Any] | None,
+        order: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Returns ``code - zero`` of rows whose zeros are given."""
         codes = self.read_codes(source, matrix, start, stop)
-        _, zeros = self.read_groups(source, matrix, start, stop)
         if zeros is not None:
             codes = codes.astype(np.int16)
-            each_group(np.subtract, codes, zeros.astype(np.int16), self.group)
+            each_group(np.subtract, codes, zeros.astype(np.int16), self.group, order)
         return codes
 
 
@@ -159,10 +176,20 @@ def packed_group(group: int | None, columns: int) -> int | None:
 
 
 def each_group(
-    operate: np.ufunc, values: NDArray[Any], groups: NDArray[Any], group: int | None
+    operate: np.ufunc,
+    values: NDArray[Any],
+    groups: NDArray[Any],
+    group: int | None,
+    order: NDArray[Any] | None = None,
 ) -> None:
-    """Applies ``values = operate(values, g)`` in place, g being the number of each group."""
+    """Applies ``values = operate(values, g)`` in place, g being the number of each group.
+
+    Column j belongs to group ``order[j]``, to ``j // group`` where there is no order.
+    """
     rows, columns = values.shape
+    if order is not None:
+        operate(values, groups[:, order], out=values)
+        return
     if group is None or groups.shape[-1] == 1:
         operate(values, groups[:, :1], out=values)
         return
@@ -191,6 +218,32 @@ def pack_exact(
     if zeros is not None and packing.zero == OFFSET:
         zeros = zeros.astype(exact.scale_dtype)
     return Packed.of_codes(packing, codes.astype(np.int8), scales.astype(exact.scale_dtype), zeros)
+
+
+def column_order(
+    source: "Checkpoint", name: str, columns: int, group: int | None
+) -> NDArray[Any] | None:
+    """Returns the stored group of each column, or None where columns lie in their own order.
+
+    Raises FormatError for indices that are no group's.
+    """
+    group = columns if group is None else group
+    groups = -(-columns // group)
+    info = source.info(name)
+    if info.shape != (columns,) or info.dtype not in ("I32", "I64"):
+        raise FormatError(
+            f"{source.path}: {name!r} is {info.dtype} {info.shape}, expected I32 ({columns},)"
+        )
+    order = source.read(name)
+    # An index that was never set is stored as −1.
+    if (order == -1).all() or (order == np.arange(columns) // group).all():
+        return None
+    if order.min() < 0 or order.max() >= groups:
+        raise FormatError(
+            f"{source.path}: {name!r} has group {order.min()} to {order.max()}, "
+            f"expected 0 to {groups - 1}"
+        )
+    return order
 
 
 def fits_float16(values: NDArray[np.float32]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, to_float32
+from binq.storage.base import CodedStorage, Storage, column_order, to_float32
 from binq.storage.bits import unpack, unpack_columns
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ class PackQuantized(CodedStorage):
     @property
     def _groups(self) -> int:
         return 1 if self.group is None else -(-self.columns // self.group)
+
+    def read_order(self, source: "Checkpoint") -> NDArray[Any] | None:
+        if self.order is None:
+            return None
+        return column_order(source, self.order, self.columns, self.group)
 
     def read_codes(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
         words = source.read_span(self.name, start, stop, (self.words,))
@@ -183,8 +188,8 @@ def _weight(
     ordered = order in names
     if not ordered and all(reordered for *_, reordered in fitting):
         raise FormatError(f"{source.path}: actorder is set and {module!r} has no weight_g_idx")
-    if ordered and group is not None:
-        check_order(source, order, columns, group)
+    if ordered:
+        column_order(source, order, columns, group)
     return PackQuantized(
         name,
         scales,
@@ -197,15 +202,3 @@ def _weight(
         group,
         order if ordered else None,
     )
-
-
-def check_order(source: "Checkpoint", name: str, columns: int, group: int) -> None:
-    """Raises unless the group indices are those of columns in their own order."""
-    order = source.read(name)
-    if order.shape != (columns,):
-        raise FormatError(f"{source.path}: {name!r} is {order.shape}, expected ({columns},)")
-    # An index that was never set is stored as −1.
-    if (order != -1).any() and (order != np.arange(columns) // group).any():
-        raise UnsupportedFormatError(
-            f"{source.path}: {name!r} reorders the columns (activation order): not supported"
-        )

@@ -1,20 +1,24 @@
 """GPTQ: ``scales * (code - zero)``, codes packed along the input axis, columns are outputs.
 
-Version 1 (checkpoint_format ``gptq``) stores zero − 1, version 2 (``gptq_v2``) the zero itself.
-Source: the packers of AutoGPTQ and GPTQModel.
+Where ``sym`` is true the zero is ``2**(bits - 1)``, whatever is stored: writers have disagreed on
+what to store. Else version 2 (``gptq_v2``) stores the zeros themselves and version 1 (``gptq``)
+the words less 1 in each field, borrowing from field to field; 3 bits, which lie across words, wrap
+around alone. A column belongs to the group that ``g_idx`` gives it. ``dynamic`` has settings of
+single modules. Source: the packers of AutoGPTQ and GPTQModel.
 """
 
+import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, to_float32
+from binq.storage.base import CodedStorage, Storage, column_order, to_float32
 from binq.storage.bits import unpack, unpack_columns
-from binq.storage.compressed_tensors import check_order
+from binq.storage.patterns import matches
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -22,6 +26,10 @@ if TYPE_CHECKING:
 METHOD = "gptq"
 _PACKED = ".qweight"
 _FLOATS = ("F16", "BF16", "F32")
+# A 1 in each field of a word.
+_ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
+# From this version on GPTQModel subtracts 1 from each field of 3 bits; before, other numbers.
+_THREE_BITS_SINCE = (7, 7)
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,8 @@ class Gptq(CodedStorage):
     columns: int
     bits: int
     group_size: int | None
-    first_zero: int
+    symmetric: bool | None
+    version: int
     order: bool
 
     @property
@@ -62,6 +71,11 @@ class Gptq(CodedStorage):
         # Rows are columns of the file: read many at a time.
         return max(2048, super().good_rows(budget))
 
+    def read_order(self, source: "Checkpoint") -> NDArray[Any] | None:
+        if not self.order:
+            return None
+        return column_order(source, f"{self.module}.g_idx", self.columns, self.group)
+
     def read_codes(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.uint8]:
@@ -72,39 +86,126 @@ class Gptq(CodedStorage):
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         scales = to_float32(source.read_transposed(self.stored[2], 0, start, stop))
-        zeros = unpack_columns(source.read(self.stored[1]), self.bits, start, stop)
-        return scales, zeros.T.astype(np.int16) + np.int16(self.first_zero)
+        if self.symmetric:
+            return scales, np.full(scales.shape, 1 << (self.bits - 1), np.int16)
+        words = source.read(self.stored[1]).view(np.uint32)
+        if self.version == 1 and self.bits in _ONES:
+            self._check_label(source, unpack_columns(words, self.bits, start, stop))
+            words += np.uint32(_ONES[self.bits])
+        zeros = unpack_columns(words, self.bits, start, stop).T.astype(np.int16)
+        if self.version == 1 and self.bits not in _ONES:
+            self._check_label(source, zeros)
+            zeros = (zeros + np.int16(1)) & np.int16((1 << self.bits) - 1)
+        return scales, zeros
+
+    def _check_label(self, source: "Checkpoint", stored: NDArray[Any]) -> None:
+        """Raises where nothing says sym and all zeros are what version 2 stores for it."""
+        if self.symmetric is None and (stored == 1 << (self.bits - 1)).all():
+            raise UnsupportedFormatError(
+                f"{source.path}: {self.stored[1]!r} holds {1 << (self.bits - 1)} throughout, the "
+                "zero of symmetric weights in version 2, and is labelled version 1 without sym: "
+                "set sym or checkpoint_format in the settings"
+            )
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What the configuration says of one module."""
+
+    bits: int
+    group: int
+    symmetric: bool | None
+    reordered: bool
+    version: int
+
+    @classmethod
+    def of(cls, source: "Checkpoint", config: Mapping[str, Any], version: int) -> Self:
+        bits, group = config.get("bits"), config.get("group_size")
+        words = config.get("pack_dtype", "int32")
+        if type(bits) is not int or bits not in (2, 3, 4, 8) or words != "int32":
+            raise UnsupportedFormatError(
+                f"{source.path}: GPTQ weights of {bits!r} bits in {words!r}"
+            )
+        if type(group) is not int or (group < 1 and group != -1):
+            raise FormatError(f"{source.path}: group_size is {group!r}")
+        symmetric, reordered = config.get("sym"), config.get("desc_act")
+        for key, value in (("sym", symmetric), ("desc_act", reordered)):
+            if value is not None and type(value) is not bool:
+                raise FormatError(f"{source.path}: {key} is {value!r}")
+        return cls(bits, group, symmetric, bool(reordered), version)
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the packed weights of a checkpoint by name (``X.weight`` of ``X.qweight``)."""
-    format = config.get("checkpoint_format", "gptq")
+    general = _Settings.of(source, config, _version(source, config))
+    modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
+    found: dict[str, Storage] = {}
+    for module in modules:
+        own = dynamic_settings(source, config, module)
+        settings = general
+        if own:
+            settings = _Settings.of(source, {**config, **own}, general.version)
+        _check_three_bits(source, config, settings)
+        if settings.reordered and f"{module}.g_idx" not in names:
+            raise FormatError(f"{source.path}: desc_act is true and {module!r} has no g_idx")
+        found[f"{module}.weight"] = _weight(source, module, names, settings)
+    return found
+
+
+def dynamic_settings(
+    source: "Checkpoint", config: Mapping[str, Any], module: str
+) -> Mapping[str, Any]:
+    """Returns what ``dynamic`` says of a module: the first pattern that begins it decides.
+
+    ``+:PATTERN`` (or no sign) has settings, ``-:PATTERN`` excludes a module.
+    """
+    dynamic = config.get("dynamic") or {}
+    if not isinstance(dynamic, Mapping):
+        raise FormatError(f"{source.path}: dynamic is {dynamic!r}")
+    for pattern, own in dynamic.items():
+        excluded = pattern.startswith("-:")
+        if not matches(source, "dynamic", re.sub(r"^[+-]:", "", pattern), module, begin=True):
+            continue
+        if excluded:
+            raise FormatError(
+                f"{source.path}: dynamic excludes {module!r} by {pattern!r}, and it is packed"
+            )
+        if not isinstance(own, Mapping):
+            raise FormatError(f"{source.path}: dynamic[{pattern!r}] is {own!r}")
+        return own
+    return {}
+
+
+def _version(source: "Checkpoint", config: Mapping[str, Any]) -> int:
+    """Returns the version of the layout, which stands under either of two keys."""
+    label, legacy = config.get("checkpoint_format"), config.get("format")
+    if label is not None and legacy is not None and label != legacy:
+        raise FormatError(
+            f"{source.path}: checkpoint_format is {label!r} and format {legacy!r}: they must agree"
+        )
+    format = label or legacy or "gptq"
     if format not in ("gptq", "gptq_v2"):
         raise UnsupportedFormatError(f"{source.path}: GPTQ checkpoint_format {format!r}")
-    bits, group = config.get("bits"), config.get("group_size")
-    words = config.get("pack_dtype", "int32")
-    if type(bits) is not int or bits not in (2, 3, 4, 8) or words != "int32":
-        raise UnsupportedFormatError(f"{source.path}: GPTQ weights of {bits!r} bits in {words!r}")
-    if type(group) is not int or (group < 1 and group != -1):
-        raise FormatError(f"{source.path}: group_size is {group!r}")
-    reordered = config.get("desc_act", False)
-    if reordered not in (True, False):
-        raise FormatError(f"{source.path}: desc_act is {reordered!r}")
-    modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
-    first_zero = 1 if format == "gptq" else 0
-    if reordered:
-        for module in modules:
-            if f"{module}.g_idx" not in names:
-                raise FormatError(f"{source.path}: desc_act is true and {module!r} has no g_idx")
-    return {
-        f"{module}.weight": _weight(source, module, names, bits, group, first_zero)
-        for module in modules
-    }
+    return 2 if format == "gptq_v2" else 1
 
 
-def _weight(
-    source: "Checkpoint", module: str, names: Set[str], bits: int, group: int, first_zero: int
-) -> Storage:
+def _check_three_bits(source: "Checkpoint", config: Mapping[str, Any], settings: _Settings) -> None:
+    """Raises for zeros of 3 bits that a version of GPTQModel has stored in its own way."""
+    if settings.bits != 3 or settings.version != 1 or settings.symmetric:
+        return
+    meta = config.get("meta")
+    writers = meta.get("quantizer") if isinstance(meta, Mapping) else None
+    for writer in writers if isinstance(writers, list) else [writers]:
+        found = re.match(r"gptqmodel:(\d{1,6})\.(\d{1,6})", str(writer))
+        if found and tuple(map(int, found.groups())) < _THREE_BITS_SINCE:
+            raise UnsupportedFormatError(
+                f"{source.path}: 3-bit zero points of version 1 that {writer} has written: it "
+                "subtracted other numbers than 1; convert them with it to gptq_v2"
+            )
+
+
+def _weight(source: "Checkpoint", module: str, names: Set[str], settings: _Settings) -> Storage:
+    bits, group = settings.bits, settings.group
     infos = []
     for part in ("qweight", "qzeros", "scales"):
         if f"{module}.{part}" not in names:
@@ -127,7 +228,9 @@ def _weight(
             f"{source.path}: {module!r}: qweight {codes.shape}, qzeros {zeros.shape}, scales "
             f"{scales.shape}: no GPTQ weights of {bits} bits in groups of {group}"
         )
+    size = None if group == -1 else group
     ordered = f"{module}.g_idx" in names
     if ordered:
-        check_order(source, f"{module}.g_idx", columns, columns if group == -1 else group)
-    return Gptq(module, rows, columns, bits, None if group == -1 else group, first_zero, ordered)
+        column_order(source, f"{module}.g_idx", columns, size)
+    symmetric, version = settings.symmetric, settings.version
+    return Gptq(module, rows, columns, bits, size, symmetric, version, ordered)
