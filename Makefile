@@ -43,7 +43,7 @@ lint: $(VENV)/test.stamp
 
 types: $(VENV)/test.stamp
 	$(PY) -m mypy
-	$(PY) -m mypy.stubtest --concise --ignore-unused-allowlist --allowlist tests/stubtest-allowlist.txt binq._core binq._threads
+	$(PY) -m mypy.stubtest --concise --ignore-unused-allowlist --allowlist tests/stubtest-allowlist.txt binq._core binq._native._threads
 
 pytest: $(VENV)/test.stamp
 	$(PY) -m pytest -q

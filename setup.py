@@ -1,15 +1,24 @@
-"""Compiles the native modules: one extension per instruction set, each with flags of its own."""
+"""Compiles the native modules: the two that every machine runs, and one per instruction set.
+
+The rows of src/binq/_native/isas.py say which kernel sets there are and with which flags. What the
+compiler is, and which machine it compiles for, is asked of its predefined macros: cross compilers
+and ARCHFLAGS are served by that. BINQ_CFLAGS comes after all other flags.
+"""
 
 import os
 import platform
+import re
+import runpy
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
-from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-PACKAGE = Path("src/binq")
-DEPENDS = sorted(str(p) for s in ("*.pxd", "*.pxi", "*.h") for p in PACKAGE.rglob(s))
+NATIVE = Path("src/binq/_native")
+ISAS = runpy.run_path(str(NATIVE / "isas.py"))
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -18,14 +27,13 @@ DIRECTIVES = {
     "cdivision": True,
     "freethreading_compatible": True,
 }
-X86 = platform.machine().lower() in ("x86_64", "amd64", "x64")
-ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 # -ffp-contract=off: a multiply and an add stay two roundings, as in numpy, unless a kernel asks
-# for the fused form. GCC would otherwise reorder vector adds (tree-reassoc), keep copies of loop
-# values (tree-pre) and move products away from the adds that consume them (tree-ter), and run out
-# of registers in the hot loops: 34 instructions and two spills become 26 and none.
-UNIX_FLAGS = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-GCC_ONLY = [
+# for the fused form.
+UNIX_FLAGS = ["-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# GCC would otherwise reorder vector adds (tree-reassoc), keep copies of loop values (tree-pre) and
+# move products away from the adds that consume them (tree-ter), and run out of registers in the
+# hot loops: 34 instructions and two spills become 26 and none.
+GCC_KERNEL_FLAGS = [
     *("-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"),
     # The functions of the exact int4 search, inlined late and not by force, make it a tenth faster.
     *("--param=max-inline-insns-auto=1000", "--param=inline-unit-growth=1000"),
@@ -34,68 +42,128 @@ GCC_ONLY = [
 # A kernel is written as small inline functions that become one loop, whatever their size.
 FORCE_INLINE = {False: "inline __attribute__((always_inline))", True: "__forceinline"}  # MSVC
 # What Windows shows of a module besides its initialisation: threadpoolctl looks for these.
-EXPORTS = {"binq._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
-ISA_FLAGS = {
-    "binq._kernels.avx2": {"unix": ["-mavx2", "-mfma", "-mf16c"], "msvc": ["/arch:AVX2"]},
-    "binq._kernels.avx512": {
-        "unix": [
-            *("-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512vl"),
-            *("-mavx512vnni", "-mprefer-vector-width=256"),
-        ],
-        "msvc": ["/arch:AVX512"],
-    },
-}
-
-
-def modules():
-    """Returns the dotted names of the modules that this machine can compile."""
-    names = ["binq._core", "binq._threads", "binq._kernels.portable"]
-    if X86:
-        names += ["binq._kernels.avx2", "binq._kernels.avx512"]
-    if ARM64:
-        names.append("binq._kernels.neon")
-    return [name for name in names if source(name).exists()]
+EXPORTS = {"binq._native._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
+# Every machine's: they choose and share out, the kernels compute.
+DOORS = ("binq._core", "binq._native._threads")
 
 
 def source(name):
+    """Returns the .pyx file of a module."""
     return Path("src", *name.split(".")).with_suffix(".pyx")
+
+
+def needs(path, found=()):
+    """Returns the files of the project that a native source is made of, itself the first."""
+    if path in found:
+        return found
+    found = (*found, path)
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r'^ *(?:include|cdef extern from) "(.+?)"', text, re.MULTILINE):
+        for other in (path.parent / name, NATIVE / name):
+            if other.exists():  # Others are headers of the system.
+                found = needs(other, found)
+                break
+    for name in re.findall(r"^ *from (binq[\w.]*) cimport", text, re.MULTILINE):
+        found = needs(source(name).with_suffix(".pxd"), found)
+    own = path.with_suffix(".pxd")
+    return needs(own, found) if path.suffix == ".pyx" and own.exists() else found
 
 
 def extension(name):
     return Extension(
-        name, [source(name).as_posix()], depends=DEPENDS, export_symbols=EXPORTS.get(name)
+        name,
+        [str(source(name))],
+        depends=[str(path) for path in needs(source(name))],
+        include_dirs=[str(NATIVE)],
+        export_symbols=EXPORTS.get(name),
     )
 
 
+def one_architecture(command):
+    """Returns a compiler's command with the last of several ``-arch NAME`` left.
+
+    Kernels are for one machine, while a universal Python on macOS compiles for two: the one that
+    runs here is taken. ARCHFLAGS, which setuptools has put in the command, names another.
+    """
+    names = [name for flag, name in pairwise(command) if flag == "-arch"]
+    if len(set(names)) < 2:
+        return command
+    keep = platform.machine() if platform.machine() in names else names[-1]
+    kept = iter(command)
+    command = [word for word in kept if word != "-arch" or (next(kept), False)[1]]
+    return [*command, "-arch", keep]
+
+
 class BuildExt(build_ext):
-    """build_ext that chooses compiler flags by compiler and by module name."""
+    """build_ext that knows the compiler, and runs Cython and it side by side for all modules."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = True
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
-        for ext in self.extensions:
-            isa = ISA_FLAGS.get(ext.name, {})
-            if ext.name.startswith("binq._kernels."):
-                ext.define_macros.append(("CYTHON_INLINE", FORCE_INLINE[msvc]))
-            if msvc:
-                ext.extra_compile_args = ["/O2", "/fp:precise", *isa.get("msvc", [])]
-            else:
-                ext.extra_compile_args = [*UNIX_FLAGS, *self.gcc_flags(), *isa.get("unix", [])]
-                if os.name == "posix":
-                    ext.extra_link_args = ["-pthread"]
+        if not msvc:
+            for part in ("compiler", "compiler_so", "compiler_cxx", "linker_so"):
+                setattr(self.compiler, part, one_architecture(getattr(self.compiler, part)))
+        macros = {self.plat_name} if msvc else self.predefined_macros()
+        self.extensions = [ext for ext in self.extensions if self.set_flags(ext, msvc, macros)]
         super().build_extensions()
 
-    def gcc_flags(self):
-        """Returns the flags that GCC has and clang refuses."""
-        version = os.popen(f"{self.compiler.compiler[0]} --version").read().lower()
-        return [] if "clang" in version else GCC_ONLY
+    def predefined_macros(self):
+        """Returns the names that the compiler defines for its target before any header."""
+        command = [*self.compiler.compiler_so, "-dM", "-E", "-x", "c", os.devnull]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            detail = getattr(error, "stderr", None) or error
+            sys.exit(f"binq needs a C compiler: {' '.join(command)} failed: {detail}")
+        return set(re.findall(r"^#define (\w+)", done.stdout, re.MULTILINE))
+
+    def set_flags(self, ext, msvc, macros):
+        """Gives a module its flags; returns False if this compiler's machine cannot run it."""
+        isa = next((isa for isa in ISAS["ISAS"] if isa.module == ext.name), None)
+        if isa and isa.machine:
+            machine = ISAS["MACHINES"][isa.machine]
+            if not macros & {machine.msvc, *machine.macros}:
+                return False
+        if isa:
+            ext.define_macros.append(("CYTHON_INLINE", FORCE_INLINE[msvc]))
+        if msvc:
+            ext.extra_compile_args = ["/O2", "/fp:precise", *(isa.msvc if isa else ())]
+            return True
+        gcc = "__GNUC__" in macros and "__clang__" not in macros
+        ext.extra_compile_args = [
+            *("-O3" if isa else "-O2", *UNIX_FLAGS),
+            *(GCC_KERNEL_FLAGS if isa and gcc else ()),
+            *(isa.unix if isa else ()),
+            *os.environ.get("BINQ_CFLAGS", "").split(),
+        ]
+        if os.name == "posix":
+            ext.extra_link_args = ["-pthread"]
+        return True
+
+    def build_extension(self, ext):
+        c_file = Path("build/cython", *ext.name.split(".")).with_suffix(".c")
+        newest = max(Path(path).stat().st_mtime for path in [*ext.depends, __file__])
+        if self.force or not c_file.exists() or c_file.stat().st_mtime < newest:
+            self.run_cython(ext.name, ext.sources[0], c_file)
+        ext.sources = [str(c_file)]
+        super().build_extension(ext)
+
+    def run_cython(self, name, pyx, c_file):
+        c_file.parent.mkdir(parents=True, exist_ok=True)
+        directives = [word for key, on in DIRECTIVES.items() for word in ("-X", f"{key}={on}")]
+        partial = c_file.with_suffix(".partial.c")
+        command = [sys.executable, "-m", "cython", "--module-name", name, *directives, "-I", "src"]
+        subprocess.run([*command, "-o", str(partial), pyx], check=True)
+        partial.replace(c_file)
 
 
 setup(
-    ext_modules=cythonize(
-        [extension(name) for name in modules()],
-        compiler_directives=DIRECTIVES,
-        include_path=["src"],
-        build_dir="build/cython",
-    ),
+    # The longest to compile first.
+    ext_modules=[extension(isa.module) for isa in reversed(ISAS["ISAS"])]
+    + [extension(name) for name in DOORS],
     cmdclass={"build_ext": BuildExt},
 )

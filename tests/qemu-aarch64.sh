@@ -49,33 +49,24 @@ fetch_wheels() {
         numpy ml_dtypes safetensors pytest hypothesis pytest-benchmark tqdm threadpoolctl
 }
 
-fetch_cython() {
-    "$PYTHON" -m pip install --quiet --disable-pip-version-check --target "$CACHE/tools" cython
+fetch_tools() {
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --target "$CACHE/tools" \
+        'cython>=3.1' 'setuptools>=77'
 }
 
-# Cython runs here, the cross compiler after it; objects are kept while their sources are older.
+# setup.py with a cross compiler; objects are kept while their sources are older.
 build_modules() {
-    local flags="-O3 -g0 -fPIC -shared -pthread -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-tree-reassoc"
-    mkdir -p "$CACHE/c" "$CACHE/src"
+    mkdir -p "$CACHE/src"
     cp -r src/binq "$CACHE/src/" && find "$CACHE/src" -name '*.x86_64*.so' -delete
-    local module path
-    for module in _core _threads _kernels/portable _kernels/neon; do
-        path=src/binq/$module
-        [ -f "$path.pyx" ] || continue
-        PYTHONPATH=$CACHE/tools "$PYTHON" -m cython -3 -I src \
-            -X boundscheck=False -X wraparound=False -X initializedcheck=False -X cdivision=True \
-            -X freethreading_compatible=True \
-            --module-name "binq.${module/\//.}" -o "$CACHE/c/${module/\//_}.c" "$path.pyx"
-        # shellcheck disable=SC2086
-        aarch64-linux-gnu-gcc $flags -D"CYTHON_INLINE=inline __attribute__((always_inline))" -Isrc/binq -Isrc/binq/_kernels \
-            -I"$ROOT/usr/include/python$VERSION" -I"$ROOT/usr/include" \
-            "$CACHE/c/${module/\//_}.c" -o "$CACHE/src/binq/$module.$TAG.so"
-    done
+    PYTHONPATH=$CACHE/tools CC=aarch64-linux-gnu-gcc LDSHARED="aarch64-linux-gnu-gcc -shared" \
+        CFLAGS="-I$ROOT/usr/include/python$VERSION -I$ROOT/usr/include" \
+        SETUPTOOLS_EXT_SUFFIX=.$TAG.so \
+        "$PYTHON" setup.py -q build_ext --build-lib "$CACHE/src" --build-temp "$CACHE/temp"
 }
 
 [ -x "$ROOT/usr/bin/python$VERSION" ] || fetch_python
 [ -d "$SITE/numpy" ] || fetch_wheels
-[ -d "$CACHE/tools/Cython" ] || fetch_cython
+[ -d "$CACHE/tools/setuptools" ] || fetch_tools
 build_modules
 export PYTHONPATH=$CACHE/src:$SITE PYTHONDONTWRITEBYTECODE=1
 [ $# -gt 0 ] || set -- -q tests/kernels/test_matmul.py tests/kernels/test_pack.py -m "not slow" --hypothesis-profile=emulated

@@ -13,24 +13,13 @@ shift
 PYTHON=${PYTHON:-.venv/bin/python}
 [ -x "$PYTHON" ] || PYTHON=python3
 BUILD=$PWD/build/sanitizers/$KIND
-INCLUDE=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
-SUFFIX=$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
-
 case $KIND in
 address) FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined"
-    LIBRARY=libasan.so
-    MODULES="_core _threads _kernels/portable _kernels/avx2 _kernels/avx512" ;;
+    LIBRARY=libasan.so ;;
 thread) FLAGS="-fsanitize=thread"
-    LIBRARY=libtsan.so
-    MODULES="_core _threads _kernels/portable" ;;
+    LIBRARY=libtsan.so ;;
 *) echo "address or thread, got $KIND"; exit 2 ;;
 esac
-
-compile() { # C file, output, more flags
-    # shellcheck disable=SC2086
-    gcc -O1 -g -fPIC -shared -pthread -ffp-contract=off -w $FLAGS ${3:-} \
-        -I"$BUILD/src/binq" -I"$BUILD/src/binq/_kernels" -I"$INCLUDE" "$1" -o "$2"
-}
 
 sanitized() {
     # Python's own allocator would hide reads past the end of small objects.
@@ -40,22 +29,16 @@ sanitized() {
 }
 
 mkdir -p "$BUILD/c"
-# Cython is no part of the test set-up.
+# What compiles is no part of the test set-up.
 [ -d "$BUILD/tools/Cython" ] || "$PYTHON" -m pip install --quiet --disable-pip-version-check \
-    --target "$BUILD/tools" cython
+    --target "$BUILD/tools" 'cython>=3.1' 'setuptools>=77'
 rm -rf "$BUILD/src" && cp -r src "$BUILD/src" && find "$BUILD/src" -name '*.so' -delete
-for module in $MODULES; do
-    flags=
-    case $module in
-    *avx2) flags="-mavx2 -mfma -mf16c" ;;
-    *avx512) flags="-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512vnni" ;;
-    esac
-    c=$BUILD/c/${module/\//_}.c
-    PYTHONPATH=$BUILD/tools "$PYTHON" -m cython -3 -I src -X boundscheck=False -X wraparound=False \
-        -X initializedcheck=False -X cdivision=True \
-        --module-name "binq.${module/\//.}" -o "$c" "src/binq/$module.pyx" 2>"$BUILD/c/cython.log" || { cat "$BUILD/c/cython.log"; exit 1; }
-    compile "$c" "$BUILD/src/binq/$module$SUFFIX" "$flags"
-done
+PYTHONPATH=$BUILD/tools LDFLAGS=$FLAGS BINQ_CFLAGS="-O1 -g -w $FLAGS" CC=gcc "$PYTHON" setup.py -q \
+    build_ext --build-lib "$BUILD/src" --build-temp "$BUILD/temp"
+compile() { # C file, output
+    # shellcheck disable=SC2086
+    gcc -O1 -g -fPIC -shared -pthread -w $FLAGS "$1" -o "$2"
+}
 
 if [ "$KIND" = address ]; then
     echo 'int over(const int *p, int n) { return p[n]; }' >"$BUILD/c/planted.c"

@@ -38,7 +38,7 @@ def test_page(page, capsys):
 
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("__main__")])
 def test_docstrings(name, capsys):
-    if "_kernels" in name or name in ("binq._core", "binq._threads"):
+    if "_native" in name or name == "binq._core":
         pytest.skip("compiled")
     module = importlib.import_module(name)
     run(doctest.DocTestFinder(exclude_empty=True).find(module, name), capsys)

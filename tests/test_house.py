@@ -26,8 +26,8 @@ FLOORS = (
     ("runtime",),
     ("array",),
     ("formats",),
-    ("_core", "_threads"),
-    ("_memory", "errors", "_version"),
+    ("_core",),
+    ("_native", "_memory", "errors", "_version"),
     ("reference",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -65,13 +65,11 @@ def room(module):
 
 
 def test_every_room_has_its_floor():
-    assert {room(name) for name in MODULES} - {"_kernels"} <= set(FLOOR)
+    assert {room(name) for name in MODULES} <= set(FLOOR)
 
 
 @pytest.mark.parametrize("name", sorted(set(GRAPH) - {"__init__"}))
 def test_imports_point_downwards(name):
-    if room(name) == "_kernels":
-        return
     here = FLOOR[room(name)]
     up = [
         other for other in GRAPH[name] if room(other) != room(name) and FLOOR[room(other)] <= here

@@ -19,7 +19,8 @@ import pytest
 from strategies import random_quantized
 
 import binq
-from binq import _core, _threads
+from binq import _core
+from binq._native import _threads
 
 SHAPE = (1024, 1024)
 

@@ -2,7 +2,7 @@
 
 binq's Python modules have checked what a user could get wrong; what is checked here once more, in
 a few nanoseconds, is that no size leads out of a buffer. Every loop over rows of weights is cut
-into tiles of 32 rows and shared among the threads of binq._threads.
+into tiles of 32 rows and shared among the threads of binq._native._threads.
 """
 
 import os
@@ -13,15 +13,16 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int8_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
-from binq._kernels.table cimport *
-from binq._threads cimport Task, parallel_for, thread_limit
+from binq._native.table cimport *
+from binq._native._threads cimport Task, parallel_for, thread_limit
 
-from binq._threads import get_num_threads, set_num_threads
+from binq._native._threads import get_num_threads, set_num_threads
 
-cdef extern from "_kernels/cpu.h" nogil:
-    int binq_x86_features() noexcept
-    int binq_is_x86() noexcept
-    int binq_is_aarch64() noexcept
+from binq._native.isas import ISAS, MACHINES
+
+cdef extern from "cpu.h" nogil:
+    const char *binq_machine() noexcept
+    int binq_cpu_features() noexcept
 
 _FORMATS = {"binary": FORMAT_BINARY, "ternary": FORMAT_TERNARY, "int4": FORMAT_INT4}
 ACTIVATIONS = {
@@ -53,9 +54,6 @@ cdef enum:
 globals().update(FORMATS=_FORMATS, STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
                  PARALLEL_COST=PARALLEL_COST)
 
-# Preference of the kernel sets that a CPU can run, best first.
-_ISAS = ("avx512", "avx2", "neon", "portable")
-
 # The table of the kernel set in use: static data of its module, which is never unloaded. Every call
 # reads the pointer once, so that use_isa may run at any time.
 cdef const KernelTable *kernels = NULL
@@ -64,36 +62,24 @@ cdef bint plain_loops = False
 
 def cpu_features() -> dict[str, bool]:
     """Returns which instruction sets the CPU and the operating system offer."""
-    cdef int x86 = binq_x86_features()
-    if binq_is_x86():
-        return {
-            "avx2": bool(x86 & 1),
-            "fma": bool(x86 & 2),
-            "f16c": bool(x86 & 4),
-            "avx512": bool(x86 & 8),
-            "avx512_vnni": bool(x86 & 16),
-        }
-    return {"neon": bool(binq_is_aarch64())}
+    machine = MACHINES.get(binq_machine().decode())
+    names = machine.features if machine else ()
+    return {name: bool(binq_cpu_features() >> bit & 1) for bit, name in enumerate(names)}
 
 
-def _supported(name: str) -> bool:
-    cdef int x86 = binq_x86_features()
-    if name == "avx2":
-        return (x86 & 7) == 7
-    if name == "avx512":
-        return (x86 & 31) == 31
-    if name == "neon":
-        return bool(binq_is_aarch64())
-    return name == "portable"
+def _runnable() -> dict[str, object]:
+    """Returns the rows of the kernel sets that are built and that this CPU can run, best first."""
+    features = cpu_features()
+    return {
+        row.name: row
+        for row in ISAS
+        if all(features.get(name) for name in row.features) and find_spec(row.module) is not None
+    }
 
 
 def available_isas() -> tuple[str, ...]:
     """Returns the kernel sets that are built and that this CPU can run, best first."""
-    return tuple(
-        name
-        for name in _ISAS
-        if _supported(name) and find_spec(f"binq._kernels.{name}") is not None
-    )
+    return tuple(_runnable())
 
 
 def isa() -> str:
@@ -105,13 +91,13 @@ def use_isa(name: str) -> None:
     """Switches every later call to the named kernel set."""
     global kernels, plain_loops
     cdef const KernelTable *table
-    names = available_isas()
-    if name not in names:
-        raise ValueError(f"BINQ_ISA must be one of {', '.join(names)} on this machine, got {name!r}")
-    capsule = import_module(f"binq._kernels.{name}").table
+    rows = _runnable()
+    if name not in rows:
+        raise ValueError(f"BINQ_ISA must be one of {', '.join(rows)} on this machine, got {name!r}")
+    capsule = import_module(rows[name].module).table
     table = <const KernelTable *>PyCapsule_GetPointer(capsule, "binq.KernelTable")
     if table.version != TABLE_VERSION:
-        raise ImportError(f"binq._kernels.{name} was compiled for another version of binq")
+        raise ImportError(f"{rows[name].module} was compiled for another version of binq")
     kernels = table
     plain_loops = name == "portable"
 
@@ -199,7 +185,7 @@ cdef int check_values(const uint8_t[::1] values, int input_type, Py_ssize_t row_
     return 0
 
 
-include "_core_product.pxi"
+include "_native/product.pxi"
 
 
 cdef struct Elementwise:

@@ -3,15 +3,9 @@
 from typing import Any
 
 from binq import _core
+from binq._native.isas import ISAS
 from binq._version import __version__
 from binq.array.checks import check_int
-
-# What each kernel set asks of the processor, best first.
-_NEEDED_FEATURES = {
-    "avx512": ("avx512", "avx512_vnni"),
-    "avx2": ("avx2", "fma", "f16c"),
-    "neon": ("neon",),
-}
 
 
 def get_num_threads() -> int:
@@ -68,14 +62,14 @@ def cpu_info() -> dict[str, Any]:
 
 def _slow_because(isa: str, available: tuple[str, ...], features: dict[str, bool]) -> str | None:
     """Returns why the kernels in use are not the best for this processor, or None if they are."""
-    for best, needed in _NEEDED_FEATURES.items():
-        if isa == best:
+    for best in ISAS:
+        if isa == best.name:
             return None
-        if best in available:
-            return f"the {isa} kernels are in use though {best} is available: is BINQ_ISA set?"
-        if all(features.get(feature) for feature in needed):
+        if best.name in available:
+            return f"the {isa} kernels are in use though {best.name} is available: is BINQ_ISA set?"
+        if all(features.get(feature) for feature in best.features):
             return (
-                f"this processor has {best} but binq was built without its {best} kernels: "
-                f"reinstall binq with a C compiler that knows {best}"
+                f"this processor has {best.name} but binq was built without its {best.name} "
+                f"kernels: reinstall binq with a C compiler that knows {best.name}"
             )
     return None

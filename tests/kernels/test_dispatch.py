@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +73,7 @@ needs_objdump = pytest.mark.skipif(
 
 
 @needs_objdump
-@pytest.mark.parametrize("module", ["_core", "_threads", "_kernels.portable"])
+@pytest.mark.parametrize("module", ["_core", "_native._threads", "_native.portable.portable"])
 def test_modules_for_every_cpu_hold_no_avx(module):
     """Any register wider than 128 bits, or any VEX instruction, would be an illegal instruction."""
     assert not re.search(r"%[yz]mm|\tv(p|mov|add|mul|sub|cvt)\w+ ", disassembly(f"binq.{module}"))
@@ -81,6 +82,19 @@ def test_modules_for_every_cpu_hold_no_avx(module):
 @needs_objdump
 @pytest.mark.skipif("avx2" not in _core.available_isas(), reason="the avx2 kernels are not built")
 def test_the_avx2_module_holds_no_avx512():
-    text = disassembly("binq._kernels.avx2")
+    text = disassembly("binq._native.x86.avx2")
     assert "%ymm" in text
     assert not re.search(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[1-7]\b", text)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+def test_flags_that_bend_floats_do_not_compile(flag):
+    header = Path(binq.__file__).parent / "_native" / "float_mode.h"
+    if not header.exists():
+        pytest.skip("an installed binq has no headers")
+    command = ["cc", "-fsyntax-only", "-x", "c", str(header)]
+    assert subprocess.run(command, check=False).returncode == 0
+    done = subprocess.run([*command, flag], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "binq cannot be compiled with -ffast-math" in done.stderr

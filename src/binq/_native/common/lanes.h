@@ -1,0 +1,126 @@
+/* Vectors of float32 and float64 of the width that the module is compiled for, for the loops of the
+ * quantizers that compilers do not turn into vectors themselves. Every operation is exact or
+ * rounded as a single number's would be, so that no result depends on the width. */
+#ifndef BINQ_LANES_H
+#define BINQ_LANES_H
+
+/* Adding and taking away 1.5 * 2^52 rounds a small number to an integer, halves to even. */
+#define BINQ_ROUNDER 6755399441055744.0
+
+#if defined(__AVX__)
+#include <immintrin.h>
+enum { BINQ_FLOATS = 8, BINQ_DOUBLES = 4 };
+typedef __m256 binq_floats;
+typedef __m256d binq_doubles;
+#define binq_load_floats(p) _mm256_loadu_ps(p)
+#define binq_store_floats(p, a) _mm256_storeu_ps(p, a)
+#define binq_min_floats(a, b) _mm256_min_ps(a, b)
+#define binq_max_floats(a, b) _mm256_max_ps(a, b)
+#define binq_sub_floats(a, b) _mm256_sub_ps(a, b)
+#define binq_abs_floats(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
+#define binq_load(p) _mm256_loadu_pd(p)
+#define binq_store(p, a) _mm256_storeu_pd(p, a)
+#define binq_widen(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
+#define binq_splat(x) _mm256_set1_pd(x)
+#define binq_add(a, b) _mm256_add_pd(a, b)
+#define binq_sub(a, b) _mm256_sub_pd(a, b)
+#define binq_mul(a, b) _mm256_mul_pd(a, b)
+#define binq_min(a, b) _mm256_min_pd(a, b)
+#define binq_max(a, b) _mm256_max_pd(a, b)
+#define binq_round(a) _mm256_round_pd(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define binq_greater(a, b) _mm256_cmp_pd(a, b, _CMP_GT_OQ)
+#define binq_blend(mask, a, b) _mm256_blendv_pd(b, a, mask)
+
+#elif defined(__SSE2__) || defined(_M_X64)
+#include <emmintrin.h>
+enum { BINQ_FLOATS = 4, BINQ_DOUBLES = 2 };
+typedef __m128 binq_floats;
+typedef __m128d binq_doubles;
+#define binq_load_floats(p) _mm_loadu_ps(p)
+#define binq_store_floats(p, a) _mm_storeu_ps(p, a)
+#define binq_min_floats(a, b) _mm_min_ps(a, b)
+#define binq_max_floats(a, b) _mm_max_ps(a, b)
+#define binq_sub_floats(a, b) _mm_sub_ps(a, b)
+#define binq_abs_floats(a) _mm_andnot_ps(_mm_set1_ps(-0.0f), a)
+#define binq_load(p) _mm_loadu_pd(p)
+#define binq_store(p, a) _mm_storeu_pd(p, a)
+#define binq_widen(p) _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd((const double *)(const void *)(p))))
+#define binq_splat(x) _mm_set1_pd(x)
+#define binq_add(a, b) _mm_add_pd(a, b)
+#define binq_sub(a, b) _mm_sub_pd(a, b)
+#define binq_mul(a, b) _mm_mul_pd(a, b)
+#define binq_min(a, b) _mm_min_pd(a, b)
+#define binq_max(a, b) _mm_max_pd(a, b)
+#define binq_round(a) binq_sub(binq_add(a, binq_splat(BINQ_ROUNDER)), binq_splat(BINQ_ROUNDER))
+#define binq_greater(a, b) _mm_cmpgt_pd(a, b)
+#define binq_blend(mask, a, b) _mm_or_pd(_mm_and_pd(mask, a), _mm_andnot_pd(mask, b))
+
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#include <arm_neon.h>
+enum { BINQ_FLOATS = 4, BINQ_DOUBLES = 2 };
+typedef float32x4_t binq_floats;
+typedef float64x2_t binq_doubles;
+#define binq_load_floats(p) vld1q_f32(p)
+#define binq_store_floats(p, a) vst1q_f32(p, a)
+#define binq_min_floats(a, b) vminq_f32(a, b)
+#define binq_max_floats(a, b) vmaxq_f32(a, b)
+#define binq_sub_floats(a, b) vsubq_f32(a, b)
+#define binq_abs_floats(a) vabsq_f32(a)
+#define binq_load(p) vld1q_f64(p)
+#define binq_store(p, a) vst1q_f64(p, a)
+#define binq_widen(p) vcvt_f64_f32(vld1_f32(p))
+#define binq_splat(x) vdupq_n_f64(x)
+#define binq_add(a, b) vaddq_f64(a, b)
+#define binq_sub(a, b) vsubq_f64(a, b)
+#define binq_mul(a, b) vmulq_f64(a, b)
+#define binq_min(a, b) vminq_f64(a, b)
+#define binq_max(a, b) vmaxq_f64(a, b)
+#define binq_round(a) vrndnq_f64(a)
+/* The mask stays in a float64 vector, as on x86. */
+#define binq_greater(a, b) vreinterpretq_f64_u64(vcgtq_f64(a, b))
+#define binq_blend(mask, a, b) vbslq_f64(vreinterpretq_u64_f64(mask), a, b)
+
+#else
+enum { BINQ_FLOATS = 1, BINQ_DOUBLES = 1 };
+typedef float binq_floats;
+typedef double binq_doubles;
+#define binq_load_floats(p) (*(p))
+#define binq_store_floats(p, a) (*(p) = (a))
+#define binq_min_floats(a, b) ((a) < (b) ? (a) : (b))
+#define binq_max_floats(a, b) ((a) < (b) ? (b) : (a))
+#define binq_sub_floats(a, b) ((a) - (b))
+#define binq_abs_floats(a) ((a) < 0 ? -(a) : (a))
+#define binq_load(p) (*(p))
+#define binq_store(p, a) (*(p) = (a))
+#define binq_widen(p) ((double)*(p))
+#define binq_splat(x) (x)
+#define binq_add(a, b) ((a) + (b))
+#define binq_sub(a, b) ((a) - (b))
+#define binq_mul(a, b) ((a) * (b))
+#define binq_min(a, b) ((a) < (b) ? (a) : (b))
+#define binq_max(a, b) ((a) < (b) ? (b) : (a))
+#define binq_round(a) (((a) + BINQ_ROUNDER) - BINQ_ROUNDER)
+#define binq_greater(a, b) ((double)((a) > (b)))
+#define binq_blend(mask, a, b) ((mask) != 0.0 ? (a) : (b))
+#endif
+
+/* sum + a * a where float64 holds a * a exactly: one rounding either way. */
+#if defined(__AVX__) && defined(__FMA__)
+#define binq_add_square(sum, a) _mm256_fmadd_pd(a, a, sum)
+#else
+#define binq_add_square(sum, a) binq_add(sum, binq_mul(a, a))
+#endif
+
+/* Eight float16 as float32. */
+#if defined(__AVX__) && defined(__F16C__)
+#define BINQ_WIDENS_HALVES 1
+#define binq_widen_halves(p, out) \
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p))))
+#else
+#define BINQ_WIDENS_HALVES 0
+#define binq_widen_halves(p, out) ((void)0)
+#endif
+
+enum { BINQ_PARTS = 8 / BINQ_DOUBLES }; /* vectors that hold 8 float64 */
+
+#endif

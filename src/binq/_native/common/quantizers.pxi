@@ -1,0 +1,389 @@
+# Quantization, compiled by each instruction set's module with flags of its own: loops over 8 rows
+# that compilers turn into vectors, or that use the vectors of lanes.h. Bit for bit as
+# binq.reference.quantizers: that says what is computed and why it is right; here is how.
+#
+# A batch is 8 rows of a tile; a group of them is turned to [column][8 rows], so that every step
+# but the int4 search runs on 8 rows at once.
+
+from libc.math cimport fabs, fabsf
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from binq._native.table cimport *
+
+cdef extern from "common/lanes.h" nogil:
+    enum:
+        FLOATS "BINQ_FLOATS"        # in a vector
+        DOUBLES "BINQ_DOUBLES"
+        PARTS "BINQ_PARTS"          # vectors of 8 doubles
+        WIDENS_HALVES "BINQ_WIDENS_HALVES"
+    ctypedef struct floats "binq_floats":
+        pass
+    ctypedef struct doubles "binq_doubles":
+        pass
+    floats load_floats_at "binq_load_floats"(const float *p)
+    void store_floats "binq_store_floats"(float *p, floats a)
+    floats min_floats "binq_min_floats"(floats a, floats b)
+    floats max_floats "binq_max_floats"(floats a, floats b)
+    doubles load "binq_load"(const double *p)
+    void store "binq_store"(double *p, doubles a)
+    doubles widen "binq_widen"(const float *p)
+    doubles splat "binq_splat"(double x)
+    doubles add "binq_add"(doubles a, doubles b)
+    doubles sub "binq_sub"(doubles a, doubles b)
+    doubles mul "binq_mul"(doubles a, doubles b)
+    doubles minimum "binq_min"(doubles a, doubles b)
+    doubles maximum "binq_max"(doubles a, doubles b)
+    void widen_halves "binq_widen_halves"(const uint16_t *p, float *out)
+    doubles rounded "binq_round"(doubles a)  # magnitudes below 2^51 only
+    doubles greater "binq_greater"(doubles a, doubles b)
+    doubles blend "binq_blend"(doubles mask, doubles a, doubles b)
+
+
+cdef enum:
+    LANES = 8
+    SEARCH_DEPTH = 512
+
+cdef double LARGEST_LEVEL = 3.4e38
+cdef double SMALLEST_HALF_SCALE = 1.9073486328125e-06  # 2^-19
+
+
+ctypedef struct Interval:
+    # Of the int4 search: its ends u = 1 / scale, and the lines A, B of the codes there.
+    double u0
+    double a0
+    double b0
+    double u1
+    double a1
+    double b1
+    int depth
+
+
+ctypedef struct Best:
+    # The int4 search: a group of weights and the best that is known of it.
+    const double *w             # padded with zeros to a multiple of 8
+    Py_ssize_t n
+    double gain
+    double scale
+    double zero_point
+
+
+ctypedef struct Search:
+    # Of one zero point: the interval at hand, those that wait, and the cut in evaluation.
+    double low
+    double high
+    Interval at
+    Interval *stack
+    Interval *top
+    bint is_open
+    double u
+    double a
+    double b
+
+
+ctypedef struct Batch:
+    # One group of 8 rows: its values and what is found for each row.
+    float *values               # [column][8], padded with zeros to whole blocks of 8 columns
+    float *sorted               # as values, for the methods that sort
+    double *row                 # one row, for the int4 search
+    Interval *stack
+    Py_ssize_t n                # columns that hold weights
+    uint32_t amax[8]            # bits of the largest magnitude
+    double scale[8]
+    double zero[8]
+    float rounded_scale[8]
+    float rounded_zero[8]
+
+
+cdef inline double clipped(double value, double low, double high) noexcept nogil:
+    return low if value < low else high if value > high else value
+
+
+include "quantizers_sorted.pxi"
+include "quantizers_search.pxi"
+include "quantizers_int4.pxi"
+
+
+cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
+    # Columns that share a scale.
+    return job.group_size if job.groups == job.scale_groups else job.groups * job.group_size
+
+
+cdef Py_ssize_t quantize_scratch_bytes(const QuantizeJob *job, int format) noexcept nogil:
+    cdef Py_ssize_t columns = group_columns(job)
+    return (columns * (2 * LANES * <Py_ssize_t>sizeof(float) + <Py_ssize_t>sizeof(double))
+            + 2 * SEARCH_DEPTH * <Py_ssize_t>sizeof(Interval))
+
+
+cdef inline void batch_init(Batch *batch, const QuantizeJob *job, void *scratch) noexcept nogil:
+    cdef Py_ssize_t columns = group_columns(job)
+    batch.values = <float *>scratch
+    batch.sorted = batch.values + columns * LANES
+    batch.row = <double *>(batch.sorted + columns * LANES)
+    batch.stack = <Interval *>(batch.row + columns)
+
+
+cdef inline void load_block(const char *source, int input_type, Py_ssize_t count,
+                            float *block) noexcept nogil:
+    # Up to 8 elements of a row as float32; the rest of the 8 as zeros.
+    cdef uint16_t halves[8]
+    cdef double doubles_[8]
+    cdef Py_ssize_t i
+    if input_type == INPUT_FLOAT32:
+        copy_block(source, count, 4, block)
+    elif input_type == INPUT_FLOAT64:
+        copy_block(source, count, 8, doubles_)
+        for i in range(8):
+            block[i] = <float>doubles_[i]
+    else:
+        copy_block(source, count, 2, halves)
+        if input_type == INPUT_BFLOAT16:
+            for i in range(8):
+                block[i] = bfloat16_to_float(halves[i])
+        elif WIDENS_HALVES:
+            widen_halves(halves, block)
+        else:
+            for i in range(8):
+                block[i] = half_to_float(halves[i])
+
+
+cdef inline void copy_block(const char *source, Py_ssize_t count, Py_ssize_t size,
+                            void *block) noexcept nogil:
+    # A copy of 8 elements has a constant size, and is then a few instructions.
+    if count == 8:
+        memcpy(block, source, 8 * size)
+    else:
+        memset(block, 0, 8 * size)
+        memcpy(block, source, count * size)
+
+
+cdef inline int load_batch(Batch *batch, const QuantizeJob *job, Py_ssize_t row,
+                           Py_ssize_t column) noexcept nogil:
+    # Reads the group that starts at `column` of 8 rows; rows past the matrix are zeros.
+    cdef Py_ssize_t size = 4
+    cdef Py_ssize_t rows = min(LANES, job.out_features - row)
+    cdef Py_ssize_t k, lane, j, count
+    cdef float block[8][8]
+    cdef float *out
+    cdef const char *source
+    cdef uint32_t bits
+    cdef uint32_t largest = 0
+    cdef int input_type = job.input_type
+    if input_type == INPUT_FLOAT64:
+        size = 8
+    elif input_type != INPUT_FLOAT32:
+        size = 2
+    memset(batch.amax, 0, sizeof(batch.amax))
+    if rows < LANES:
+        memset(block, 0, sizeof(block))
+    for k in range(0, batch.n, 8):
+        count = min(8, batch.n - k)
+        source = job.values + row * job.row_stride + (column + k) * size
+        for lane in range(rows):
+            load_block(source + lane * job.row_stride, input_type, count, block[lane])
+        out = batch.values + k * LANES
+        for j in range(8):
+            for lane in range(LANES):
+                out[j * LANES + lane] = block[lane][j]
+    for k in range(batch.n):
+        for lane in range(LANES):
+            bits = float_to_bits(batch.values[k * LANES + lane]) & 0x7fffffff
+            batch.amax[lane] = bits if bits > batch.amax[lane] else batch.amax[lane]
+    for lane in range(LANES):
+        largest = batch.amax[lane] if batch.amax[lane] > largest else largest
+    return STATUS_NONFINITE if largest >= 0x7f800000 else STATUS_OK
+
+
+cdef inline void fold_lanes(const double *sums, double *totals) noexcept nogil:
+    # sums: [8 running sums][8 rows].
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        totals[lane] = (((sums[lane] + sums[32 + lane]) + (sums[16 + lane] + sums[48 + lane]))
+                        + ((sums[8 + lane] + sums[40 + lane])
+                           + (sums[24 + lane] + sums[56 + lane])))
+
+
+cdef inline void mean_magnitudes(const Batch *batch, const double *centers,
+                                 double *means) noexcept nogil:
+    # mean(|w - center|) of each row.
+    cdef double sums[64]
+    cdef Py_ssize_t k, lane
+    cdef double *at
+    memset(sums, 0, sizeof(sums))
+    for k in range(batch.n):
+        at = sums + (k & 7) * LANES
+        for lane in range(LANES):
+            at[lane] += fabs(<double>batch.values[k * LANES + lane] - centers[lane])
+    fold_lanes(sums, means)
+    for lane in range(LANES):
+        means[lane] = means[lane] / <double>batch.n
+
+
+cdef inline void means_of(const Batch *batch, double *means) noexcept nogil:
+    cdef double sums[64]
+    cdef Py_ssize_t k, lane
+    cdef double *at
+    memset(sums, 0, sizeof(sums))
+    for k in range(batch.n):
+        at = sums + (k & 7) * LANES
+        for lane in range(LANES):
+            at[lane] += <double>batch.values[k * LANES + lane]
+    fold_lanes(sums, means)
+    for lane in range(LANES):
+        means[lane] = means[lane] / <double>batch.n
+
+
+cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, Py_ssize_t tile,
+                             Py_ssize_t group, Py_ssize_t first_row) noexcept nogil:
+    # Rounds scales and midpoints to the type they are stored in, and stores them.
+    cdef Py_ssize_t index = (tile * job.scale_groups + group) * TILE_ROWS + first_row
+    cdef Py_ssize_t lane
+    cdef bint two_levels = format == FORMAT_BINARY and not job.symmetric
+    cdef double scale, zero, largest, judged
+    cdef uint16_t half
+    cdef int status = STATUS_OK
+    for lane in range(LANES):
+        scale = batch.scale[lane]
+        zero = clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
+        batch.rounded_zero[lane] = <float>zero
+        if job.scales_float32:
+            largest = LARGEST_LEVEL / 15.0 if format == FORMAT_INT4 else LARGEST_LEVEL - fabs(zero)
+            batch.rounded_scale[lane] = <float>clipped(scale, -largest, largest)
+            memcpy(<float *>job.scales + index + lane, &batch.rounded_scale[lane], 4)
+            if two_levels:
+                memcpy(<float *>job.zero_points + index + lane, &batch.rounded_zero[lane], 4)
+            continue
+        half = double_to_half(scale)
+        (<uint16_t *>job.scales)[index + lane] = half
+        batch.rounded_scale[lane] = half_to_float(half)
+        judged = batch.rounded_scale[lane]
+        if two_levels:
+            half = double_to_half(batch.zero[lane])
+            (<uint16_t *>job.zero_points)[index + lane] = half
+            batch.rounded_zero[lane] = half_to_float(half)
+            if fabs(batch.rounded_zero[lane]) > 65504.0:
+                status |= STATUS_SCALE_RANGE
+            if scale == 0.0:
+                judged = batch.rounded_zero[lane]
+        if batch.amax[lane] != 0 and not (SMALLEST_HALF_SCALE <= fabs(judged) <= 65504.0):
+            status |= STATUS_SCALE_RANGE
+    return status
+
+
+cdef inline void pack_bits(const Batch *batch, const float *least, bint strict,
+                           uint8_t *packed, Py_ssize_t stride, Py_ssize_t rows) noexcept nogil:
+    # Bit = value >= least, or value > least where strict; 8 bytes (rows) at `packed` + k/8 stride.
+    cdef Py_ssize_t k, lane, j, count
+    cdef uint32_t bits[8]
+    cdef const float *values
+    for k in range(0, batch.n, 8):
+        count = min(8, batch.n - k)
+        memset(bits, 0, sizeof(bits))
+        for j in range(count):
+            values = batch.values + (k + j) * LANES
+            if strict:
+                for lane in range(LANES):
+                    bits[lane] |= <uint32_t>(values[lane] > least[lane]) << j
+            else:
+                for lane in range(LANES):
+                    bits[lane] |= <uint32_t>(values[lane] >= least[lane]) << j
+        for lane in range(rows):
+            packed[(k >> 3) * stride + lane] = <uint8_t>bits[lane]
+
+
+cdef inline void find_binary(Batch *batch, const QuantizeJob *job) noexcept nogil:
+    cdef double zeros[8]
+    cdef Py_ssize_t lane
+    memset(zeros, 0, sizeof(zeros))
+    if job.symmetric:
+        mean_magnitudes(batch, zeros, batch.scale)
+    elif job.method == METHOD_ABSMEAN:
+        means_of(batch, batch.zero)
+        mean_magnitudes(batch, batch.zero, batch.scale)
+    else:
+        best_two_levels(batch)
+    for lane in range(LANES):
+        if batch.amax[lane] == 0:
+            batch.scale[lane] = 0.0
+            batch.zero[lane] = 0.0
+
+
+cdef inline void find_ternary(Batch *batch, const QuantizeJob *job) noexcept nogil:
+    cdef double zeros[8]
+    if job.method == METHOD_ABSMEAN:
+        memset(zeros, 0, sizeof(zeros))
+        mean_magnitudes(batch, zeros, batch.scale)
+    else:
+        best_ternary(batch)
+
+
+cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                               Py_ssize_t tile_end, int format) noexcept nogil:
+    cdef Py_ssize_t block_bytes = 32 if format == FORMAT_BINARY else (
+        64 if format == FORMAT_TERNARY else 128)
+    cdef Py_ssize_t blocks = job.groups * (job.group_size >> 3)
+    cdef Py_ssize_t columns = group_columns(job)
+    cdef Py_ssize_t tile, group, row, rows, tile_rows, lane
+    cdef uint8_t *packed
+    cdef Batch batch
+    cdef float least[8]
+    cdef int status = STATUS_OK
+    batch_init(&batch, job, scratch)
+    for tile in range(tile_begin, tile_end):
+        memset(job.packed + tile * blocks * block_bytes, 0, blocks * block_bytes)
+        clear_scales(job, tile, format)
+        tile_rows = min(TILE_ROWS, job.out_features - tile * TILE_ROWS)
+        for row in range(0, tile_rows, 8):
+            rows = min(LANES, tile_rows - row)
+            for group in range(job.scale_groups):
+                batch.n = min(columns, job.in_features - group * columns)
+                if batch.n <= 0:
+                    continue
+                if load_batch(&batch, job, tile * TILE_ROWS + row, group * columns):
+                    return STATUS_NONFINITE
+                memset(batch.zero, 0, sizeof(batch.zero))
+                packed = job.packed + (tile * blocks + group * (columns >> 3)) * block_bytes
+                if format == FORMAT_BINARY:
+                    find_binary(&batch, job)
+                    status |= round_scales(&batch, job, format, tile, group, row)
+                    pack_bits(&batch, batch.rounded_zero, False, packed + row, 32, rows)
+                elif format == FORMAT_TERNARY:
+                    find_ternary(&batch, job)
+                    status |= round_scales(&batch, job, format, tile, group, row)
+                    for lane in range(LANES):
+                        least[lane] = batch.rounded_scale[lane] * <float>-0.5
+                    pack_bits(&batch, least, False, packed + row, 64, rows)
+                    for lane in range(LANES):
+                        least[lane] = -least[lane]
+                    pack_bits(&batch, least, True, packed + 32 + row, 64, rows)
+                else:
+                    find_int4(&batch, job)
+                    status |= round_scales(&batch, job, format, tile, group, row)
+                    pack_int4_codes(&batch, packed + row * 4, rows)
+                    if not job.symmetric:
+                        store_zero_points(&batch, job, tile, group, row)
+    return status
+
+
+cdef inline void clear_scales(const QuantizeJob *job, Py_ssize_t tile, int format) noexcept nogil:
+    cdef Py_ssize_t size = job.scale_groups * TILE_ROWS * (4 if job.scales_float32 else 2)
+    memset(<uint8_t *>job.scales + tile * size, 0, size)
+    if not job.symmetric:
+        if format == FORMAT_INT4:
+            size = job.scale_groups * (TILE_ROWS // 2)
+        memset(<uint8_t *>job.zero_points + tile * size, 0, size)
+
+
+cdef int quantize_binary(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                         Py_ssize_t tile_end) noexcept nogil:
+    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_BINARY)
+
+
+cdef int quantize_ternary(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                          Py_ssize_t tile_end) noexcept nogil:
+    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_TERNARY)
+
+
+cdef int quantize_int4(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                       Py_ssize_t tile_end) noexcept nogil:
+    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_INT4)

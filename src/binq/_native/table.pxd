@@ -1,0 +1,174 @@
+# The contract between binq._core and every kernel module (portable, avx2, avx512, neon).
+#
+# A kernel is serial, total and checks nothing: the caller has checked every argument, owns every
+# buffer and calls from as many threads as it likes on disjoint ranges of tiles or rows. A kernel
+# allocates nothing, raises nothing and never needs the GIL. docs/formats.md defines the bytes,
+# binq.reference defines the numbers.
+
+from libc.stdint cimport int8_t, uint8_t, int32_t
+
+cdef extern from "float_mode.h":
+    pass
+
+cdef enum:
+    TABLE_VERSION = 3
+    TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
+    TIERS = 3                 # kernels of one product, for few, some and many rows of x
+    ANY_ROWS = 0x7FFFFFFF
+
+cdef enum:                     # bits of float32 numbers, which order like the numbers
+    BITS_SMALLEST = 0x0D800000    # 2^-100, below which levels / amax could overflow
+    BITS_LARGEST = 0x79000000     # 2^115: 256 of them by codes of 15 stay below the largest float
+
+cdef enum:                    # Format: index into the arrays of KernelTable
+    FORMAT_BINARY = 0
+    FORMAT_TERNARY = 1
+    FORMAT_INT4 = 2
+    FORMATS = 3
+
+cdef enum:                     # Activations: how exactly x enters the product
+    ACTIVATIONS_FLOAT32 = 0
+    ACTIVATIONS_INT16 = 1
+    ACTIVATIONS_INT8 = 2
+    ACTIVATION_MODES = 3
+
+cdef enum:                     # InputType: element type of the float weights that quantize reads
+    INPUT_FLOAT32 = 0
+    INPUT_FLOAT16 = 1
+    INPUT_BFLOAT16 = 2
+    INPUT_FLOAT64 = 3
+
+cdef enum:                     # Method
+    METHOD_MSE = 0
+    METHOD_ABSMAX = 1
+    METHOD_ABSMEAN = 2
+
+cdef enum:                     # Status: bits that quantize returns, or-ed over all groups
+    STATUS_OK = 0
+    STATUS_NONFINITE = 1      # an input was inf or NaN; the outputs are then meaningless
+    STATUS_SCALE_RANGE = 2    # a scale or midpoint does not fit float16 (scales_float32 == 0 only)
+
+
+ctypedef struct Weights:
+    # One packed matrix (out_features x in_features).
+    #   packed       binary  [tile][group_size * groups / 8][32] uint8
+    #                ternary [tile][group_size * groups / 8][2][32] uint8
+    #                int4    [tile][group_size * groups / 8][32][4] uint8
+    #   scales       [tile][scale_groups][32] float16, or float32 where scales_float32
+    #   zero_points  NULL (symmetric), or
+    #                int4    [tile][scale_groups][16] uint8: byte r = row r low, row r + 16 high nibble
+    #                binary  [tile][scale_groups][32] midpoints, same type as scales
+    # group_size is the kernels' group (32, 64, 128 or 256). scale_groups is `groups`, or 1 where
+    # one scale serves the whole row (group_size=None in Python, 128 here).
+    const uint8_t *packed
+    const void *scales
+    const void *zero_points
+    Py_ssize_t out_features
+    Py_ssize_t in_features
+    Py_ssize_t tiles
+    Py_ssize_t groups
+    Py_ssize_t group_size
+    Py_ssize_t scale_groups
+    int scales_float32
+
+
+ctypedef struct Piece:
+    # What one call of multiply writes: these rows of x by the columns (rows of w) of these tiles.
+    Py_ssize_t row_begin
+    Py_ssize_t row_end
+    Py_ssize_t tile_begin
+    Py_ssize_t tile_end
+
+
+ctypedef struct MatmulKernel:
+    # y = x @ dequantize(w).T in two steps, so that each engine may lay x out as it likes.
+    #
+    # most_rows:      rows of x up to which this is the fastest of the kernels of a product; ANY_ROWS in
+    #                 the last of them.
+    # rows_at_once:   rows of x that a piece takes: they share their work, and a last block of fewer
+    #                 costs as much as a full one. 1: they do not, and a piece takes them all.
+    # tiles_at_once:  tiles of w that share what multiply sets up anew for each piece: a piece takes no
+    #                 fewer where there are enough for all threads.
+    # prepared_bytes: size of the buffer that holds `rows` prepared rows of x (64-byte aligned).
+    # prepare:        reads rows [row_begin, row_end) of x (row stride in floats) into `prepared`.
+    #                 row_begin is a multiple of 16; row_end too, unless it is `rows`. Sets
+    #                 unfit[row] to 1 where this mode cannot carry the row (see binq.reference; float32:
+    #                 a number of BITS_LARGEST or above, whose sums could overflow before the scale),
+    #                 else to 0; an unfit row is prepared as zeros. Several threads may prepare
+    #                 disjoint ranges at once.
+    # scratch_bytes:  size of the buffer each calling thread hands to multiply (64-byte aligned).
+    # multiply:       writes out[row * out_stride + column] of a piece, whose row_begin is a multiple
+    #                 of rows_at_once; never past out_features.
+    Py_ssize_t most_rows
+    Py_ssize_t rows_at_once
+    Py_ssize_t tiles_at_once
+    Py_ssize_t (*prepared_bytes)(const Weights *w, Py_ssize_t rows) noexcept nogil
+    void (*prepare)(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                    void *prepared, uint8_t *unfit,
+                    Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil
+    Py_ssize_t (*scratch_bytes)(const Weights *w, Py_ssize_t rows) noexcept nogil
+    void (*multiply)(const Weights *w, const void *prepared, Py_ssize_t rows,
+                     float *out, Py_ssize_t out_stride, void *scratch,
+                     const Piece *piece) noexcept nogil
+
+
+ctypedef struct QuantizeJob:
+    # values: rows x in_features elements of input_type, elements of a row adjacent, row stride in
+    # bytes, no alignment promised. The outputs are laid out as in Weights and are written whole,
+    # padding included (zero bytes).
+    const char *values
+    Py_ssize_t row_stride
+    int input_type
+    int method
+    int symmetric
+    int scales_float32
+    Py_ssize_t out_features
+    Py_ssize_t in_features
+    Py_ssize_t tiles
+    Py_ssize_t groups
+    Py_ssize_t group_size
+    Py_ssize_t scale_groups
+    uint8_t *packed
+    void *scales
+    void *zero_points
+
+
+ctypedef int (*QuantizeKernel)(const QuantizeJob *job, void *scratch,
+                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+# codes: int8 [rows][in_features]; binary -1/+1, ternary -1/0/+1, int4 -8..7 (or 0..15 where
+# zero_points is set). dequantize and unpack write rows of the given stride (in elements) and never
+# past in_features.
+ctypedef void (*DequantizeKernel)(const Weights *w, float *out, Py_ssize_t out_stride,
+                                  Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+ctypedef void (*UnpackKernel)(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+ctypedef void (*PackKernel)(const Weights *w, const int8_t *codes, Py_ssize_t codes_stride,
+                            uint8_t *packed,
+                            Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+
+
+ctypedef struct Errors:
+    # How far the packed weights of one tile are from the floats they came from (binq.reference).
+    double signal             # sum of squares of the floats
+    double noise              # sum of squares of the errors
+    double worst              # largest magnitude of an error
+    double clipped            # int4: weights farther than half a step from their level
+    double zero_scales        # scales that are 0
+
+
+# values, row_stride and input_type are as in QuantizeJob; writes errors[tile] of each tile.
+ctypedef void (*MeasureKernel)(const Weights *w, const char *values, Py_ssize_t row_stride,
+                               int input_type, Errors *errors,
+                               Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
+
+
+ctypedef struct KernelTable:
+    int version               # TABLE_VERSION of the module that filled the table
+    const char *name          # "portable", "avx2", "avx512", "neon"
+    MatmulKernel matmul[FORMATS][ACTIVATION_MODES][TIERS]
+    QuantizeKernel quantize[FORMATS]
+    Py_ssize_t (*quantize_scratch_bytes)(const QuantizeJob *job, int format) noexcept nogil
+    DequantizeKernel dequantize[FORMATS]
+    UnpackKernel unpack[FORMATS]
+    PackKernel pack[FORMATS]
+    MeasureKernel measure[FORMATS]

@@ -1,0 +1,162 @@
+# Products of binary and ternary weights with few rows of float32 activations, without a
+# multiplication: a table of 16 sums of x lies in two registers, and four bits of a row of weights say
+# which of them is added, for 8 rows of weights at once.
+#
+#   binary   bits of k 0-3           ->  +-x0 +-x1 +-x2 +-x3
+#   ternary  bits of k 0-1, 2 planes ->  t0 x0 + t1 x1, and k 2-3 likewise; both are added first
+#
+# So every row of x is added up as in lut_gemm.pxi, and a row alone equals the row of a batch.
+#
+# A prepared buffer holds, a table for each nibble of weights,
+#   tables float32 [group][row][group_size / 4][planes][16], sums of x float32 [group][row]
+
+cdef inline Py_ssize_t float_gemv_prepared_bytes(const Weights *w, Py_ssize_t rows,
+                                                 int planes) noexcept nogil:
+    return w.groups * rows * (w.group_size * 16 * planes + 4)
+
+
+cdef inline Py_ssize_t float_gemv_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+    return rows * 128
+
+
+cdef inline __m256 signed_f32x8(__m256 x_f32x8, __m256i signs_i32x8) noexcept nogil:
+    # x or -x, by the sign bits.
+    return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(x_f32x8), signs_i32x8))
+
+
+cdef inline void sign_table(const float *x, float *table) noexcept nogil:
+    # Bit i of an entry set adds x[i], clear subtracts it.
+    cdef int top = <int>0x80000000
+    cdef __m256 low_f32x8 = _mm256_add_ps(
+        signed_f32x8(_mm256_broadcast_ss(x), _mm256_setr_epi32(top, 0, top, 0, top, 0, top, 0)),
+        signed_f32x8(_mm256_broadcast_ss(x + 1), _mm256_setr_epi32(top, top, 0, 0, top, top, 0, 0)))
+    cdef __m256 third_f32x8 = signed_f32x8(
+        _mm256_broadcast_ss(x + 2), _mm256_setr_epi32(top, top, top, top, 0, 0, 0, 0))
+    cdef __m256 fourth_f32x8 = _mm256_broadcast_ss(x + 3)
+    _mm256_storeu_ps(table, _mm256_add_ps(low_f32x8, _mm256_sub_ps(third_f32x8, fourth_f32x8)))
+    _mm256_storeu_ps(table + 8, _mm256_add_ps(low_f32x8, _mm256_add_ps(third_f32x8, fourth_f32x8)))
+
+
+cdef inline void trit_table(const float *x, float *table) noexcept nogil:
+    # Bits of an entry: first plane of k 0 and 1, second plane of k 0 and 1. t is their sum less 1.
+    cdef __m256i first_i32x8 = _mm256_setr_epi32(-1, 0, -1, 0, 0, 1, 0, 1)
+    cdef __m256i second_i32x8 = _mm256_setr_epi32(-1, -1, 0, 0, -1, -1, 0, 0)
+    cdef __m256i one_i32x8 = _mm256_set1_epi32(1)
+    cdef __m256 low_f32x8 = _mm256_mul_ps(
+        _mm256_broadcast_ss(x), _mm256_cvtepi32_ps(first_i32x8))
+    _mm256_storeu_ps(table, _mm256_add_ps(low_f32x8, _mm256_mul_ps(
+        _mm256_broadcast_ss(x + 1), _mm256_cvtepi32_ps(second_i32x8))))
+    _mm256_storeu_ps(table + 8, _mm256_add_ps(low_f32x8, _mm256_mul_ps(
+        _mm256_broadcast_ss(x + 1),
+        _mm256_cvtepi32_ps(_mm256_add_epi32(second_i32x8, one_i32x8)))))
+
+
+cdef inline void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+                                    Py_ssize_t rows, void *prepared, uint8_t *unfit,
+                                    Py_ssize_t row_begin, Py_ssize_t row_end,
+                                    int planes) noexcept nogil:
+    cdef Py_ssize_t size = w.group_size * 4 * planes
+    cdef float *tables = <float *>prepared
+    cdef float *sums = tables + w.groups * rows * size
+    cdef float values[256]
+    cdef float *table
+    cdef Py_ssize_t row, group, at, count, k
+    for row in range(row_begin, row_end):
+        unfit[row] = not is_fit_row(x + row * x_stride, w.in_features)
+        for group in range(w.groups):
+            at = group * rows + row
+            count = min(w.group_size, w.in_features - group * w.group_size)
+            memset(values, 0, sizeof(values))
+            if not unfit[row]:
+                memcpy(values, x + row * x_stride + group * w.group_size, count * sizeof(float))
+            sums[at] = sum_of(values, count) if w.zero_points != NULL else 0.0
+            for k in range(0, w.group_size, 4):
+                table = tables + at * size + k * 4 * planes
+                if planes == 1:
+                    sign_table(values + k, table)
+                else:
+                    trit_table(values + k, table)
+                    trit_table(values + k + 2, table + 16)
+
+
+cdef inline __m256 entry_of(const float *table, __m256i nibbles_u32x8,
+                            __m256i tops_i32x8) noexcept nogil:
+    # The entry that the low 4 bits of each dword name; the fourth is also the sign bit of tops.
+    return _mm256_blendv_ps(
+        _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), nibbles_u32x8),
+        _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), nibbles_u32x8),
+        _mm256_castsi256_ps(tops_i32x8))
+
+
+cdef inline __m256 low_entry(const float *table, __m256i bytes_u32x8) noexcept nogil:
+    return entry_of(table, bytes_u32x8, _mm256_slli_epi32(bytes_u32x8, 28))
+
+
+cdef inline __m256 high_entry(const float *table, __m256i bytes_u32x8) noexcept nogil:
+    return entry_of(table, _mm256_srli_epi32(bytes_u32x8, 4), _mm256_slli_epi32(bytes_u32x8, 24))
+
+
+cdef inline __m256i load_8_bytes(const uint8_t *bytes) noexcept nogil:
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(<const __m128i *>bytes))
+
+
+cdef inline void float_gemv_group(const uint8_t *packed, Py_ssize_t k8s, const float *tables,
+                                  const TileScales *t, float x_sum, float *y,
+                                  int planes) noexcept nogil:
+    # One kernel group of one row of x and 32 columns, added to y.
+    cdef __m256 sums_f32x8[4]
+    cdef __m256i bytes_u32x8, others_u32x8
+    cdef uint8_t pairs[64]
+    cdef Py_ssize_t k8
+    cdef int r
+    for r in range(4):
+        sums_f32x8[r] = _mm256_setzero_ps()
+    for k8 in range(k8s):
+        _mm_prefetch(<const char *>packed + FLOAT_GEMV_AHEAD, _MM_HINT_T1)
+        if planes == 2:
+            pair_bits(packed, pairs)
+        for r in range(4):
+            if planes == 1:
+                bytes_u32x8 = load_8_bytes(packed + r * 8)
+                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], low_entry(tables, bytes_u32x8))
+                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], high_entry(tables + 16, bytes_u32x8))
+            else:
+                bytes_u32x8 = load_8_bytes(pairs + r * 8)
+                others_u32x8 = load_8_bytes(pairs + 32 + r * 8)
+                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], _mm256_add_ps(
+                    low_entry(tables, bytes_u32x8), low_entry(tables + 16, others_u32x8)))
+                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], _mm256_add_ps(
+                    high_entry(tables + 32, bytes_u32x8), high_entry(tables + 48, others_u32x8)))
+        packed += 32 * planes
+        tables += 32 * planes
+    for r in range(4):
+        sums_f32x8[r] = _mm256_fmadd_ps(
+            sums_f32x8[r], t.scales_f32x8[r], _mm256_loadu_ps(y + r * 8))
+        if t.two_levels:
+            sums_f32x8[r] = _mm256_add_ps(
+                sums_f32x8[r], _mm256_mul_ps(_mm256_set1_ps(x_sum), t.midpoints_f32x8[r]))
+        _mm256_storeu_ps(y + r * 8, sums_f32x8[r])
+
+
+cdef inline void float_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                     float *out, Py_ssize_t out_stride, void *scratch,
+                                     const Piece *piece,
+                                     int planes) noexcept nogil:
+    cdef Py_ssize_t size = w.group_size * 4 * planes
+    cdef const float *tables = <const float *>prepared
+    cdef const float *x_sums = tables + w.groups * rows * size
+    cdef float *y = <float *>scratch
+    cdef TileScales t
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
+    cdef Py_ssize_t tile, group, row, at
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
+        for group in range(w.groups):
+            load_tile_scales(w, FORMAT_BINARY if planes == 1 else FORMAT_TERNARY, tile, group, &t)
+            for row in range(count):
+                at = group * rows + first + row
+                float_gemv_group(
+                    w.packed + (tile * w.groups + group) * w.group_size * 4 * planes,
+                    w.group_size >> 3, tables + at * size, &t, x_sums[at], y + row * 32, planes)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -1,0 +1,219 @@
+# Rows of x by tiles of weights. A prepared buffer holds, in this order,
+#   tables [group][row][group_size / 8][digit][2][16] bytes
+#   scales float32, sums of |x| int32, sums of x int32, each [group][row]
+
+cdef enum:
+    BLOCK_OF_ROWS = 16            # rows of x that meet a tile in one go
+    BLOCK_OF_TILES = 16           # tiles that meet them before the next kernel groups
+    TABLE_CACHE = 16384           # bytes of tables that stay in L1 beside weights and y
+    STREAMED = 65536              # bytes of a tile that one row of x goes through at a time
+    AHEAD_STEPS = 16              # kernel groups by rows of x that a fetch from memory lasts
+
+
+cdef inline Py_ssize_t table_bytes(const Weights *w, int digits) noexcept nogil:
+    # Of one row of x and kernel group.
+    return w.group_size * 4 * digits
+
+
+cdef inline Py_ssize_t lut_gemv_prepared_bytes(const Weights *w, Py_ssize_t rows,
+                                             int digits) noexcept nogil:
+    return w.groups * rows * (table_bytes(w, digits) + 12)
+
+
+cdef inline Py_ssize_t lut_gemv_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+    # y of a block.
+    return min(rows, <Py_ssize_t>BLOCK_OF_ROWS) * BLOCK_OF_TILES * 128
+
+
+cdef inline void lut_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+                                Py_ssize_t rows, void *prepared, uint8_t *unfit,
+                                Py_ssize_t row_begin, Py_ssize_t row_end,
+                                int digits, float levels) noexcept nogil:
+    cdef Py_ssize_t size = table_bytes(w, digits)
+    cdef uint8_t *tables = <uint8_t *>prepared
+    cdef float *scales = <float *>(tables + w.groups * rows * size)
+    cdef int32_t *absolutes = <int32_t *>(scales + w.groups * rows)
+    cdef int32_t *sums = absolutes + w.groups * rows
+    cdef int16_t codes[256]
+    cdef Py_ssize_t row, group, at, count
+    cdef bint fits
+    for row in range(row_begin, row_end):
+        fits = True
+        for group in range(w.groups):
+            at = group * rows + row
+            count = min(w.group_size, w.in_features - group * w.group_size)
+            if not round_group(x + row * x_stride + group * w.group_size, count, w.group_size,
+                               codes, levels, scales + at, absolutes + at, sums + at):
+                fits = False
+                break
+            make_tables(codes, w.group_size, tables + at * size, digits)
+        unfit[row] = not fits
+        if not fits:
+            for group in range(w.groups):
+                at = group * rows + row
+                memset(tables + at * size, 0, size)
+                scales[at] = 0.0
+                absolutes[at] = 0
+                sums[at] = 0
+
+
+cdef struct Stretch:
+    # Kernel groups of one tile in a row, where its next group stands, and steps in bytes.
+    const uint8_t *packed
+    const char *scales
+    const char *midpoints         # NULL: symmetric
+    Py_ssize_t group_bytes
+    Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the whole row
+    Py_ssize_t tile_stride        # to the same group of the next tile
+    Py_ssize_t scales_stride
+    bint scales_float32
+
+
+cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py_ssize_t group,
+                               int planes) noexcept nogil:
+    cdef Py_ssize_t scale_bytes = 128 if w.scales_float32 else 64
+    cdef Py_ssize_t scales
+    s.scales_float32 = w.scales_float32
+    s.group_bytes = w.group_size * planes * 4
+    s.tile_stride = w.groups * s.group_bytes
+    s.scales_step = scale_bytes if w.scale_groups > 1 else 0
+    s.scales_stride = w.scale_groups * scale_bytes
+    scales = tile * s.scales_stride + group * s.scales_step
+    s.packed = w.packed + tile * s.tile_stride + group * s.group_bytes
+    s.scales = <const char *>w.scales + scales
+    s.midpoints = NULL
+    if planes == 1 and w.zero_points != NULL:
+        s.midpoints = <const char *>w.zero_points + scales
+
+
+cdef inline void load_lookup_scales(const Stretch *s, Py_ssize_t stride,
+                                    TileScales *t) noexcept nogil:
+    load_vectors(s.scales + stride, s.scales_float32, t.scales_f32x8)
+    t.two_levels = s.midpoints != NULL
+    if t.two_levels:
+        load_vectors(s.midpoints + stride, s.scales_float32, t.midpoints_f32x8)
+
+
+cdef inline void lut_gemv_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t blocks,
+                              const uint8_t *tables, Py_ssize_t row_bytes,
+                              const float *x_scales, const int32_t *absolutes,
+                              const int32_t *x_sums, float *y, Py_ssize_t rows, int planes,
+                              int digits, int tiles) noexcept nogil:
+    # One kernel group of one tile or two and `rows` rows of x, added to y [tile][row][32].
+    cdef TileScales t[2]
+    cdef Py_ssize_t row
+    load_lookup_scales(s, 0, &t[0])
+    if tiles == 2:
+        load_lookup_scales(s, s.scales_stride, &t[1])
+    if digits == 3:
+        for row in range(rows):
+            lut_gemv_int16(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, t,
+                         x_scales[row], absolutes[row], x_sums[row], y + row * 32, rows * 32,
+                         planes, tiles)
+        return
+    row = 0
+    while row + 2 <= rows:
+        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+                    x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
+                    planes, 2, tiles)
+        row += 2
+    if row < rows:
+        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+                    x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
+                    planes, 1, tiles)
+
+
+cdef inline void lut_gemv_stretch(Stretch s, const Stretch *next, Py_ssize_t groups,
+                                const uint8_t *tables, Py_ssize_t size, Py_ssize_t tables_step,
+                                const float *x_scales, const int32_t *absolutes,
+                                const int32_t *x_sums, Py_ssize_t step, float *y, Py_ssize_t rows,
+                                int planes, int digits, int tiles) noexcept nogil:
+    # `groups` kernel groups of one tile or two. What follows is asked for in the order of its
+    # addresses, all groups of one tile and then of the other: two streams, as they are met, would
+    # be fetched half as fast. Scales too, as far as they are float16; others come a little later.
+    cdef Ahead ahead
+    cdef Py_ssize_t g
+    cdef Py_ssize_t blocks = s.group_bytes >> 7
+    cdef Py_ssize_t jump = s.tile_stride - groups * s.group_bytes
+    cdef Py_ssize_t scales_jump = s.scales_stride - groups * s.scales_step
+    cdef const char *scales = next.scales
+    ahead.first = next.packed
+    for g in range(groups):
+        if 2 * g + 1 == groups:
+            ahead.second = ahead.first + s.group_bytes + jump
+        else:
+            ahead.second = ahead.first + s.group_bytes
+        _mm_prefetch(scales, _MM_HINT_T1)
+        _mm_prefetch(scales + 64, _MM_HINT_T1)
+        lut_gemv_tiles(&s, &ahead, blocks, tables, size, x_scales, absolutes, x_sums, y, rows,
+                     planes, digits, tiles)
+        s.packed += s.group_bytes
+        s.scales += s.scales_step
+        if s.midpoints != NULL:
+            s.midpoints += s.scales_step
+        ahead.first = ahead.second + s.group_bytes
+        scales += 2 * s.scales_step
+        if 2 * g + 2 == groups:
+            ahead.first += jump
+            scales += scales_jump
+        tables += tables_step
+        x_scales += step
+        absolutes += step
+        x_sums += step
+
+
+cdef inline void lut_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                 float *out, Py_ssize_t out_stride, void *scratch,
+                                 const Piece *piece,
+                                 int planes, int digits) noexcept nogil:
+    cdef Py_ssize_t size = table_bytes(w, digits)
+    cdef const uint8_t *tables = <const uint8_t *>prepared
+    cdef const float *x_scales = <const float *>(tables + w.groups * rows * size)
+    cdef const int32_t *absolutes = <const int32_t *>(x_scales + w.groups * rows)
+    cdef const int32_t *x_sums = absolutes + w.groups * rows
+    cdef float *y = <float *>scratch
+    cdef Stretch here, next
+    cdef Py_ssize_t row, tile, group, t, at, block, tiles, depth, groups, pairs, after
+    row = piece.row_begin
+    while row < piece.row_end:
+        block = min(piece.row_end - row, <Py_ssize_t>BLOCK_OF_ROWS)
+        # One row of x goes through memory once and straight on.
+        depth = (STREAMED // (w.group_size * planes * 4) if rows == 1
+                 else max(<Py_ssize_t>1, TABLE_CACHE // (size * block)))
+        tile = piece.tile_begin
+        while tile < piece.tile_end:
+            tiles = min(piece.tile_end - tile, <Py_ssize_t>BLOCK_OF_TILES)
+            memset(y, 0, tiles * block * 128)
+            group = 0
+            while group < w.groups:
+                groups = min(depth, w.groups - group)
+                pairs = 1 + AHEAD_STEPS // (groups * block)
+                at = group * rows + row
+                for t in range(0, tiles, 2):
+                    after = t + 2 * pairs
+                    start_stretch(&here, w, tile + t, group, planes)
+                    if after < tiles:
+                        start_stretch(&next, w, tile + after, group, planes)
+                    elif group + groups < w.groups:
+                        start_stretch(&next, w, tile + after - tiles, group + groups, planes)
+                    else:
+                        start_stretch(&next, w, tile + after, 0, planes)
+                    if tiles - t >= 2 and rows == 1:
+                        # Of its own: a loop over one row would cost a twentieth.
+                        lut_gemv_stretch(here, &next, groups, tables + at * size, size, size,
+                                       x_scales + at, absolutes + at, x_sums + at, 1,
+                                       y + t * 32, 1, planes, digits, 2)
+                    elif tiles - t >= 2:
+                        lut_gemv_stretch(here, &next, groups, tables + at * size, size, rows * size,
+                                       x_scales + at, absolutes + at, x_sums + at, rows,
+                                       y + t * block * 32, block, planes, digits, 2)
+                    else:
+                        lut_gemv_stretch(here, &next, groups, tables + at * size, size, rows * size,
+                                       x_scales + at, absolutes + at, x_sums + at, rows,
+                                       y + t * block * 32, block, planes, digits, 1)
+                group += groups
+            for t in range(tiles):
+                store_tile(w, y + t * block * 32, block, out + row * out_stride, out_stride,
+                           tile + t)
+            tile += tiles
+        row += block

@@ -1,0 +1,127 @@
+# Products on AVX-512 VNNI: unsigned codes of weights times the signed bytes of activations.pxi,
+# in int32, a block of rows of x at a time (avx512_int4.pxi, avx512_ternary.pxi). What a code is too
+# large by is the same for all k of a group and is taken off once, times the sum of the activations:
+#   ternary  a + b   less 1             int4   nibble   less its zero point (8 where symmetric)
+
+cdef inline Py_ssize_t wide_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+    # y of all rows.
+    return rows * 128
+
+
+cdef struct WideScales:
+    # What one tile and kernel group adds to y: what its codes are too large by, and scales.
+    bint same_offset              # of all rows: offset, else offsets
+    int32_t offset
+    __m512i offsets_i32x16[2]
+    __m512 scales_f32x16[2]
+
+
+cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
+                                  WideScales *t) noexcept nogil:
+    cdef __m512i nibbles_i32x16
+    load_32_scales(<const char *>w.scales + scales_at(w, tile, group), w.scales_float32,
+                   t.scales_f32x16)
+    t.same_offset = format != FORMAT_INT4 or w.zero_points == NULL
+    t.offset = 8 if format == FORMAT_INT4 else 1
+    if not t.same_offset:
+        nibbles_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(
+            <const __m128i *>(<const uint8_t *>w.zero_points + scale_block(w, tile, group) * 16)))
+        t.offsets_i32x16[0] = _mm512_and_si512(nibbles_i32x16, _mm512_set1_epi32(15))
+        t.offsets_i32x16[1] = _mm512_srli_epi32(nibbles_i32x16, 4)
+
+
+cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int planes,
+                         float x_scale, int32_t x_sum, float *y) noexcept nogil:
+    # y += sum * (w_scale * x_scale), each operation rounded by itself, for one row of x.
+    cdef int h
+    cdef __m512i sum_i32x16
+    cdef __m512 x_scale_f32x16 = _mm512_set1_ps(x_scale)
+    for h in range(2):
+        sum_i32x16 = sums_i32x16[h]
+        if planes == 2:
+            sum_i32x16 = _mm512_add_epi32(_mm512_slli_epi32(sum_i32x16, 8), sums_i32x16[2 + h])
+        if not t.same_offset:
+            sum_i32x16 = _mm512_sub_epi32(sum_i32x16, _mm512_mullo_epi32(
+                t.offsets_i32x16[h], _mm512_set1_epi32(x_sum)))
+        _mm512_storeu_ps(y + h * 16, _mm512_add_ps(
+            _mm512_loadu_ps(y + h * 16),
+            _mm512_mul_ps(_mm512_cvtepi32_ps(sum_i32x16),
+                          _mm512_mul_ps(t.scales_f32x16[h], x_scale_f32x16))))
+
+
+cdef inline void plane_block(const Weights *w, const uint8_t *packed, const int8_t *x,
+                             const WideScales *t, const float *x_scales, const int32_t *x_sums,
+                             float *y, int format, int planes, int rows) noexcept nogil:
+    # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
+    cdef __m512i sums_i32x16[16]
+    cdef int32_t starts[8]
+    cdef int n
+    for n in range(rows):
+        # Of two planes the first is the high bytes.
+        starts[n * planes] = 0
+        starts[n * planes + planes - 1] = -t.offset * x_sums[n] if t.same_offset else 0
+    if format == FORMAT_INT4:
+        int4_dots(packed, x, starts, w.group_size, sums_i32x16, rows * planes)
+    else:
+        ternary_dots(packed, x, starts, w.group_size, sums_i32x16, rows * planes)
+    for n in range(rows):
+        add_row(t, sums_i32x16 + 2 * n * planes, planes, x_scales[n], x_sums[n], y + n * 32)
+
+
+cdef inline Py_ssize_t plane_rows(const Weights *w, const uint8_t *packed, const int8_t *x,
+                                  const WideScales *t, const float *x_scales,
+                                  const int32_t *x_sums, float *y, int format, int planes,
+                                  Py_ssize_t rows) noexcept nogil:
+    # Takes as many rows as make a block and returns how many those were. Each shape is written out,
+    # so that it compiles to a loop of its own with its accumulators in registers.
+    if planes == 1 and rows >= 8:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 8)
+        return 8
+    if planes == 1 and rows == 7:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 7)
+        return 7
+    if planes == 1 and rows == 6:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 6)
+        return 6
+    if planes == 1 and rows == 5:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 5)
+        return 5
+    if rows >= 4:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 4)
+        return 4
+    if rows == 3:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 3)
+        return 3
+    if rows == 2:
+        plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 2)
+        return 2
+    plane_block(w, packed, x, t, x_scales, x_sums, y, format, planes, 1)
+    return 1
+
+
+cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+                                float *out, Py_ssize_t out_stride, void *scratch,
+                                const Piece *piece,
+                                int format, int planes) noexcept nogil:
+    cdef Py_ssize_t size = w.group_size * planes
+    cdef Py_ssize_t group_bytes = w.group_size * (16 if format == FORMAT_INT4 else 8)
+    cdef const int8_t *x = <const int8_t *>prepared
+    cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
+    cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
+    cdef const uint8_t *packed
+    cdef float *y = <float *>scratch
+    cdef WideScales t
+    cdef Py_ssize_t first = piece.row_begin
+    cdef Py_ssize_t count = piece.row_end - first
+    cdef Py_ssize_t tile, group, row, at
+    for tile in range(piece.tile_begin, piece.tile_end):
+        memset(y, 0, count * 32 * sizeof(float))
+        for group in range(w.groups):
+            load_wide_scales(w, format, tile, group, &t)
+            packed = w.packed + (tile * w.groups + group) * group_bytes
+            at = group * rows + first
+            row = 0
+            while row < count:
+                row += plane_rows(w, packed, x + (at + row) * size, &t, x_scales + at + row,
+                                  x_sums + at + row, y + row * 32, format, planes, count - row)
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -1,0 +1,114 @@
+"""setup.py: which modules are built for which machine, with which flags, and when they are old."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETUP = ROOT / "setup.py"
+pytestmark = pytest.mark.skipif(not SETUP.exists(), reason="an installed binq has no setup.py")
+
+
+@pytest.fixture
+def namespace(monkeypatch):
+    """Returns what setup.py defines, without running it."""
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    return runpy.run_path(str(SETUP))
+
+
+def build_ext(namespace):
+    from setuptools import Distribution
+
+    return namespace["BuildExt"](Distribution())
+
+
+def built(namespace, macros, msvc=False):
+    """Returns the flags of the modules that are built for a target, by the end of their names."""
+    names = [isa.module for isa in namespace["ISAS"]["ISAS"]] + list(namespace["DOORS"])
+    modules = [namespace["extension"](name) for name in names]
+    command = build_ext(namespace)
+    return {
+        ext.name.rpartition(".")[2]: ext.extra_compile_args
+        for ext in modules
+        if command.set_flags(ext, msvc, set(macros))
+    }
+
+
+def test_the_target_decides_what_is_built(namespace):
+    doors = {"portable", "_core", "_threads"}
+    assert set(built(namespace, {"__x86_64__"})) == doors | {"avx2", "avx512"}
+    assert set(built(namespace, {"__aarch64__"})) == doors | {"neon"}
+    assert set(built(namespace, {"__riscv"})) == doors
+    assert set(built(namespace, {"win-amd64"}, msvc=True)) == doors | {"avx2", "avx512"}
+    assert set(built(namespace, {"win-arm64"}, msvc=True)) == doors | {"neon"}
+
+
+def test_only_gcc_and_only_kernels_get_its_parameters(namespace):
+    gcc = built(namespace, {"__GNUC__", "__x86_64__"})
+    clang = built(namespace, {"__GNUC__", "__clang__", "__x86_64__"})
+    with_parameters = {name for name, flags in gcc.items() if any("--param" in f for f in flags)}
+    assert with_parameters == {"portable", "avx2", "avx512"}
+    assert not any("--param" in flag or "tree" in flag for f in clang.values() for flag in f)
+    assert all("-ffp-contract=off" in flags for flags in (*gcc.values(), *clang.values()))
+
+
+def test_the_flags_of_this_compiler_come_from_its_macros(namespace, tmp_path):
+    compiler = tmp_path / "cross-gcc"
+    compiler.write_text('#!/bin/sh\necho "#define __aarch64__ 1"\necho "#define __GNUC__ 12"\n')
+    compiler.chmod(0o755)
+    command = build_ext(namespace)
+    command.compiler = type("Compiler", (), {"compiler_so": [str(compiler), "-fPIC"]})
+    assert command.predefined_macros() == {"__aarch64__", "__GNUC__"}
+
+
+def test_a_missing_compiler_is_named(namespace, tmp_path):
+    command = build_ext(namespace)
+    command.compiler = type("Compiler", (), {"compiler_so": [str(tmp_path / "no-such-cc")]})
+    with pytest.raises(SystemExit, match=r"binq needs a C compiler: .*no-such-cc"):
+        command.predefined_macros()
+
+
+def test_one_architecture_is_left_of_several(namespace):
+    one = namespace["one_architecture"]
+    command = ["cc", "-arch", "x86_64", "-arch", "arm64", "-O2"]
+    assert one(["cc", "-arch", "arm64", "-O2"]) == ["cc", "-arch", "arm64", "-O2"]
+    assert one(command)[:2] == ["cc", "-O2"]
+    assert one(command).count("-arch") == 1
+
+
+def test_a_module_depends_on_what_it_is_made_of(namespace):
+    needed = {path.name for path in namespace["needs"](namespace["source"]("binq._core"))}
+    assert {"_core.pyx", "product.pxi", "table.pxd", "_threads.pxd", "cpu.h"} <= needed
+    assert not any("avx" in name for name in needed)
+    avx2 = {path.name for path in namespace["needs"](namespace["source"]("binq._native.x86.avx2"))}
+    assert {"lanes.h", "float_mode.h", "quantizers_search.pxi", "immintrin.pxd"} <= avx2
+    assert not any("avx512" in name or name == "tile.pxi" for name in avx2)
+
+
+def test_every_native_file_is_part_of_a_module(namespace):
+    names = [isa.module for isa in namespace["ISAS"]["ISAS"]] + list(namespace["DOORS"])
+    used = {
+        path.resolve() for name in names for path in namespace["needs"](namespace["source"](name))
+    }
+    kept = {
+        path.resolve()
+        for suffix in ("pyx", "pxd", "pxi", "h")
+        for path in (ROOT / "src").rglob(f"*.{suffix}")
+    }
+    assert kept == used
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell")
+def test_the_build_reads_the_rows_alone():
+    """setup.py runs before anything is compiled: isas.py must not need binq."""
+    code = "import runpy; print(len(runpy.run_path('src/binq/_native/isas.py')['ISAS']))"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) >= 4
