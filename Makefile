@@ -1,7 +1,11 @@
 # make demo            quantize, reload and multiply a small checkpoint (SRC=FOLDER takes your own)
-# make test            lint, types, the whole test suite, every example and benchmark once
+# make test            lint, types, the whole suite, every example and benchmark once, the site
 # make bench           speed, side by side with the rivals; writes docs/benchmarks.md and its plots
 # make coverage        the suite once more with branch coverage
+# make site            the documentation as a site in build/site; a warning is an error
+# make interop         the tests against other libraries, in .interop (torch and more: gigabytes)
+# make oldest          the suite on the lowest versions of numpy and the others, in .oldest
+# make wheel           sdist, a wheel made of it, and its selftest in an empty environment
 # make test-neon       the same kernel tests under qemu-aarch64, where the emulator is installed
 # make sanitizers      the native tests under GCC's address, undefined and thread sanitizers
 # make clean           removes everything that make created
@@ -12,7 +16,14 @@ PY     := $(VENV)/bin/python
 DEMO   ?= demo
 NATIVE := pyproject.toml setup.py $(shell find src -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.h')
 
-.PHONY: demo test lint types pytest examples benchmark-smoke bench coverage test-neon sanitizers clean
+PIP    := -m pip install --quiet --disable-pip-version-check
+BEGUN  := $(shell date +%s)
+# What binq and an extra need, a line each. Installed so, not as '.[test]', nothing compiles again.
+NEEDS   = $(PY) -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*p["dependencies"], *p["optional-dependencies"][sys.argv[1]], sep="\n")'
+
+.PHONY: demo test say lint types pytest examples benchmark-smoke bench coverage site interop oldest \
+	wheel test-neon sanitizers clean
 
 $(VENV)/pip.stamp:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "binq needs Python 3.11 or newer")'
@@ -21,21 +32,32 @@ $(VENV)/pip.stamp:
 
 # Editable installs: the Python files are the checkout's own, the native modules are compiled into it.
 $(VENV)/binq.stamp: $(VENV)/pip.stamp $(NATIVE)
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	$(PY) $(PIP) --editable .
 	touch $@
 
 $(VENV)/test.stamp: $(VENV)/binq.stamp
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(NEEDS) test >$(VENV)/test.txt
+	$(PY) $(PIP) --requirement $(VENV)/test.txt
 	touch $@
 
 $(VENV)/bench.stamp: $(VENV)/test.stamp
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(NEEDS) bench >$(VENV)/bench.txt
+	$(PY) $(PIP) --requirement $(VENV)/bench.txt
+	touch $@
+
+$(VENV)/docs.stamp: $(VENV)/binq.stamp
+	$(NEEDS) docs >$(VENV)/docs.txt
+	$(PY) $(PIP) --requirement $(VENV)/docs.txt
 	touch $@
 
 demo: $(VENV)/binq.stamp
 	$(PY) examples/demo.py $(if $(SRC),--src '$(SRC)') --out $(DEMO)
 
-test: lint types pytest examples benchmark-smoke test-neon
+test: say lint types pytest examples benchmark-smoke site test-neon
+	@echo "make test: all passed, in $$(( $$(date +%s) - $(BEGUN) )) seconds"
+
+say:
+	@echo "make test: some 20 minutes on two cores; binq is compiled once, in 3 of them"
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
@@ -60,6 +82,23 @@ bench: $(VENV)/bench.stamp
 coverage: $(VENV)/test.stamp
 	$(PY) -m pytest -q --cov=binq --cov-branch --cov-report=term-missing
 
+site: $(VENV)/docs.stamp
+	$(PY) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/site
+
+# The compiled modules are those of $(VENV): both are of one Python.
+interop: $(VENV)/test.stamp
+	$(PYTHON) -m venv .interop
+	.interop/bin/python $(PIP) --requirement $(VENV)/test.txt --requirement tests/interop/requirements.txt
+	PYTHONPATH=src .interop/bin/python -m pytest -q -m interop tests
+
+oldest: $(VENV)/test.stamp
+	$(PYTHON) -m venv .oldest
+	.oldest/bin/python $(PIP) --requirement $(VENV)/test.txt --requirement tests/oldest.txt
+	PYTHONPATH=src .oldest/bin/python -m pytest -q
+
+wheel: $(VENV)/pip.stamp
+	tests/wheel.sh
+
 test-neon: $(VENV)/test.stamp
 	tests/qemu-aarch64.sh
 
@@ -68,5 +107,5 @@ sanitizers: $(VENV)/test.stamp
 	tests/sanitizers.sh thread
 
 clean:
-	rm -rf $(VENV) build dist $(DEMO) src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .interop .oldest build dist $(DEMO) src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find src -name '*.so' -delete
