@@ -83,7 +83,7 @@ coverage: $(VENV)/test.stamp
 	$(PY) -m pytest -q --cov=binq --cov-branch --cov-report=term-missing
 
 site: $(VENV)/docs.stamp
-	$(PY) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/site
+	$(PY) -m sphinx --builder html --fail-on-warning --keep-going --fresh-env --quiet docs build/site
 
 # The compiled modules are those of $(VENV): both are of one Python.
 interop: $(VENV)/test.stamp
