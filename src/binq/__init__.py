@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from binq._version import __version__
 from binq.array.array import QuantizedArray
 from binq.array.linear import linear, matmul
-from binq.errors import FormatError, NonFiniteError, ScaleRangeWarning, UnsupportedFormatError
+from binq.errors import (
+    FormatError,
+    NonFiniteError,
+    ScaleRangeWarning,
+    SizeWarning,
+    UnsupportedFormatError,
+)
 from binq.methods.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
@@ -29,6 +35,7 @@ __all__ = [
     "NonFiniteError",
     "QuantizedArray",
     "ScaleRangeWarning",
+    "SizeWarning",
     "UnsupportedFormatError",
     "__version__",
     "cpu_info",

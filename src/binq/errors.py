@@ -15,3 +15,7 @@ class UnsupportedFormatError(NotImplementedError):
 
 class ScaleRangeWarning(UserWarning):
     """A scale does not fit float16, so the scales of that tensor are kept in float32."""
+
+
+class SizeWarning(UserWarning):
+    """Packed weights take more memory than float16 ones would: padding outweighs the weights."""

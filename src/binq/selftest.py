@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from binq import _core
 from binq.array.array import QuantizedArray
+from binq.array.choices import ActivationsName, FormatName
 from binq.array.linear import linear
 from binq.convert import quantize_checkpoint
 from binq.convert.verify import verify
@@ -22,7 +23,19 @@ from binq.runtime import cpu_info
 
 # sha256 over the products of _cases(): the same on every machine and kernel set.
 EXPECTED = "d0d39c58a6f2871b9fee264699bf762fc84e575bf5c8cf08e62c6d0f6fa928b3"
-_SAMPLE = ((1, "int8"), (1, "int16"), (5, "int8"), (5, "int16"), (40, "int8"), (40, "int16"))
+_SAMPLE: tuple[tuple[int, ActivationsName], ...] = (
+    (1, "int8"),
+    (1, "int16"),
+    (5, "int8"),
+    (5, "int16"),
+    (40, "int8"),
+    (40, "int16"),
+)
+_LEVELS: tuple[tuple[FormatName, int, int], ...] = (
+    ("binary", -1, 1),
+    ("ternary", -1, 1),
+    ("int4", -8, 7),
+)
 
 
 def selftest(say: Callable[[str], None]) -> bool:
@@ -39,7 +52,7 @@ def selftest(say: Callable[[str], None]) -> bool:
         passed &= same
         say(f"{name}: integer products {'are exact' if same else 'DIFFER from the definition'}")
     _core.use_isa(before)
-    for format in ("binary", "ternary", "int4"):
+    for format, *_ in _LEVELS:
         say(_speed(format))
     problems = _convert()
     passed &= not problems
@@ -50,14 +63,14 @@ def selftest(say: Callable[[str], None]) -> bool:
 def digest() -> str:
     """Returns the sha256 of integer products of fixed codes and activations."""
     found = hashlib.sha256()
-    for format, low, high in (("binary", -1, 1), ("ternary", -1, 1), ("int4", -8, 7)):
+    for format, low, high in _LEVELS:
         q, x = _case(format, low, high)
         for rows, mode in _SAMPLE:
             found.update(linear(x[:rows], q, activations=mode).tobytes())
     return found.hexdigest()
 
 
-def _case(format: str, low: int, high: int) -> tuple[QuantizedArray, NDArray[np.float32]]:
+def _case(format: FormatName, low: int, high: int) -> tuple[QuantizedArray, NDArray[np.float32]]:
     """Codes, scales and activations by a small formula: no generator that could change."""
     k = np.arange(70 * 300, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
     levels = [low, high] if format == "binary" else list(range(low, high + 1))
@@ -68,7 +81,7 @@ def _case(format: str, low: int, high: int) -> tuple[QuantizedArray, NDArray[np.
     return q, x.astype(np.float32)
 
 
-def _speed(format: str, features: int = 2048) -> str:
+def _speed(format: FormatName, features: int = 2048) -> str:
     w = np.random.default_rng(0).standard_normal((features, features), dtype=np.float32)
     q = quantize(w, format, method="absmax" if format == "int4" else "absmean")
     parts = []

@@ -168,6 +168,13 @@ def test_weights_that_look_like_nothing_else():
     [
         (lambda q, x: x @ q, TypeError, "x @ q sums over the rows of q, of shape (70, 300)"),
         (lambda q, x: np.dot(x, q), TypeError, "write x @ q.T"),
+        (lambda q, x: x[:70] @ q, TypeError, "are quantized as quantize(w.T, ...); then"),
+        (lambda q, x: q.T @ x, TypeError, "or quantize(w.T, ...) @ x with w the floats of q"),
+        (
+            lambda q, x: binq.linear(x[:70], q),
+            ValueError,
+            "got (70,): weights (in_features, out_features), multiplied as x @ w, are quantized",
+        ),
         (lambda q, x: q.T @ x, TypeError, "write q.dequantize().T @ x"),
         (lambda q, x: q @ q.T, TypeError, "the product of two packed arrays is not supported"),
         (lambda q, x: q @ q, TypeError, "call .dequantize() on one"),
@@ -207,6 +214,19 @@ def test_weights_that_look_like_nothing_else():
 def test_pairs_that_fail(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call(make(), normal(300))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (3, 64, 64)])
+def test_square_weights_get_no_hint_that_could_be_wrong(shape):
+    # (in, out) weights of GPT-2, Keras, Flax, ONNX: x @ q.T would be wrong without a word.
+    q = make(shape)
+    with pytest.raises(TypeError) as caught:
+        normal(2, 64) @ q
+    assert f"quantize({'w.T' if len(shape) == 2 else 'w.mT'}, ...)" in str(caught.value)
+    assert "q.T" not in str(caught.value)
+    assert "q.mT" not in str(caught.value)
+    with pytest.raises(TypeError, match=r"write x @ q\.mT$"):
+        normal(2, 64) @ make((3, 40, 64))
 
 
 def test_dot_takes_no_stacks():

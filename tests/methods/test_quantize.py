@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from pathlib import Path
 
 import hypothesis.strategies as st
 import ml_dtypes
@@ -12,6 +13,7 @@ from strategies import DISTRIBUTIONS, FLOAT_DTYPES, LAYOUTS, relay, sample, weig
 
 import binq
 from binq import _core, reference
+from binq.array.packing import Packing
 from binq.reference import quantizers
 
 METHODS = [
@@ -42,12 +44,15 @@ def quantize(w, format, method, symmetric, group_size=128, scale_dtype="float16"
             symmetric=symmetric,
             scale_dtype=scale_dtype,
         )
-    assert all(w.category is binq.ScaleRangeWarning for w in caught)
-    return q, bool(caught)
+    kinds = {w.category for w in caught}
+    assert kinds <= {binq.ScaleRangeWarning, binq.SizeWarning}
+    assert (binq.SizeWarning in kinds) == (q.nbytes > 2 * q.size)
+    return q, binq.ScaleRangeWarning in kinds
 
 
 def expected(w, format, method, symmetric, group_size, scale_dtype="float16"):
     """Returns the reference's (packed, scales, zero points) and whether it needed float32."""
+    group_size = Packing("int4", group_size).fitted(np.shape(w)[-1]).group_size
     try:
         parts = reference.quantize(w, format, group_size, method, symmetric, scale_dtype)
         return parts, False
@@ -496,3 +501,47 @@ def test_dequantize():
         binq.dequantize(w)
     with pytest.raises(TypeError, match="dtype must be a float"):
         binq.dequantize(q, np.int8)
+
+
+@pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
+@pytest.mark.parametrize(
+    ("columns", "asked", "group"),
+    [
+        (64, 128, 64),
+        (1, 256, 32),
+        (33, 64, 64),
+        (32, 32, 32),
+        (100, 256, 128),
+        (128, 128, 128),
+        (129, 128, 128),
+        (65, 64, 64),
+        (0, 128, 32),
+        (64, None, None),
+    ],
+)
+def test_narrow_rows_take_the_smallest_group_that_holds_them(format, columns, asked, group):
+    w = np.random.default_rng(3).standard_normal((40, columns), dtype=np.float32)
+    q, _ = quantize(w, format, "mse", True, asked)
+    assert q.group_size == group
+    parts = reference.quantize(w, format, asked, "mse", True, "float16")
+    np.testing.assert_array_equal(q.scales, parts[1])
+
+
+def test_narrow_weights_are_small():
+    w = np.random.default_rng(3).standard_normal((1000, 64), dtype=np.float32)
+    assert binq.quantize(w, "int4").bits_per_weight < 5
+    assert binq.quantize(w, "binary").bits_per_weight < 1.5
+
+
+@pytest.mark.filterwarnings("error::binq.SizeWarning")
+def test_what_is_larger_than_float16_is_said():
+    w = np.ones((1, 4096), np.float32)
+    message = (
+        r"packed weights of shape \(1, 4096\) take 67584 bytes, float16 ones 8192: rows are padded"
+    )
+    with pytest.warns(binq.SizeWarning, match=message) as caught:
+        binq.quantize(w, "int4")
+    assert Path(caught[0].filename) == Path(__file__)
+    binq.quantize(np.ones((9, 4096), np.float32), "int4")
+    binq.quantize(np.ones((3, 4096), np.float32), "binary", group_size=256)
+    binq.quantize(np.ones((0, 4096), np.float32), "int4")

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from binq import _memory
 from binq.array.checks import check_codes, check_float_dtype, check_group_values, check_out
+from binq.array.choices import FormatName
 from binq.array.packed import Packed
 from binq.array.packing import FLOAT16, FLOAT32, Packing
 from binq.array.protocols import PackedOperand
@@ -57,7 +58,7 @@ class QuantizedArray(PackedOperand):
 
     def __init__(
         self,
-        format: str,
+        format: FormatName,
         shape: tuple[int, ...],
         group_size: int | None,
         symmetric: bool,
@@ -76,7 +77,7 @@ class QuantizedArray(PackedOperand):
         codes: ArrayLike,
         scales: ArrayLike,
         *,
-        format: str,
+        format: FormatName,
         group_size: int | None = 128,
         zero_points: ArrayLike | None = None,
         offsets: ArrayLike | None = None,

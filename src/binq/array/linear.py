@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from binq.array.array import QuantizedArray
+from binq.array.choices import ActivationsName
 from binq.array.product import multiply
 from binq.array.protocols import PackedOperand, matmul_operands
 
@@ -14,7 +15,7 @@ def linear(
     x: ArrayLike,
     q: QuantizedArray,
     bias: ArrayLike | None = None,
-    activations: str = "int16",
+    activations: ActivationsName = "int16",
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Returns ``x @ q.mT + bias``: a linear layer with packed weights.
@@ -53,7 +54,7 @@ def matmul(
     a: Any,
     b: Any,
     *,
-    activations: str = "int16",
+    activations: ActivationsName = "int16",
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Returns ``a @ b`` where one of the two is packed, with numpy.matmul's rules for shapes.

@@ -1,13 +1,13 @@
 """Packing: how weights are packed, all that decides the stored arrays beside their shape."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from binq.array.checks import check_bool, check_choice, check_group_size
-from binq.formats import Format, Geometry, get_format
+from binq.formats import GROUP_SIZES, Format, Geometry, get_format
 from binq.formats.zeros import NONE, OFFSET, zeros_shape
 
 UINT8 = np.dtype(np.uint8)
@@ -78,6 +78,19 @@ class Packing:
     def bits(self) -> int:
         """Returns the bits of a stored code."""
         return self.kind.bits
+
+    def fitted(self, in_features: int) -> Self:
+        """Returns the packing with the smallest group that holds a row, where one group does.
+
+        The weights are the same, without the padding that the larger group would need. One scale
+        a row (None) and rows of more than one group stay as they are.
+
+        >>> Packing("int4", 128).fitted(64).group_size, Packing("int4", 64).fitted(100).group_size
+        (64, 64)
+        """
+        if self.group_size is None or in_features > self.group_size:
+            return self
+        return replace(self, group_size=next(s for s in GROUP_SIZES if s >= in_features))
 
     def geometry(self, shape: tuple[int, ...]) -> Geometry:
         """Returns the geometry of each matrix of weights of a shape."""

@@ -44,10 +44,7 @@ def multiply(
     q_shape = q.shape
     shape = x.shape
     if not shape or shape[-1] != q_shape[-1]:
-        raise ValueError(
-            f"x must have shape (..., {q_shape[-1]}) to meet weights of shape {q_shape}, "
-            f"got {shape}"
-        )
+        raise ValueError(_misfit(shape, q_shape))
     is_stack = len(q_shape) > 2
     if is_stack:
         shape = stack_shape(shape, q_shape)
@@ -76,6 +73,14 @@ def multiply(
     if y is not target:
         target[...] = y
     return target
+
+
+def _misfit(shape: tuple[int, ...], q_shape: tuple[int, ...]) -> str:
+    """Returns what is wrong with an x of that shape."""
+    text = f"x must have shape (..., {q_shape[-1]}) to meet weights of shape {q_shape}, got {shape}"
+    if shape[-1:] == q_shape[-2:-1]:
+        text += ": weights (in_features, out_features), multiplied as x @ w, are quantized as w.T"
+    return text
 
 
 def stack_shape(x_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> tuple[int, ...]:

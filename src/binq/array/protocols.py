@@ -115,10 +115,7 @@ def matmul_operands(
             raise TypeError(
                 "the product of two packed arrays is not supported: call .dequantize() on one"
             )
-        raise TypeError(
-            f"x @ q sums over the rows of q, of shape {b.shape}, which are not stored for "
-            "that: write x @ q.T (q.mT for a stack), or x @ q.dequantize()"
-        )
+        raise _input_major(a, b.shape)
     if not isinstance(a, PackedOperand):
         raise TypeError(
             "matmul needs a QuantizedArray or its transpose, got "
@@ -127,7 +124,7 @@ def matmul_operands(
     if a._is_transposed:
         raise TypeError(
             "q.T @ x sums over the rows of q, which are not stored for that: "
-            "write q.dequantize().T @ x"
+            "write q.dequantize().T @ x, or quantize(w.T, ...) @ x with w the floats of q"
         )
     x = plain_array("x", b)
     if x.ndim < 2:
@@ -147,6 +144,27 @@ def matmul_operands(
         multiply(x.mT, a._data, None, activations, checked.mT)
         return checked
     return multiply(x.mT, a._data, None, activations).mT
+
+
+def _input_major(x: Any, shape: tuple[int, ...]) -> TypeError:
+    """Returns what to say of ``x @ q``, which sums over the rows of q, of a shape.
+
+    A hint of x @ q.T would be silently wrong where the weights were (in_features, out_features)
+    and square, so it is given only where the shapes rule that out.
+    """
+    *lead, rows, columns = shape
+    said = (
+        f"x @ q sums over the rows of q, of shape {shape}: packed weights are "
+        "(out_features, in_features) and sum over in_features"
+    )
+    sizes = getattr(x, "shape", (0,))
+    if sizes[-1:] == (columns,) and columns != rows:
+        return TypeError(f"{said}: write x @ q.{'mT' if lead else 'T'}")
+    w_t = "w.mT" if lead else "w.T"
+    return TypeError(
+        f"{said}. Weights w (in_features, out_features), multiplied as x @ w, are quantized as "
+        f"quantize({w_t}, ...); then the product is binq.linear(x, q)"
+    )
 
 
 def _dot(a: Any, b: Any, out: Any = None) -> Any:

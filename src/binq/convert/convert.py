@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from binq.array.checks import check_int, check_path
+from binq.array.choices import FormatName, MethodName, NonfiniteName, ZeroName
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.plan import Plan, Settings, make_plan
 from binq.convert.report import Report
@@ -23,13 +24,13 @@ from binq.methods import Method
 def quantize_checkpoint(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
-    format: str = "int4",
+    format: FormatName = "int4",
     *,
     group_size: int | None = 128,
-    method: str | Method | None = None,
+    method: MethodName | Method | None = None,
     symmetric: bool = True,
-    zero: str | None = None,
-    nonfinite: str = "raise",
+    zero: ZeroName | None = None,
+    nonfinite: NonfiniteName = "raise",
     rules: Iterable[str] = (),
     embeddings: str | None = None,
     lm_head: str | None = None,

@@ -1,7 +1,7 @@
 """What will become of each tensor of a checkpoint, decided before a byte is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -181,7 +181,7 @@ def _decide(
         choice, reason = options[tensor.role], tensor.reason
     elif tensor.role in ("embedding", "head") and tensor.quantize:
         # Stored in one or two bits: packed without loss, or else not at all.
-        return Item(tensor, default, tensor.exact_format(source))
+        return _item(tensor, default, tensor.exact_format(source))
     else:
         choice = default if tensor.quantize else None
         reason = tensor.reason
@@ -193,6 +193,15 @@ def _decide(
     exact = tensor.exact_format(source)
     if exact is not None and exact.packing.bits > choice.packing.bits:
         exact = None
+    return _item(tensor, choice, exact)
+
+
+def _item(tensor: LogicalTensor, choice: Choice, exact: Exact | None) -> Item:
+    """Returns a packed tensor, in the smallest group that holds a row where one group does."""
+    columns = tensor.shape[-1]
+    choice = replace(choice, packing=choice.packing.fitted(columns))
+    if exact is not None:
+        exact = replace(exact, packing=exact.packing.fitted(columns))
     return Item(tensor, choice, exact)
 
 

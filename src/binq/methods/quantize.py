@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from binq.array import QuantizedArray
 from binq.array.checks import as_float32, check_choice, is_ml_float, plain_array
+from binq.array.choices import FormatName, MethodName, NonfiniteName, ScaleDType, ZeroName
 from binq.array.packed import Packed
 from binq.array.packing import FLOAT32, Packing
-from binq.errors import NonFiniteError, ScaleRangeWarning
+from binq.errors import NonFiniteError, ScaleRangeWarning, SizeWarning
 from binq.methods.method import Method, Native, Nonfinite, ScaleRange, Task
 
 METHODS: dict[str, Method] = {name: Native(name) for name in ("mse", "absmax", "absmean")}
@@ -25,14 +26,14 @@ _BLOCK = 1 << 20
 
 def quantize(
     w: ArrayLike,
-    format: str,
+    format: FormatName,
     *,
     group_size: int | None = 128,
-    method: str | Method = "mse",
+    method: MethodName | Method = "mse",
     symmetric: bool = True,
-    zero: str | None = None,
-    scale_dtype: DTypeLike = "float16",
-    nonfinite: str = "raise",
+    zero: ZeroName | None = None,
+    scale_dtype: ScaleDType = "float16",
+    nonfinite: NonfiniteName = "raise",
     importance: ArrayLike | None = None,
 ) -> QuantizedArray:
     """Returns w in packed form: a few bits a weight and a scale for each group.
@@ -41,10 +42,12 @@ def quantize(
     ``scale * (code - zero_point)`` (int4) and ``scale * code + offset`` (binary).
 
     - w: ``(..., out_features, in_features)``, real numbers of any dtype and memory layout; read
-      as float32 and never changed
+      as float32 and never changed. The product is ``x @ q.T``: weights that are multiplied as
+      ``x @ w``, (in_features, out_features), are quantized as ``w.T``
     - format: ``"binary"`` (−1 and +1), ``"ternary"`` (−1, 0 and +1) or ``"int4"`` (16 levels)
     - group_size: 32, 64, 128 or 256 weights of a row that share a scale, or None: the whole row.
-      The last group of a row may be shorter
+      The last group of a row may be shorter; where one group holds the row, ``q.group_size`` is
+      the smallest that does
     - method: ``"mse"``: the scale (and zero point) with the least squared error of all there are,
       found exactly in each group; or a quick rule: ``"absmax"`` (int4: ``max|w| / 7``; asymmetric:
       from the smallest to the largest weight) and ``"absmean"`` (``mean|w|``, as in BitNet b1.58
@@ -61,6 +64,7 @@ def quantize(
 
     Raises NonFiniteError (a ValueError) if w has inf or NaN, naming the first; TypeError for
     wrong types and dtypes; ValueError for the rest, such as a number that float32 cannot hold.
+    Warns (SizeWarning) where the result is larger than float16: rows are stored in tiles of 32.
 
     Rules: Rastegari et al. 2016 (arXiv 1603.05279), Ma et al. 2024 (arXiv 2402.17764); the exact
     searches are described in docs/choosing.md.
@@ -75,14 +79,22 @@ def quantize(
     packing = Packing.checked(format, group_size, symmetric, zero)
     chosen = get_method(method, packing)
     dtype = _check_scale_dtype(scale_dtype)
-    nonfinite = check_choice("nonfinite", nonfinite, ("raise", "zero"))
+    check_choice("nonfinite", nonfinite, ("raise", "zero"))
     weights = check_weights(w)
+    packing = packing.fitted(weights.shape[-1])
     task = Task(weights, packing, dtype, _check_importance(importance, weights, chosen))
     packed, widened = quantize_task(task, chosen, nonfinite)
     if widened:
         warnings.warn(
             "float16 does not hold every scale of w: its scales are kept in float32",
             ScaleRangeWarning,
+            stacklevel=2,
+        )
+    if packed.nbytes > 2 * packed.size:
+        warnings.warn(
+            f"packed weights of shape {packed.shape} take {packed.nbytes} bytes, float16 ones "
+            f"{2 * packed.size}: rows are padded to tiles of 32, columns to whole groups",
+            SizeWarning,
             stacklevel=2,
         )
     return QuantizedArray._of(packed)

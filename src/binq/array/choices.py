@@ -1,0 +1,14 @@
+"""The words that arguments take, as types: a type checker refuses ``quantize(w, "int5")``."""
+
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+FormatName: TypeAlias = Literal["binary", "ternary", "int4"]
+MethodName: TypeAlias = Literal["mse", "absmax", "absmean"]
+ZeroName: TypeAlias = Literal["code", "offset"]
+ActivationsName: TypeAlias = Literal["float32", "int16", "int8"]
+NonfiniteName: TypeAlias = Literal["raise", "zero"]
+ScaleDType: TypeAlias = (
+    Literal["float16", "float32"] | type[np.float16] | type[np.float32] | np.dtype[Any]
+)
