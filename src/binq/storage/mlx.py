@@ -28,12 +28,15 @@ from binq.storage.base import (
 )
 from binq.storage.bits import unpack
 from binq.storage.mxfp4 import BLOCK, Mxfp4
+from binq.storage.widths import input_widths
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
 _BITS = (1, 2, 3, 4, 5, 6, 8)
 _GROUPS = (32, 64, 128)
+# What MLX takes where the settings of a module do not say.
+_BITS_UNSAID, _GROUP_UNSAID = 4, 64
 _SCAN_BYTES = 1 << 25
 _FLOATS = ("F16", "BF16", "F32")
 
@@ -169,6 +172,7 @@ def _few_bits(scales: NDArray[np.float32]) -> bool:
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the packed weights of an MLX checkpoint by name: all that have scales beside them."""
+    own = {key: value for key, value in config.items() if isinstance(value, Mapping)}
     found: dict[str, Storage] = {}
     for scales in sorted(names):
         if not scales.endswith(".scales"):
@@ -177,25 +181,72 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
         name, biases = module + ".weight", module + ".biases"
         if name not in names:
             raise FormatError(f"{source.path}: {scales!r} has no {name!r}")
-        options = config.get(module, {})
-        if not isinstance(options, Mapping):
-            raise FormatError(f"{source.path}: {scales!r} belongs to a module of type {options!r}")
-        options = {**config, **options}
-        mode, bits, group = (options.get(key) for key in ("mode", "bits", "group_size"))
-        if mode in (None, "affine"):
+        if config.get(module, True) is not True and module not in own:
+            raise FormatError(
+                f"{source.path}: {scales!r} belongs to a module of type {config[module]!r}"
+            )
+        settings = own.get(module)
+        # What a module has of its own is affine unless it says otherwise.
+        mode = (config if settings is None else settings).get("mode") or "affine"
+        if mode == "affine":
             if biases not in names:
                 raise FormatError(f"{source.path}: {scales!r} has no {biases!r}")
-            whole = type(bits) is int and type(group) is int
-            if not whole or bits not in _BITS or group not in _GROUPS:
-                raise UnsupportedFormatError(
-                    f"{source.path}: {module!r}: MLX weights of {bits!r} bits, group {group!r}"
-                )
+            bits, group = _sizes(source, config, own, module)
             found[name] = _affine(source, (name, scales, biases), bits, group)
         elif mode == "mxfp4" and biases not in names:
             found[name] = _mxfp4(source, name, scales)
         else:
             raise UnsupportedFormatError(f"{source.path}: {module!r}: MLX mode {mode!r}")
     return found
+
+
+def _sizes(
+    source: "Checkpoint",
+    config: Mapping[str, Any],
+    own: Mapping[str, Mapping[str, Any]],
+    module: str,
+) -> tuple[int, int]:
+    """Returns bits and group size of an affine module.
+
+    The stored shapes fix their product alone: 8 bits in groups of 32 look like 4 bits in groups of
+    64 of twice as many inputs. So the settings of a module itself count; where the configuration
+    names it under another prefix or not at all, the number of its inputs decides.
+    """
+    settings = own.get(module)
+    if settings is None:
+        near = [
+            value
+            for key, value in own.items()
+            if key.endswith("." + module) or module.endswith("." + key)
+        ]
+        settings = near[0] if near and all(value == near[0] for value in near) else config
+    bits, group = settings.get("bits", _BITS_UNSAID), settings.get("group_size", _GROUP_UNSAID)
+    if not _known(bits, group):
+        raise UnsupportedFormatError(
+            f"{source.path}: {module!r}: MLX weights of {bits!r} bits, group {group!r}"
+        )
+    words = prod(source.info(f"{module}.weight").shape[-1:])
+    groups = prod(source.info(f"{module}.scales").shape[-1:])
+    widths = sorted(input_widths(source.config, module))
+    fitting = [
+        (32 * words // width, width // groups)
+        for width in widths
+        if groups and 32 * words % width == 0 and width % groups == 0
+    ]
+    fitting = [sizes for sizes in fitting if _known(*sizes)]
+    if not widths or (bits, group) in fitting:
+        return bits, group
+    if module not in own and len(fitting) == 1:
+        return fitting[0]
+    raise FormatError(
+        f"{source.path}: {module!r}: {bits} bits in groups of {group} give "
+        f"{32 * words // bits} inputs, by config.json they are {' or '.join(map(str, widths))}"
+    )
+
+
+def _known(bits: object, group: object) -> bool:
+    """Returns whether MLX has affine weights of these sizes."""
+    return type(bits) is int and type(group) is int and bits in _BITS and group in _GROUPS
 
 
 def _affine(source: "Checkpoint", names: tuple[str, str, str], bits: int, group: int) -> MlxAffine:

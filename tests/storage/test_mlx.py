@@ -1,0 +1,132 @@
+"""MLX: which settings a module has, and what its shapes leave open."""
+
+import numpy as np
+import pytest
+from checkpoints import models
+from checkpoints.exactness import DOWN, check, refuse
+from checkpoints.fixtures import BF16, Written, floats, integers, mlx_affine, mxfp4, save, scales_of
+
+from binq.errors import FormatError, UnsupportedFormatError
+from binq.files.checkpoint import Checkpoint
+from binq.models import logical_tensors
+from binq.storage.widths import input_widths
+
+MODULE = DOWN.removesuffix(".weight")
+QUERY = "model.layers.0.self_attn.q_proj"
+SIZES = {"hidden_size": 64, "intermediate_size": 256}
+
+
+def affine(written, module, shape, bits, group):
+    scales = scales_of(module, (*shape[:-1], shape[-1] // group), BF16)
+    biases = (floats(module + "b", scales.shape) / 10).astype(BF16)
+    codes = integers(module, 0, (1 << bits) - 1, shape)
+    mlx_affine(written, module, shape, bits, group, scales=scales, biases=biases, codes=codes)
+
+
+def saved(written, settings, **config):
+    return save(written, {**models.QWEN3, **config, "quantization": settings})
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", "other."])
+@pytest.mark.parametrize(("bits", "group"), [(8, 32), (4, 64), (2, 128), (6, 64), (3, 32)])
+def test_the_width_of_the_model_decides_where_no_module_is_named(tmp_path, bits, group, prefix):
+    """Any pair of these with the same product has the same shapes."""
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), bits, group)
+    named = {prefix + QUERY: {"group_size": 32, "bits": 5}}
+    check(saved(written, {"group_size": 64, "bits": 4, **named}, **SIZES))
+    check(saved(written, {"group_size": 64, "bits": 4}, text_config=SIZES))
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", ""])
+def test_settings_under_another_prefix_count(tmp_path, prefix):
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), 8, 32)
+    check(
+        saved(
+            written, {"group_size": 64, "bits": 4, prefix + MODULE: {"group_size": 32, "bits": 8}}
+        )
+    )
+
+
+def test_a_width_that_is_not_the_models_is_refused(tmp_path):
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), 4, 64)
+    for own in ({}, {MODULE: {"group_size": 64, "bits": 4}}):
+        settings = {"group_size": 64, "bits": 4, **own}
+        broken = saved(written, settings, hidden_size=64, intermediate_size=192)
+        refuse(broken, FormatError, "give 256 inputs, by config.json they are 192")
+    own = {MODULE: {"group_size": 32, "bits": 8}}
+    broken = saved(written, {"group_size": 64, "bits": 4, **own}, **SIZES)
+    refuse(broken, FormatError, "give 128 inputs, by config.json they are 256")
+
+
+@pytest.mark.parametrize("extra", [{}, {"mode": "affine"}, {"mode": None}])
+def test_settings_of_a_module_are_affine_unless_they_say_otherwise(tmp_path, extra):
+    written = Written(tmp_path)
+    affine(written, QUERY, (64, 256), 8, 64)
+    base = "model.layers.0.mlp.experts.down_proj"
+    mxfp4(written, base, (2, 256, 256))
+    blocks, exponents = written.stored.pop(base + "_blocks"), written.stored.pop(base + "_scales")
+    written.stored[base + ".weight"] = blocks.reshape(2, 256, 128).view(np.uint32)
+    written.stored[base + ".scales"] = exponents
+    written.values[base + ".weight"] = written.values.pop(base)
+    settings = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    settings[QUERY] = {"group_size": 64, "bits": 8, **extra}
+    config = {"model_type": "gpt_oss", "hidden_size": 256, "quantization": settings}
+    check(save(written, config), QUERY + ".weight")
+
+
+def test_what_settings_leave_out_is_mlx_default(tmp_path):
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), 8, 64)
+    check(saved(written, {"group_size": 32, "bits": 4, MODULE: {"bits": 8}}))
+
+
+def test_a_module_that_is_said_to_be_plain_is_refused(tmp_path):
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), 4, 64)
+    refuse(saved(written, {"group_size": 64, "bits": 4, MODULE: False}), FormatError, "type False")
+
+
+def test_a_mode_of_its_own_that_is_not_known_is_refused(tmp_path):
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), 4, 64)
+    own = {MODULE: {"group_size": 64, "bits": 4, "mode": "secret"}}
+    broken = saved(written, {"group_size": 64, "bits": 4, **own})
+    refuse(broken, UnsupportedFormatError, "mode 'secret'")
+
+
+@pytest.mark.parametrize(
+    ("module", "config", "widths"),
+    [
+        ("model.layers.3.self_attn.k_proj", {"hidden_size": 64}, [64]),
+        ("model.layers.3.self_attn.o_proj", {"hidden_size": 64, "num_attention_heads": 4}, []),
+        ("m.self_attn.o_proj", {"num_attention_heads": 4, "head_dim": 32}, [128]),
+        ("m.self_attn.o_proj", {"num_attention_heads": 4, "head_dim": 8, "model_type": "gemma4"}, []),
+        ("m.self_attn.q_b_proj", {"q_lora_rank": 24}, [24]),
+        ("m.linear_attn.out_proj", {"linear_num_value_heads": 2, "linear_value_head_dim": 8}, [16]),
+        ("m.mlp.switch_mlp.down_proj", {"intermediate_size": 9, "moe_intermediate_size": 7}, [7]),
+        ("m.mlp.experts.3.down_proj", {"intermediate_size": 9, "model_type": "gpt_oss"}, [9]),
+        ("m.mlp.experts.3.down_proj", {"intermediate_size": 9}, []),
+        ("shared_expert.down_proj", {"shared_expert_intermediate_size": 7}, []),
+        ("m.shared_experts.down_proj", {"moe_intermediate_size": 7, "n_shared_experts": 2}, [14]),
+        ("m.mlp.down_proj", {"intermediate_size": 9, "use_double_wide_mlp": True}, [9, 18]),
+        ("model.visual.blocks.0.attn.q_proj", {"hidden_size": 64}, []),
+        ("m.mlp.down_proj", {"intermediate_size": "9"}, []),
+        ("m.mystery", {"hidden_size": 64}, []),
+    ],
+)  # fmt: skip
+def test_widths_are_those_of_the_configuration(module, config, widths):
+    assert sorted(input_widths(config, module)) == widths
+    assert sorted(input_widths({"text_config": config}, module)) == widths
+
+
+def test_packed_weights_are_read_row_by_row(tmp_path):
+    written = Written(tmp_path)
+    affine(written, MODULE, (64, 256), 8, 32)
+    made = saved(written, {"group_size": 64, "bits": 4}, **SIZES)
+    with Checkpoint(made.path) as source:
+        (tensor,) = logical_tensors(source)
+        part = tensor.read_rows(source, 0, 5, 9)
+    np.testing.assert_array_equal(part, written.values[DOWN][5:9])
