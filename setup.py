@@ -118,7 +118,10 @@ class BuildExt(build_ext):
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             detail = getattr(error, "stderr", None) or error
-            sys.exit(f"binq needs a C compiler: {' '.join(command)} failed: {detail}")
+            sys.exit(
+                "binq needs a C compiler: install GCC (apt install gcc), Clang (xcode-select "
+                f"--install) or name yours in CC; {' '.join(command)} failed: {detail}"
+            )
         return set(re.findall(r"^#define (\w+)", done.stdout, re.MULTILINE))
 
     def set_flags(self, ext, msvc, macros):

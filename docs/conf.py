@@ -4,7 +4,7 @@ import binq
 
 project = "binq"
 author = "The binq authors"
-copyright = "the binq authors, Apache-2.0"  # noqa: A001
+copyright = "the binq authors, Apache-2.0"
 version = release = binq.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]

@@ -11,6 +11,7 @@ RUNS = [
     ["quantize_checkpoint.py", "{folder}/source", "{folder}/target", "--rule", "*k_proj*=keep"],
     ["demo.py", "--out", "{folder}/demo"],
     ["multiply.py", "2"],
+    ["search.py", "--documents", "2000", "--dimensions", "200", "--queries", "8"],
 ]
 # Needs a cluster library that is not installed for it; it must still say how it is used.
 NO_RUN = {"ray_executor.py", "smoke.py"}
