@@ -21,6 +21,7 @@ from binq.errors import (
     NonFiniteError,
     ScaleRangeWarning,
     SizeWarning,
+    UnknownModelWarning,
     UnsupportedFormatError,
 )
 from binq.methods.quantize import dequantize, quantize
@@ -36,6 +37,7 @@ __all__ = [
     "QuantizedArray",
     "ScaleRangeWarning",
     "SizeWarning",
+    "UnknownModelWarning",
     "UnsupportedFormatError",
     "__version__",
     "cpu_info",

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -139,6 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument("--embeddings", metavar="FORMAT[:gN]", help="kept otherwise")
     quantize.add_argument("--lm-head", metavar="FORMAT[:gN]", help="as --embeddings otherwise")
     quantize.add_argument(
+        "--family", metavar="NAME", help="rules of another model type; 'generic' for any model"
+    )
+    quantize.add_argument(
         "--max-shard-size", type=_shard_size, default="5", metavar="GB", help="5 (default)"
     )
     quantize.add_argument("--dry-run", action="store_true", help="show the plan and the sizes")
@@ -178,6 +182,8 @@ def _usage(message: str) -> NoReturn:
 def _quantize(options: argparse.Namespace) -> int:
     from binq.convert import quantize_checkpoint
     from binq.convert.rules import check_choice_of, parse_option, parse_rules
+    from binq.errors import UnknownModelWarning
+    from binq.models.table import by_name
 
     try:
         default = check_choice_of(
@@ -190,34 +196,39 @@ def _quantize(options: argparse.Namespace) -> int:
         parse_rules(options.rule, default)
         parse_option("--embeddings", options.embeddings, default)
         parse_option("--lm-head", options.lm_head, default)
+        if options.family is not None:
+            by_name(options.family)
         if options.plot:
             _check_plot(options.plot)
     except ValueError as error:
         _usage(str(error))
-    report = quantize_checkpoint(
-        options.src,
-        options.dst,
-        options.format,
-        group_size=options.group_size,
-        method=options.method,
-        symmetric=not options.asymmetric,
-        nonfinite=options.nonfinite,
-        rules=options.rule,
-        embeddings=options.embeddings,
-        lm_head=options.lm_head,
-        max_shard_bytes=options.max_shard_size,
-        dry_run=options.dry_run,
-        overwrite=options.overwrite,
-        resume=options.resume,
-        part=options.part,
-        finalize=options.finalize,
-        progress=True,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownModelWarning)  # the report says it too
+        report = quantize_checkpoint(
+            options.src,
+            options.dst,
+            options.format,
+            group_size=options.group_size,
+            method=options.method,
+            symmetric=not options.asymmetric,
+            nonfinite=options.nonfinite,
+            rules=options.rule,
+            embeddings=options.embeddings,
+            lm_head=options.lm_head,
+            family=options.family,
+            max_shard_bytes=options.max_shard_size,
+            dry_run=options.dry_run,
+            overwrite=options.overwrite,
+            resume=options.resume,
+            part=options.part,
+            finalize=options.finalize,
+            progress=True,
+        )
     _print(report.to_json() if options.json else str(report))
     if options.plot:
         report.plot(options.plot)
-    if report.unknown:
-        print(f"binq: {report.unknown_text}", file=sys.stderr)
+    for warning in report.warnings:
+        print(f"binq: {warning}", file=sys.stderr)
     return OK
 
 

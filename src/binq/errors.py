@@ -19,3 +19,7 @@ class ScaleRangeWarning(UserWarning):
 
 class SizeWarning(UserWarning):
     """Packed weights take more memory than float16 ones would: padding outweighs the weights."""
+
+
+class UnknownModelWarning(UserWarning):
+    """No family of models covers a checkpoint: its linear layers are told by shape and name."""

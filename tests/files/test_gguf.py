@@ -20,10 +20,10 @@ from checkpoints.fixtures import (
 from hypothesis import given, settings
 
 from binq import quantize_checkpoint
-from binq.errors import FormatError, UnsupportedFormatError
+from binq.errors import FormatError, UnknownModelWarning, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.files.gguf import OTHER_TYPES, GgufFile
-from binq.models import logical_tensors
+from binq.models import logical_tensors, what_is_unknown
 
 QWEN3 = {"general.architecture": "qwen3"}
 UP = "blk.0.ffn_up.weight"
@@ -107,10 +107,39 @@ def test_types_that_are_not_read_are_refused_by_name(tmp_path, kind):
         Checkpoint(path)
 
 
-def test_architecture_that_is_not_known_is_refused_by_name(tmp_path):
-    path = write(tmp_path, gguf_file({"general.architecture": "mamba"}, {}))
-    with Checkpoint(path) as source, pytest.raises(UnsupportedFormatError, match="'mamba'"):
+def test_architecture_that_was_not_checked_has_its_matrices_quantized(tmp_path):
+    shapes = {
+        "token_embd.weight": (64, 32), "blk.0.ssm_in.weight": (64, 32), "output.weight": (64, 32),
+        "blk.0.ssm_x.weight": (36, 32), "blk.0.attn_norm_2.weight": (32,),
+        "blk.0.ssm_conv1d.weight": (32, 4), "position_embd.weight": (16, 32),
+    }  # fmt: skip
+    tensors = {name: (0, s, floats(name, s).tobytes()) for name, s in shapes.items()}
+    path = write(tmp_path, gguf_file({"general.architecture": "mamba"}, tensors))
+    with Checkpoint(path) as source:
+        quantized = [tensor.name for tensor in logical_tensors(source) if tensor.quantize]
+        assert quantized == ["blk.0.ssm_in.weight"]
+        assert "'mamba'" in what_is_unknown(source)
+    with pytest.warns(UnknownModelWarning, match="'mamba'"):
+        report = quantize_checkpoint(path, tmp_path / "t")
+    assert "architecture 'mamba'" in str(report)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["prism.hadamard.version", "general.hadamard", "quarot.rotation.seed", "x.rotated", "walsh.n"],
+)
+def test_rotated_weights_are_refused_by_their_metadata(tmp_path, key):
+    written = Written(tmp_path)
+    tensors = {UP: gguf_tensor(written, UP, "Q2_0", (8, 256))}
+    with (
+        Checkpoint(write(tmp_path, gguf_file(QWEN3 | {key: 1}, tensors))) as source,
+        pytest.raises(UnsupportedFormatError, match=f"'{key}'.*rotated basis"),
+    ):
         logical_tensors(source)
+    # What says that nothing is rotated refuses nothing; nor do rotary embeddings.
+    metadata = QWEN3 | {key: False, "qwen3.rope.rotary_dim": 64}
+    with Checkpoint(write(tmp_path, gguf_file(metadata, tensors), "n.gguf")) as source:
+        assert logical_tensors(source)
 
 
 def test_metadata_of_every_kind_is_read(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -17,8 +18,10 @@ from binq.convert.rules import check_choice_of
 from binq.convert.shard import Progress
 from binq.convert.tensor_report import TensorReport
 from binq.convert.work import Work, check_target
+from binq.errors import UnknownModelWarning
 from binq.files.checkpoint import Checkpoint
 from binq.methods import Method
+from binq.models import what_is_unknown
 
 
 def quantize_checkpoint(
@@ -34,6 +37,7 @@ def quantize_checkpoint(
     rules: Iterable[str] = (),
     embeddings: str | None = None,
     lm_head: str | None = None,
+    family: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -62,6 +66,9 @@ def quantize_checkpoint(
     - embeddings, lm_head: a format such as ``"int4:g64"`` for these, which are kept otherwise (or
       packed without loss where they are stored in one or two bits), or ``"keep"``; embeddings
       serves for both
+    - family: the family of models (docs/checkpoints.md) whose rules decide, by its name or one of
+      its model types; ``"generic"`` for any model. None: the one that the source's configuration
+      tells, or the generic one, with an UnknownModelWarning
     - max_shard_bytes: where a new file begins
     - dry_run: plan only, write nothing
     - overwrite: replace what lies at dst; resume: go on with the work of a killed run of the same
@@ -87,7 +94,7 @@ def quantize_checkpoint(
     """
     default = check_choice_of(format, group_size, method, symmetric, zero, nonfinite)
     check_int("max_shard_bytes", max_shard_bytes, 1, 2**60)
-    settings = Settings(default, tuple(rules), embeddings, lm_head, max_shard_bytes)
+    settings = Settings(default, tuple(rules), embeddings, lm_head, max_shard_bytes, family)
     part = _check_part(part)
     # A link stays a link: the folder behind it is replaced.
     target = Path(os.path.realpath(check_path("dst", dst)))
@@ -95,6 +102,9 @@ def quantize_checkpoint(
         # First: what changes from here on is noticed.
         fingerprint = conversion_fingerprint(source, settings)
         plan = make_plan(source, settings)
+        unknown = what_is_unknown(source, family)
+        if unknown:
+            warnings.warn(f"{source.path}: {unknown}", UnknownModelWarning, stacklevel=2)
         if dry_run:
             return _planned(source, target, plan)
         check_target(source, target)
@@ -136,6 +146,7 @@ def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
 def _planned(source: Checkpoint, target: Path, plan: Plan, dry_run: bool = True) -> Report:
     report = Report(str(source.path), str(target), dry_run=dry_run, peak_bytes=plan.peak_bytes)
     report.tensors = [item.report(source) for item in plan.items]
+    report.notes = list(plan.notes)
     return report
 
 
@@ -154,6 +165,7 @@ def _finished(work: Work) -> Report:
     for result in work.results():
         for entry in result["tensors"]:
             report.tensors.append(TensorReport(**entry | {"shape": tuple(entry["shape"])}))
+    report.notes = list(work.plan.notes)
     return report
 
 

@@ -7,6 +7,7 @@ from binq._version import __version__
 from binq.convert.fingerprint import source_sample
 from binq.convert.plan import Plan, Settings
 from binq.files.checkpoint import Checkpoint
+from binq.models import find_family
 
 # Files that hold weights in some way: everything else is copied.
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
@@ -43,6 +44,7 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
         "rules": list(settings.rules),
         "embeddings": settings.embeddings,
         "lm_head": settings.lm_head,
+        "family": find_family(source, settings.family).name,
         "source_sample": source_sample(source),
         "transposed": sorted(
             item.tensor.name

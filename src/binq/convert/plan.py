@@ -12,7 +12,7 @@ from binq.files.checkpoint import Checkpoint
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
 from binq.files.writer import header_room
-from binq.models import logical_tensors
+from binq.models import logical_tensors, what_is_unknown
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
 from binq.storage.base import Exact
@@ -38,6 +38,7 @@ class Settings:
     embeddings: str | None = None
     lm_head: str | None = None
     max_shard_bytes: int = 5_000_000_000
+    family: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Plan:
     items: tuple[Item, ...]
     shards: tuple[tuple[Item, ...], ...]
     peak_bytes: int
+    notes: tuple[str, ...] = ()
 
     def shard_name(self, number: int) -> str:
         """Returns the file name of shard ``number``, counted from 0."""
@@ -127,7 +129,7 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
         options = {"embedding": choice, "head": choice}
     if settings.lm_head is not None:
         options["head"] = parse_option("lm_head", settings.lm_head, settings.default)
-    tensors = logical_tensors(source)
+    tensors = logical_tensors(source, settings.family)
     for rule in rules:
         matched = [tensor for tensor in tensors if rule.matches(tensor.name)]
         if not matched:
@@ -150,7 +152,9 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
         shards[-1].append(item)
         filled += nbytes
         header += room
-    return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default))
+    unknown = what_is_unknown(source, settings.family)
+    notes = (unknown,) if unknown else ()
+    return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default), notes)
 
 
 def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:

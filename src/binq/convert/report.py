@@ -19,7 +19,7 @@ class Report:
 
     ``print(report)`` shows a table, ``report.to_json()`` gives one document, ``report.plot(path)``
     draws it. ``bytes_done`` are the bytes of the source that this run worked off: less than all
-    where it went on with another's work.
+    where it went on with another's work. ``warnings`` is what to look at; the table ends with it.
     """
 
     source: str
@@ -29,6 +29,7 @@ class Report:
     dry_run: bool = False
     peak_bytes: int = 0
     bytes_done: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def bytes_before(self) -> int:
@@ -65,6 +66,11 @@ class Report:
             kept = f"1 matrix ({size}) was kept as it is,"
         return f"{kept} {self.unknown[0].name!r}: {UNKNOWN}; a rule can say what becomes of it"
 
+    @property
+    def warnings(self) -> list[str]:
+        """Returns what a user should look at, a sentence each."""
+        return [*self.notes, *([self.unknown_text] if self.unknown else [])]
+
     def to_json(self) -> str:
         """Returns one JSON document: totals and every tensor."""
         document = {
@@ -78,6 +84,7 @@ class Report:
             "peak_bytes": self.peak_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
+            "warnings": self.warnings,
             "tensors": [
                 asdict(t) | {"bits_per_weight": t.bits_per_weight, "kept": t.kept}
                 for t in self.tensors
@@ -111,8 +118,7 @@ class Report:
             total += f", {self.seconds:.1f} s"
             if self.bytes_done:
                 total += f", {readable(int(self.bytes_per_second))} a second"
-        if self.unknown:
-            total += f"\n{self.unknown_text}"
+        total = "\n".join([total, *self.warnings])
         return f"{align(rows)}\n{total}"
 
     def plot(self, path: str | Path) -> None:

@@ -115,7 +115,7 @@ def verify(path: Path, against: Path | None = None) -> Iterator[str]:
         except (FormatError, OSError) as error:
             yield str(error)
     if against is not None:
-        yield from _compare(packed, plain, against)
+        yield from _compare(packed, plain, against, _family_of(path))
 
 
 def _described(
@@ -180,11 +180,24 @@ def _check_packed(where: str, q: QuantizedArray) -> Iterator[str]:
                 yield f"{where}: rows from {start}: codes or padding are not as binq writes them"
 
 
+def _family_of(path: Path) -> str | None:
+    """Returns the family of models by whose rules a folder was made, None where none is named."""
+    if not path.is_dir():
+        return None
+    with Checkpoint(path) as made:
+        settings = made.config.get("quantization_config")
+    family = settings.get("family") if isinstance(settings, dict) else None
+    return family if isinstance(family, str) else None
+
+
 def _compare(
-    packed: dict[str, QuantizedArray], plain: dict[str, NDArray[Any]], against: Path
+    packed: dict[str, QuantizedArray],
+    plain: dict[str, NDArray[Any]],
+    against: Path,
+    family: str | None,
 ) -> Iterator[str]:
     with Checkpoint(against) as source:
-        for tensor in logical_tensors(source):
+        for tensor in logical_tensors(source, family):
             if tensor.name in packed:
                 yield from _compare_packed(source, tensor, packed.pop(tensor.name))
                 continue

@@ -1,72 +1,91 @@
 """The families of models, one file each, all of one shape: a ``FAMILY``.
 
 :func:`logical_tensors` is the way in: it returns what a checkpoint holds, whatever its storage,
-and what the family's policy does with it.
+and what the family's policy does with it. :func:`register` adds a family.
 """
 
-from binq.errors import FormatError, UnsupportedFormatError
+from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.models import (
-    bitnet,
-    deepseek,
-    dense,
-    gemma4,
-    gguf,
-    gpt_oss,
-    llama4,
-    qwen35,
-)
-from binq.models.family import UNKNOWN, Family, judge, text_config
+from binq.models import generic, gguf, table
+from binq.models.basis import check_basis
+from binq.models.family import UNKNOWN, Family, Rule, judge, text_config
+from binq.models.table import FAMILIES, register
 from binq.models.tensor import LogicalTensor
 from binq.storage import collect_storage
 from binq.storage.base import Exact, Storage
 
-__all__ = ["FAMILIES", "UNKNOWN", "Family", "find_family", "logical_tensors"]
+__all__ = [
+    "FAMILIES",
+    "UNKNOWN",
+    "Family",
+    "Rule",
+    "find_family",
+    "logical_tensors",
+    "register",
+    "what_is_unknown",
+]
 
-FAMILIES: dict[str, Family] = {
-    model_type: module.FAMILY
-    for module in (bitnet, deepseek, dense, gemma4, gpt_oss, llama4, qwen35)
-    for model_type in module.FAMILY.model_types
-}
 # Already in one or two bits a weight: what the model was trained in.
 _LOW_BIT = ("binary", "ternary")
 _LOSSLESS = "already stored in {}: kept exactly so"
 
 
-def find_family(source: Checkpoint) -> Family:
-    """Returns the family of a checkpoint. Raises UnsupportedFormatError naming an unknown one."""
+def find_family(source: Checkpoint, name: str | None = None) -> Family:
+    """Returns the family of a checkpoint: that which ``name`` names, or else its configuration.
+
+    A model that no family covers gets the generic one. Raises ValueError for a name that there is
+    not.
+    """
+    if name is not None:
+        return table.by_name(name)
+    if source.is_gguf:
+        return gguf.FAMILY
+    return table.by_model_type(source.config.get("model_type")) or generic.FAMILY
+
+
+def what_is_unknown(source: Checkpoint, name: str | None = None) -> str:
+    """Returns a sentence on a model that no family covers, and "" where one does or is named."""
+    if name is not None:
+        return ""
     if source.is_gguf:
         kind = source.config.get("general.architecture")
         if kind in gguf.FAMILY.model_types:
-            return gguf.FAMILY
-        raise UnsupportedFormatError(f"{source.path}: GGUF architecture {kind!r}")
-    kind = source.config.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        if not source.config:
-            raise UnsupportedFormatError(
-                f"{source.path}: no config.json beside the weights says what model it is"
-            )
-        known = ", ".join(sorted(FAMILIES))
-        raise UnsupportedFormatError(f"{source.path}: model_type {kind!r}; known are {known}")
-    return FAMILIES[kind]
+            return ""
+        what = f"GGUF architecture {kind!r} is not one whose tensors were checked"
+    elif find_family(source) is not generic.FAMILY:
+        return ""
+    elif "model_type" in source.config:
+        what = f"model_type {source.config['model_type']!r} is not known"
+    else:
+        what = "no config.json with a model_type says what model this is"
+    return (
+        f"{what}: matrices named *.weight were taken for linear layers, but embeddings, heads and "
+        "norms, told by their names. Check the list; --rule and --family say otherwise"
+    )
 
 
-def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
+def logical_tensors(source: Checkpoint, family: str | None = None) -> list[LogicalTensor]:
     """Returns every tensor of a checkpoint with its role and the family's policy, in file order.
 
     Embeddings and output heads that are stored in one or two bits (Bonsai) are to be packed where
     that is lossless. Reads the headers of the files and little else.
 
-    Raises UnsupportedFormatError, with its name, for a model, a quantization method or a packing
-    that is not known: nothing is guessed.
+    - family: the name of a family, for a model whose configuration does not tell it
+
+    Raises UnsupportedFormatError, with its name, for a quantization method or a packing that is
+    not known, and for weights in a rotated basis: nothing is guessed.
     """
-    family = find_family(source)
-    rules = family.rules(source.config)
+    check_basis(source)
+    return _tensors_of(source, find_family(source, family))
+
+
+def _tensors_of(source: Checkpoint, family: Family) -> list[LogicalTensor]:
+    rules = family.rules_for(source.config)
     tensors = []
     for name, storage in collect_storage(source, family.is_input_major).items():
         verdict = judge(rules, name, storage.shape)
-        if verdict.role == "expert" and storage.scheme in ("plain", "transposed"):
-            _check_orientation(source, name, storage)
+        if storage.scheme in ("plain", "transposed"):
+            _check_orientation(source, verdict.role, name, storage)
         if verdict.role in ("embedding", "head"):
             exact = _low_bit(source, storage)
             if exact is not None:
@@ -77,20 +96,24 @@ def logical_tensors(source: Checkpoint) -> list[LogicalTensor]:
     return tensors
 
 
-def _check_orientation(source: Checkpoint, name: str, storage: Storage) -> None:
-    """Raises FormatError for a stack of experts that does not lie as its family has it.
+def _check_orientation(source: Checkpoint, role: str, name: str, storage: Storage) -> None:
+    """Raises FormatError for experts, or input-major matrices, that do not lie as expected.
 
-    A matrix tells by the width of the model, which the gates read and the last product writes.
+    A matrix tells by the width of the model, which the first product reads and the last writes.
     """
-    width = text_config(source.config).get("hidden_size")
-    if type(width) is not int or len(storage.shape) != 3:
+    config = text_config(source.config)
+    key = "hidden_size" if "hidden_size" in config else "n_embd"
+    width = config.get(key)
+    stack = role == "expert" and len(storage.shape) == 3
+    turned = storage.scheme == "transposed" and len(storage.shape) == 2
+    if type(width) is not int or not (stack or turned):
         return
     out_features, in_features = storage.shape[-2:]
-    down = "down_proj" in name
-    if width != (out_features if down else in_features):
+    last = "down_proj" in name or "c_proj" in name
+    if width != (out_features if last else in_features):
         raise FormatError(
             f"{source.path}: {name!r} has {out_features} outputs and {in_features} inputs, "
-            f"expected {width} {'outputs' if down else 'inputs'}, the hidden_size of config.json"
+            f"expected {width} {'outputs' if last else 'inputs'}, the {key} of config.json"
         )
 
 

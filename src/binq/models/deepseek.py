@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from binq.errors import FormatError
-from binq.models.dense import DENSE, MTP
+from binq.models.dense import DENSE, MTP, SMALL
 from binq.models.family import Family, Rule, layers
 
 _MOST = 10_000
 _RULES = (
     Rule(r"\.self_attn\.(q_a|q_b|kv_b)_proj\.weight$", "linear"),
     Rule(r"\.self_attn\.kv_a_proj_with_mqa\.weight$", "linear"),
+    Rule(r"\.self_attn\.indexer\.", "gate", SMALL),
     *DENSE,
 )
 
@@ -28,6 +29,6 @@ def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     name="DeepSeek V3",
-    model_types=("deepseek_v3",),
+    model_types=("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_k2"),
     rules=_rules,
 )

@@ -3,9 +3,6 @@
 Most families begin with the same rules, and put their own before them.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from binq.models.family import Family, Rule
 
 NORM = "norms are small and sensitive"
@@ -30,21 +27,22 @@ EXPERTS = (
     Rule(r"\.mlp\.experts\.\d+\.(gate|up|down)_proj\.weight$", "expert"),
     Rule(r"\.mlp\.(experts|switch_mlp)\.(gate_up|gate|up|down)_proj(\.weight)?$", "expert"),
     Rule(r"\.mlp\.shared_experts?\.(gate|up|down)_proj\.weight$", "linear"),
+    Rule(r"\.block_sparse_moe\.experts\.\d+\.w[123]\.weight$", "expert"),
 )
 ROUTERS = (
     Rule(r"\.mlp\.gate\.(weight|bias|e_score_correction_bias)$", "router", ROUTER),
     Rule(r"\.mlp\.shared_expert_gate\.weight$", "router", ROUTER),
+    Rule(r"\.block_sparse_moe\.gate\.weight$", "router", ROUTER),
 )
 DENSE = (*EMBEDDINGS, *NORMS, *ROUTERS, *BIASES, *ATTENTION, *MLP, *EXPERTS)
 
-
-def dense_rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    """Returns the rules of dense models and of mixtures whose experts have their usual names."""
-    return DENSE
-
-
 FAMILY = Family(
     name="dense",
-    model_types=("llama", "mistral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
-    rules=dense_rules,
-)
+    model_types=(
+        "apertus", "arcee", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma", "gemma2",
+        "gemma3_text", "glm", "glm4", "glm4_moe", "granite", "llama", "ministral", "ministral3",
+        "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "phi3", "qwen2", "qwen2_moe",
+        "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm",
+    ),
+    rules=DENSE,
+)  # fmt: skip

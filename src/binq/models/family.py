@@ -14,11 +14,15 @@ UNKNOWN = "not a tensor that this family is known to have"
 
 
 class Rule(NamedTuple):
-    """Names that match ``pattern`` have ``role``, and are kept where there is a reason."""
+    """Names that match ``pattern`` have ``role``, and are kept where there is a reason.
+
+    With ``axes``, only tensors of that many axes.
+    """
 
     pattern: str
     role: str
     reason: str = ""
+    axes: int | None = None
 
 
 class Verdict(NamedTuple):
@@ -35,24 +39,28 @@ class Family:
 
     - name: how reports call it
     - model_types: the ``model_type`` values of config.json that it covers
-    - rules: the rules for a given configuration, the first match wins
-    - input_major: pattern of the fused experts that are stored (in_features, out_features)
+    - rules: the rules, the first match wins; or a function of the configuration that returns them
+    - input_major: pattern of the matrices and stacks that are stored (in_features, out_features)
     """
 
     name: str
     model_types: tuple[str, ...]
-    rules: Callable[[Mapping[str, Any]], tuple[Rule, ...]]
+    rules: tuple[Rule, ...] | Callable[[Mapping[str, Any]], tuple[Rule, ...]]
     input_major: str | None = None
 
+    def rules_for(self, config: Mapping[str, Any]) -> tuple[Rule, ...]:
+        """Returns the rules for a model of that configuration."""
+        return self.rules(config) if callable(self.rules) else self.rules
+
     def is_input_major(self, name: str) -> bool:
-        """Returns whether a plain stack of this name is stored transposed."""
+        """Returns whether a plain matrix or stack of this name is stored transposed."""
         return self.input_major is not None and re.search(self.input_major, name) is not None
 
 
 def judge(rules: tuple[Rule, ...], name: str, shape: tuple[int, ...]) -> Verdict:
     """Returns what the rules say of a tensor; below two axes nothing is ever quantized."""
     for rule in rules:
-        if re.search(rule.pattern, name):
+        if rule.axes in (None, len(shape)) and re.search(rule.pattern, name):
             reason = rule.reason
             if not reason and len(shape) < 2:
                 reason = "a vector, not a matrix"

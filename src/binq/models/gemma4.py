@@ -4,9 +4,6 @@ Fused experts are output-major, gate then up, and have no ``.weight``. Linears o
 audio towers are ``X.linear.weight`` beside scalar buffers.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from binq.models.dense import AUDIO, DENSE, ROUTER, SMALL, VISION
 from binq.models.family import Family, Rule
 
@@ -26,12 +23,8 @@ _RULES = (
 )
 
 
-def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    return _RULES
-
-
 FAMILY = Family(
     name="Gemma 4",
     model_types=("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"),
-    rules=_rules,
+    rules=_RULES,
 )

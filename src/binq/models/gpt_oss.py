@@ -4,9 +4,6 @@ Rows of gate_up_proj (columns, in the bfloat16 releases) alternate between gate 
 quantizer with groups along the inputs need not care.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from binq.models.dense import DENSE, ROUTER, SMALL
 from binq.models.family import Family, Rule
 
@@ -19,13 +16,9 @@ _RULES = (
 )
 
 
-def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    return _RULES
-
-
 FAMILY = Family(
     name="GPT-OSS",
     model_types=("gpt_oss",),
-    rules=_rules,
+    rules=_RULES,
     input_major=_EXPERTS,
 )

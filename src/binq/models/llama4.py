@@ -3,9 +3,6 @@
 Quantizers that take the experts apart, and MLX, store them output-major under names of their own.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from binq.models.dense import DENSE, ROUTER, VISION
 from binq.models.family import Family, Rule
 
@@ -23,13 +20,9 @@ _RULES = (
 )
 
 
-def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    return _RULES
-
-
 FAMILY = Family(
     name="Llama 4",
     model_types=("llama4", "llama4_text"),
-    rules=_rules,
+    rules=_RULES,
     input_major=_EXPERTS,
 )

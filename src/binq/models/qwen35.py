@@ -1,8 +1,5 @@
 """Qwen 3.5: three layers of linear attention to one of full attention, a vision tower, MTP."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from binq.models.dense import DENSE, MTP, SMALL, VISION
 from binq.models.family import Family, Rule
 
@@ -19,12 +16,8 @@ _RULES = (
 )
 
 
-def _rules(config: Mapping[str, Any]) -> tuple[Rule, ...]:
-    return _RULES
-
-
 FAMILY = Family(
     name="Qwen 3.5",
-    model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),
-    rules=_rules,
+    model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"),
+    rules=_RULES,
 )

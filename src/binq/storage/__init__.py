@@ -66,7 +66,7 @@ def collect_storage(source: Checkpoint, input_major: Callable[[str], bool]) -> d
                 f"{source.path}: {name!r} is {info.dtype} {info.shape}, which the configuration "
                 "does not explain"
             )
-        turned = len(info.shape) == 3 and input_major(name)
+        turned = len(info.shape) in (2, 3) and input_major(name)
         kind = Transposed if turned else Plain
         found[name] = (name, kind(name, info.shape, info.dtype))
     return dict(found[stored] for stored in source.names if stored in found)
