@@ -43,8 +43,8 @@ GCC_KERNEL_FLAGS = [
 FORCE_INLINE = {False: "inline __attribute__((always_inline))", True: "__forceinline"}  # MSVC
 # What Windows shows of a module besides its initialisation: threadpoolctl looks for these.
 EXPORTS = {"binq._native._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
-# Every machine's: they choose and share out, the kernels compute.
-DOORS = ("binq._core", "binq._native._threads")
+# Every machine's: they choose and share out, the kernels compute; one searches for scales.
+DOORS = ("binq._core", "binq._native._search", "binq._native._threads")
 
 
 def source(name):

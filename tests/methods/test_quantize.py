@@ -14,7 +14,7 @@ from strategies import DISTRIBUTIONS, FLOAT_DTYPES, LAYOUTS, relay, sample, weig
 import binq
 from binq import _core, reference
 from binq.array.packing import Packing
-from binq.reference import quantizers
+from binq.reference import quantizers, search
 
 METHODS = [
     ("binary", "mse", True),
@@ -243,10 +243,10 @@ def test_weights_of_all_magnitudes_in_one_group(isa):
 def test_the_int4_search_ends_by_halving():
     """Deep in the search the cut is in the middle, whatever the lines."""
     left, right = (1.0, 2.0, 3.0), (2.0, 4.0, 8.0)
-    assert quantizers.meeting_point(left, right, 0) == 1.25
-    assert quantizers.meeting_point(left, right, 64) == 1.5
-    assert quantizers.meeting_point(left, (np.inf, 4.0, 8.0), 64) == 2.0
-    assert quantizers.meeting_point(left, (2.0, 2.0, 8.0), 0) == 1.0
+    assert search.meeting_point(left, right, 0) == 1.25
+    assert search.meeting_point(left, right, 64) == 1.5
+    assert search.meeting_point(left, (np.inf, 4.0, 8.0), 64) == 2.0
+    assert search.meeting_point(left, (2.0, 2.0, 8.0), 0) == 1.0
 
 
 @given(

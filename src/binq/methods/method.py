@@ -11,14 +11,10 @@ from numpy.typing import NDArray
 from binq import _core, _memory
 from binq.array.packed import Packed
 from binq.array.packing import Packing
+from binq.methods.signals import Nonfinite, ScaleRange
+from binq.methods.weighted import quantize_weighted
 
-
-class ScaleRange(Exception):  # noqa: N818
-    """A scale or offset does not fit the type that was asked for: float32 holds it."""
-
-
-class Nonfinite(Exception):  # noqa: N818
-    """The weights hold inf or NaN."""
+__all__ = ["Method", "Native", "Nonfinite", "ScaleRange", "Task"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class Native(Method):
 
     def __init__(self, name: str) -> None:
         self.name = name  # type: ignore[misc]
+        self.uses_importance = name == "mse"  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -95,6 +92,8 @@ class Native(Method):
 
     def quantize(self, task: Task) -> Packed:
         packing, weights = task.packing, task.weights
+        if task.importance is not None and weights.size:
+            return quantize_weighted(weights, packing, task.scale_dtype, task.importance)
         shape = weights.shape
         parts = [
             _memory.zeros(part.shape, part.dtype) for part in packing.parts(shape, task.scale_dtype)

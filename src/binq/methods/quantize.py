@@ -59,8 +59,8 @@ def quantize(
     - scale_dtype: ``"float16"`` or ``"float32"``. A tensor with a scale that float16 does not
       hold gets float32 scales, and a ScaleRangeWarning says so
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
-    - importance: ``(in_features,)``, how much the square of each input's error counts, for the
-      methods that use it
+    - importance: ``(in_features,)``, what the square of each input's error is multiplied by in
+      ``"mse"``: numbers of 0 or more, such as the mean square of each input
 
     Raises NonFiniteError (a ValueError) if w has inf or NaN, naming the first; TypeError for
     wrong types and dtypes; ValueError for the rest, such as a number that float32 cannot hold.

@@ -7,6 +7,7 @@ matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"
 - layout: tiles, groups, packed codes, stored scales and zero points
 - product: dequantize, quantized activations, matmul
 - quantizers: the scale of a group by each method, codes, quantize
+- search: the best of all scales
 - errors: measure
 """
 

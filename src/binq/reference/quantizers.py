@@ -5,7 +5,6 @@ in, and every weight then takes the nearest level. Sums of float64 are made in a
 since their last bits depend on it.
 """
 
-from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
-
-Floats = NDArray[np.float64]
+from binq.reference.search import Floats, ScaleSearch, lane_sum
 
 # A smaller float16 scale has fewer than 5 significant bits.
 SMALLEST_HALF_SCALE = 2.0**-19
@@ -29,17 +27,19 @@ def quantize(
     method: str = "mse",
     symmetric: bool = True,
     scale_dtype: str = "float16",
+    importance: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any] | None]:
     """Returns weights ``(out_features, in_features)`` as packed codes, scales and zero points.
 
     The three arrays are as stored; zero points are None where symmetric. w is first rounded to
-    float32 and must be finite.
+    float32 and must be finite. importance ``(in_features,)``, for ``"mse"`` only, is what the
+    square of each input's error is multiplied by; it too is rounded to float32.
 
     Raises OverflowError if float16 does not hold a scale or midpoint: beyond 65504, or so small
     (below 2^-19) that fewer than 5 significant bits are left.
     """
     codes, scales, zero_points = quantize_to_codes(
-        w, format, group_size, method, symmetric, scale_dtype
+        w, format, group_size, method, symmetric, scale_dtype, importance
     )
     packed = pack(codes, format, group_size, symmetric)
     stored = None if zero_points is None else pack_zero_points(zero_points, format)
@@ -53,9 +53,11 @@ def quantize_to_codes(
     method: str = "mse",
     symmetric: bool = True,
     scale_dtype: str = "float16",
+    importance: NDArray[Any] | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[Any], NDArray[Any] | None]:
     """Returns codes, scales and zero points of :func:`quantize` in row-major order."""
     w = w.astype(np.float32)
+    matters = None if importance is None else importance.astype(np.float32).astype(np.float64)
     out_features, in_features = w.shape
     scale_groups = count_scale_groups(in_features, group_size)
     codes = np.zeros(w.shape, np.int8)
@@ -71,7 +73,9 @@ def quantize_to_codes(
                 # An all-zero group: scale 0, midpoint 0; the codes say nothing.
                 codes[row, columns] = 1 if format == "binary" else 0
                 continue
-            scale, zero = find_scale(values.astype(np.float64), format, method, symmetric)
+            exact = values.astype(np.float64)
+            h = None if matters is None else weights_of_errors(exact, matters[columns])
+            scale, zero = find_scale(exact, format, method, symmetric, h)
             half = scale_dtype == "float16"
             rounded = round_scale(scale, zero, format, half)
             codes[row, columns] = nearest_codes(values, *rounded, format, symmetric)
@@ -81,7 +85,9 @@ def quantize_to_codes(
     return codes, scales, zero_points
 
 
-def find_scale(w: Floats, format: str, method: str, symmetric: bool) -> tuple[float, float]:
+def find_scale(
+    w: Floats, format: str, method: str, symmetric: bool, importance: Floats | None = None
+) -> tuple[float, float]:
     """Returns the scale of one group and its zero point (0 where binary or ternary has none).
 
     Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8.
@@ -89,12 +95,21 @@ def find_scale(w: Floats, format: str, method: str, symmetric: bool) -> tuple[fl
     if format == "int4":
         if method == "absmax":
             return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
-        return best_int4(w, symmetric)
+        return best_int4(w, symmetric, importance)
     if format == "ternary":
+        if importance is not None:
+            return best_weighted_ternary(w, importance), 0.0
         return (absmean(w) if method == "absmean" else best_ternary(w)), 0.0
     if symmetric:
-        return absmean(w), 0.0
+        return absmean(w) if importance is None else weighted_absmean(w, importance), 0.0
+    if importance is not None:
+        return best_weighted_levels(w, importance)
     return absmean_two_levels(w) if method == "absmean" else best_two_levels(w)
+
+
+def weights_of_errors(w: Floats, importance: Floats) -> Floats:
+    """Returns the importance of a group, or ones where no weight but 0 is of any importance."""
+    return importance if (importance * w).any() else np.ones_like(w)
 
 
 def round_scale(scale: float, zero: float, format: str, half: bool) -> tuple[float, float]:
@@ -134,19 +149,6 @@ def nearest_codes(
     return (steps if symmetric else steps + zero).astype(np.int8)
 
 
-def lane_sum(values: Floats) -> float:
-    """Returns the sum in binq's order: eight running sums, added in halves.
-
-    Sum j has elements j, j + 8, j + 16, ...; then sum j + 4 is added to j, j + 2 to j, 1 to 0.
-    """
-    padded = np.zeros(-(-len(values) // 8) * 8)
-    padded[: len(values)] = values
-    lanes = np.add.accumulate(padded.reshape(-1, 8), axis=0)[-1]
-    for half in (4, 2, 1):
-        lanes = lanes[:half] + lanes[half:]
-    return float(lanes[0])
-
-
 def absmean(w: Floats) -> float:
     """Returns mean(|w|): the best binary scale, and BitNet b1.58's ternary one."""
     return lane_sum(np.abs(w)) / len(w)
@@ -182,6 +184,43 @@ def best_two_levels(w: Floats) -> tuple[float, float]:
     return max(high - low, 0.0) * 0.5, (low + high) * 0.5
 
 
+def weighted_absmean(w: Floats, importance: Floats) -> float:
+    """Returns sum(h·|w|) / sum(h), h being the importance."""
+    return lane_sum(importance * np.abs(w)) / lane_sum(importance)
+
+
+def best_weighted_levels(w: Floats, importance: Floats) -> tuple[float, float]:
+    """Returns :func:`best_two_levels` for errors that are multiplied by an importance.
+
+    With P and N the sums of h·w and h of the k smallest, and T the sum of all h, the best k has
+    the largest (P − N·mean)² / (N·(T − N)).
+    """
+    order = np.argsort(w, kind="stable")
+    counts = np.add.accumulate(importance[order])
+    sums = np.add.accumulate((importance * w)[order])
+    mean = sums[-1] / counts[-1]
+    below, count = sums[:-1], counts[:-1]
+    rest = counts[-1] - count
+    excess = below - count * mean
+    both = (count > 0) & (rest > 0)
+    gain = np.where(both, excess * excess / np.where(both, count * rest, 1.0), 0.0)
+    if not gain.any():
+        return 0.0, float(np.clip(mean, -LARGEST_LEVEL, LARGEST_LEVEL))
+    best = int(gain.argmax())
+    low = below[best] / count[best]
+    high = (sums[-1] - below[best]) / rest[best]
+    low, high = np.clip([low, high], -LARGEST_LEVEL, LARGEST_LEVEL)
+    return max(high - low, 0.0) * 0.5, (low + high) * 0.5
+
+
+def best_weighted_ternary(w: Floats, importance: Floats) -> float:
+    """Returns the ternary scale with the least sum of errors times importance."""
+    search = ScaleSearch(w, importance)
+    for _ in search.turns(-1, 1):
+        pass
+    return search.scale
+
+
 def best_ternary(w: Floats) -> float:
     """Returns the scale of the ternary weights with the least squared error.
 
@@ -213,104 +252,18 @@ _SYMMETRIC = ((8, 7),)
 _ASYMMETRIC = tuple((7 - step, 8 + step) for step in range(8))
 
 
-def best_int4(w: Floats, symmetric: bool) -> tuple[float, float]:
+def best_int4(w: Floats, symmetric: bool, importance: Floats | None = None) -> tuple[float, float]:
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
-    Codes q, each within [−zero_point, 15 − zero_point], with their best scale A / B leave the
-    error sum(w²) − A² / B, where A = sum(w·q) and B = sum(q²). So A² / B is to be made large.
+    Codes are within [−zero_point, 15 − zero_point]. :class:`ScaleSearch` finds their best scale.
 
     Symmetric weights have codes −8..7 and a scale of either sign. A negative scale s with codes q
     is the positive scale −s with codes −q, −7..8: zero point 7. It is returned as (s, 8).
     """
-    search = _Int4Search(w)
+    search = ScaleSearch(w, importance)
     for one, two in _SYMMETRIC if symmetric else _ASYMMETRIC:
-        for _ in zip_longest(search.turns(one), search.turns(two)):
+        for _ in zip_longest(search.turns(-one, 15 - one), search.turns(-two, 15 - two)):
             pass
-    if symmetric and search.zero_point == 7:
+    if symmetric and search.low == -7:
         return -search.scale, 8.0
-    return search.scale, float(search.zero_point)
-
-
-class _Int4Search:
-    """Finds the largest A² / B of a group by branch and bound. It is exact.
-
-    Let u = 1 / scale and g(u) = max over all codes of 2·u·A − B. That is a maximum of lines in u,
-    so it is convex and made of straight pieces; rounding u·w gives the codes of the piece at u.
-    The error with scale 1 / u is sum(w²) − g(u) / u², least for g(u) / u² = A² / B at u = B / A.
-
-    Between two points g is below its chord, whose largest value over u² bounds every A² / B whose
-    best scale lies there: an interval that cannot beat the best known is dropped. Any other is cut
-    where the lines of its ends meet. If no piece lies between theirs, the cut finds one of the two
-    again, and both parts are done.
-    """
-
-    def __init__(self, w: Floats) -> None:
-        self.w = w
-        self.gain = 0.0
-        self.scale = 0.0
-        self.zero_point = 0
-
-    def turns(self, zero_point: int) -> Iterator[None]:
-        """Searches one zero point; yields before each evaluation, to let another have a turn."""
-        w, low, high = self.w, float(-zero_point), float(15 - zero_point)
-        largest = max(w.max() if high else 0.0, -w.min() if low else 0.0)
-        if largest <= 0:
-            return
-        all_zero = (0.5 / largest, 0.0, 0.0)
-        saturated = np.where(w > 0, high, np.where(w < 0, low, 0.0))
-        ends = (np.inf, *self.line(saturated, zero_point))
-        stack = [(all_zero, ends, 0)]
-        while stack:
-            left, right, depth = stack.pop()
-            if not self.may_beat(left, right):
-                continue
-            u = meeting_point(left, right, depth)
-            if not left[0] < u < right[0]:
-                continue
-            yield
-            codes = np.rint(np.clip(u * w, low, high))
-            cut = (u, *self.line(codes, zero_point))
-            for part in ((left, cut, depth + 1), (cut, right, depth + 1)):
-                if part[0][1:] != part[1][1:]:
-                    stack.append(part)
-
-    def line(self, codes: Floats, zero_point: int) -> tuple[float, float]:
-        """Returns A and B of the codes, and keeps them if they are the best yet."""
-        a = lane_sum(self.w * codes)
-        b = float((codes * codes).sum())
-        if a * a > self.gain * b:
-            self.gain = a * a / b
-            self.scale = a / b
-            self.zero_point = zero_point
-        return a, b
-
-    def may_beat(self, left: tuple[float, float, float], right: tuple[float, float, float]) -> bool:
-        """Returns whether (chord of g) / u², inside the interval, exceeds the best A² / B.
-
-        The chord, rise / run · u − drop / run, is largest over u² at u = 2·drop / rise, where
-        it is rise² / (4·drop·run). At the ends of the interval it is no better than their lines.
-        """
-        u0, a0, b0 = left
-        u1, a1, b1 = right
-        g0 = 2 * u0 * a0 - b0
-        if np.isinf(u1):
-            rise, run = 2 * a1, 1.0
-        else:
-            rise, run = (2 * u1 * a1 - b1) - g0, u1 - u0
-        drop = rise * u0 - g0 * run
-        inside = u0 * rise < 2 * drop and (np.isinf(u1) or 2 * drop < u1 * rise)
-        return bool(drop > 0 and inside and rise * rise > 4 * self.gain * drop * run)
-
-
-def meeting_point(
-    left: tuple[float, float, float], right: tuple[float, float, float], depth: int
-) -> float:
-    """Returns the u where the lines of two points meet.
-
-    Deep in the search it is the middle instead, so that the depth stays limited.
-    """
-    u0, a0, b0 = left
-    u1, a1, b1 = right
-    if depth >= 64:
-        return 2 * u0 if np.isinf(u1) else 0.5 * (u0 + u1)
-    return (b1 - b0) / (2 * (a1 - a0)) if a1 != a0 else u0
+    return search.scale, float(-search.low)

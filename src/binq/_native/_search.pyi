@@ -1,0 +1,14 @@
+"""Types of the exact weighted search for scales; its callers have checked every argument."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+def best_scales(
+    w: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    group_size: int,
+    ranges: NDArray[np.int32],
+    span: int,
+    scales: NDArray[np.float64],
+    lows: NDArray[np.int8],
+) -> None: ...

@@ -1,0 +1,308 @@
+"""The exact search for the best scale where the error of each input has an importance of its own.
+
+Bit for bit as binq.reference.search.ScaleSearch, which says what is computed and why it is right.
+The arithmetic is the same on every instruction set. Two ranges of codes are searched by turns.
+"""
+
+from libc.stdlib cimport free, malloc
+
+from binq._native._threads cimport parallel_for, thread_limit
+
+cdef extern from "common/lanes.h" nogil:
+    enum:
+        DOUBLES "BINQ_DOUBLES"
+        PARTS "BINQ_PARTS"
+    ctypedef struct doubles "binq_doubles":
+        pass
+    doubles load "binq_load"(const double *p)
+    void store "binq_store"(double *p, doubles a)
+    doubles splat "binq_splat"(double x)
+    doubles add "binq_add"(doubles a, doubles b)
+    doubles mul "binq_mul"(doubles a, doubles b)
+    doubles minimum "binq_min"(doubles a, doubles b)
+    doubles maximum "binq_max"(doubles a, doubles b)
+    doubles rounded "binq_round"(doubles a)
+
+cdef enum:
+    DEPTH = 512               # of the intervals that wait, in one of the two searches
+
+
+ctypedef struct Interval:
+    # Its ends u = 1 / scale (u1 < 0: infinity), and the lines A, B of the codes there.
+    double u0
+    double a0
+    double b0
+    double u1
+    double a1
+    double b1
+    int depth
+
+
+ctypedef struct Group:
+    # Padded with zeros to a multiple of 8; w is 0 where the importance is.
+    double *w
+    double *importance
+    double *products          # importance * w
+    double *codes
+    Py_ssize_t n
+    double gain
+    double scale
+    int low
+
+
+ctypedef struct Search:
+    int low
+    int high
+    Interval at
+    Interval *stack
+    Interval *top
+    bint is_open
+    double u
+    double a
+    double b
+
+
+ctypedef struct Job:
+    const float *w
+    const float *importance
+    double *scales
+    signed char *lows
+    const int *ranges         # lowest code of each range, in pairs that are searched by turns
+    Py_ssize_t pairs
+    int span                  # highest code less lowest
+    Py_ssize_t columns
+    Py_ssize_t group
+    Py_ssize_t groups
+    char *scratch
+    Py_ssize_t scratch_bytes
+
+
+cdef inline double folded(const double *s) noexcept nogil:
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+
+
+cdef void line_of(const Group *group, double *a, double *b) noexcept nogil:
+    # A and B of group.codes, each in eight running sums.
+    cdef double sums[8]
+    cdef double squares[8]
+    cdef doubles code, sum_a, sum_b
+    cdef Py_ssize_t i, part
+    for part in range(PARTS):
+        sum_a = splat(0.0)
+        sum_b = splat(0.0)
+        for i in range(part * DOUBLES, group.n, 8):
+            code = load(group.codes + i)
+            sum_a = add(sum_a, mul(load(group.products + i), code))
+            sum_b = add(sum_b, mul(load(group.importance + i), mul(code, code)))
+        store(sums + part * DOUBLES, sum_a)
+        store(squares + part * DOUBLES, sum_b)
+    a[0] = folded(sums)
+    b[0] = folded(squares)
+
+
+cdef void evaluate(const Group *group, Search *search) noexcept nogil:
+    cdef doubles u = splat(search.u)
+    cdef doubles low = splat(search.low)
+    cdef doubles high = splat(search.high)
+    cdef Py_ssize_t i = 0
+    while i < group.n:
+        store(group.codes + i,
+              rounded(minimum(maximum(mul(u, load(group.w + i)), low), high)))
+        i += DOUBLES
+    line_of(group, &search.a, &search.b)
+
+
+cdef void evaluate_saturated(const Group *group, Search *search) noexcept nogil:
+    # The codes as u goes to infinity.
+    cdef Py_ssize_t i
+    for i in range(group.n):
+        group.codes[i] = search.high if group.w[i] > 0.0 else (
+            search.low if group.w[i] < 0.0 else 0.0)
+    line_of(group, &search.a, &search.b)
+
+
+cdef void keep_best(Group *group, const Search *search) noexcept nogil:
+    if search.a * search.a > group.gain * search.b:
+        group.gain = search.a * search.a / search.b
+        group.scale = search.a / search.b
+        group.low = search.low
+
+
+cdef bint may_beat(double gain, const Interval *at) noexcept nogil:
+    cdef double g = 2.0 * at.u0 * at.a0 - at.b0
+    cdef double rise, run, drop
+    if at.u1 < 0.0:
+        rise = 2.0 * at.a1
+        run = 1.0
+    else:
+        rise = (2.0 * at.u1 * at.a1 - at.b1) - g
+        run = at.u1 - at.u0
+    drop = rise * at.u0 - g * run
+    return (drop > 0.0 and at.u0 * rise < 2.0 * drop
+            and (at.u1 < 0.0 or 2.0 * drop < at.u1 * rise)
+            and rise * rise > 4.0 * gain * drop * run)
+
+
+cdef void next_cut(const Group *group, Search *search) noexcept nogil:
+    # Sets u to the next point to evaluate, or is_open to False where there is none.
+    cdef Interval *at = &search.at
+    cdef double u
+    while True:
+        if may_beat(group.gain, at):
+            if at.depth >= 64:
+                u = 2.0 * at.u0 if at.u1 < 0.0 else 0.5 * (at.u0 + at.u1)
+            else:
+                u = (at.b1 - at.b0) / (2.0 * (at.a1 - at.a0)) if at.a1 != at.a0 else at.u0
+            if at.u0 < u and (at.u1 < 0.0 or u < at.u1):
+                search.u = u
+                return
+        if search.top == search.stack:
+            search.is_open = False
+            return
+        search.top -= 1
+        at[0] = search.top[0]
+
+
+cdef void take_cut(Group *group, Search *search) noexcept nogil:
+    # Uses the line found at u: the left part waits, the right one is next.
+    cdef Interval *at = &search.at
+    cdef bint left = search.a != at.a0 or search.b != at.b0
+    cdef bint right = search.a != at.a1 or search.b != at.b1
+    keep_best(group, search)
+    at.depth += 1
+    if left:
+        search.top[0] = at[0]
+        search.top.u1 = search.u
+        search.top.a1 = search.a
+        search.top.b1 = search.b
+        search.top += 1
+    if right:
+        at.u0 = search.u
+        at.a0 = search.a
+        at.b0 = search.b
+    elif search.top == search.stack:
+        search.is_open = False
+        return
+    else:
+        search.top -= 1
+        at[0] = search.top[0]
+    next_cut(group, search)
+
+
+cdef void start(Group *group, Search *search, int low, int span) noexcept nogil:
+    cdef double largest = 0.0
+    cdef Py_ssize_t i
+    search.low = low
+    search.high = low + span
+    search.top = search.stack
+    search.is_open = False
+    for i in range(group.n):
+        if search.high > 0 and group.w[i] > largest:
+            largest = group.w[i]
+        if search.low < 0 and -group.w[i] > largest:
+            largest = -group.w[i]
+    if largest <= 0.0:
+        return
+    search.is_open = True
+    evaluate_saturated(group, search)
+    keep_best(group, search)
+    search.at.u0 = 0.5 / largest
+    search.at.a0 = 0.0
+    search.at.b0 = 0.0
+    search.at.u1 = -1.0
+    search.at.a1 = search.a
+    search.at.b1 = search.b
+    search.at.depth = 0
+    next_cut(group, search)
+
+
+cdef void search_group(const Job *job, Group *group, Interval *stack) noexcept nogil:
+    cdef Search one, two
+    cdef Py_ssize_t pair
+    group.gain = 0.0
+    group.scale = 0.0
+    group.low = job.ranges[0]
+    for pair in range(job.pairs):
+        one.stack = stack
+        two.stack = stack + DEPTH
+        start(group, &one, job.ranges[2 * pair], job.span)
+        two.is_open = False
+        if job.ranges[2 * pair + 1] != job.ranges[2 * pair]:
+            start(group, &two, job.ranges[2 * pair + 1], job.span)
+        while one.is_open or two.is_open:
+            if one.is_open:
+                evaluate(group, &one)
+                take_cut(group, &one)
+            if two.is_open:
+                evaluate(group, &two)
+                take_cut(group, &two)
+
+
+cdef void rows_task(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Job *job = <Job *>data
+    cdef Py_ssize_t padded = (job.group + 7) & ~<Py_ssize_t>7
+    cdef Interval *stack = <Interval *>(job.scratch + slot * job.scratch_bytes)
+    cdef Group group
+    cdef Py_ssize_t row, number, first, count, i
+    cdef const float *w
+    cdef bint matters
+    group.w = <double *>(stack + 2 * DEPTH)
+    group.importance = group.w + padded
+    group.products = group.importance + padded
+    group.codes = group.products + padded
+    for row in range(begin, end):
+        w = job.w + row * job.columns
+        for number in range(job.groups):
+            first = number * job.group
+            count = min(job.group, job.columns - first)
+            group.n = (count + 7) & ~<Py_ssize_t>7
+            matters = False
+            for i in range(group.n):
+                group.w[i] = w[first + i] if i < count else 0.0
+                group.importance[i] = job.importance[first + i] if i < count else 0.0
+                matters |= group.importance[i] > 0.0 and group.w[i] != 0.0
+            for i in range(group.n):
+                if not matters:
+                    group.importance[i] = 1.0 if i < count else 0.0
+                group.products[i] = group.importance[i] * group.w[i]
+                if group.importance[i] == 0.0:
+                    group.w[i] = 0.0
+            search_group(job, &group, stack)
+            job.scales[row * job.groups + number] = group.scale
+            job.lows[row * job.groups + number] = <signed char>group.low
+
+
+def best_scales(const float[:, ::1] w not None, const float[::1] importance not None,
+                Py_ssize_t group_size, const int[::1] ranges not None, int span,
+                double[:, ::1] scales not None, signed char[:, ::1] lows not None):
+    """Writes the best scale of each group, and the lowest code of the range that it belongs to."""
+    cdef Job job
+    cdef int threads = thread_limit()
+    if w.shape[0] == 0 or w.shape[1] == 0:
+        return
+    job.columns = w.shape[1]
+    job.group = min(group_size, job.columns) if group_size else job.columns
+    job.groups = (job.columns + job.group - 1) // job.group
+    if (importance.shape[0] != job.columns or ranges.shape[0] < 2 or ranges.shape[0] % 2
+            or scales.shape[0] != w.shape[0] or scales.shape[1] != job.groups
+            or lows.shape[0] != w.shape[0] or lows.shape[1] != job.groups):
+        raise ValueError("importance, ranges, scales and lows must have the shapes of the groups")
+    job.w = &w[0, 0]
+    job.importance = &importance[0]
+    job.scales = &scales[0, 0]
+    job.lows = &lows[0, 0]
+    job.ranges = &ranges[0]
+    job.pairs = ranges.shape[0] // 2
+    job.span = span
+    if w.shape[0] * job.columns < 1 << 14:
+        threads = 1
+    job.scratch_bytes = (2 * DEPTH * <Py_ssize_t>sizeof(Interval)
+                         + 4 * ((job.group + 7) & ~<Py_ssize_t>7) * <Py_ssize_t>sizeof(double)
+                         + 63) & ~<Py_ssize_t>63
+    with nogil:
+        job.scratch = <char *>malloc(threads * job.scratch_bytes)
+        if job.scratch != NULL:
+            parallel_for(rows_task, &job, w.shape[0], 8, threads)
+        free(job.scratch)
+    if job.scratch == NULL:
+        raise MemoryError("not enough memory to search for scales")

@@ -1,0 +1,92 @@
+"""What is stored of scales found in float64, and the codes of the levels nearest to weights.
+
+The rules are those of :mod:`binq.reference.quantizers`, for all groups of a matrix at once.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.packing import FLOAT16, Packing
+from binq.formats.zeros import CODE, NONE, OFFSET
+from binq.methods.signals import ScaleRange
+
+# A smaller float16 scale has fewer than 5 significant bits.
+SMALLEST_HALF_SCALE = 2.0**-19
+LARGEST_LEVEL = 3.4e38
+
+Floats = NDArray[np.float64]
+
+
+def each_weight(values: NDArray[Any], packing: Packing, columns: int) -> NDArray[Any]:
+    """Returns values of groups ``(rows, groups)`` as values of weights ``(rows, columns)``."""
+    if packing.group_size is None:
+        return np.broadcast_to(values, (len(values), columns))
+    return np.repeat(values, packing.group_size, axis=1)[:, :columns]
+
+
+def group_starts(packing: Packing, columns: int) -> NDArray[np.intp]:
+    """Returns the first column of each group."""
+    return np.arange(0, columns, packing.group_size or columns)
+
+
+def stored_scales(
+    scales: Floats,
+    zeros: Floats | None,
+    used: NDArray[np.bool_],
+    packing: Packing,
+    dtype: np.dtype[Any],
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Returns scales and zero points or offsets of groups ``(rows, groups)`` as they are stored.
+
+    used: groups with a weight that is not 0; the others get 0.
+    Raises ScaleRange where float16 does not hold what a used group needs.
+    """
+    offset = packing.zero == OFFSET
+    middle = zeros if zeros is not None and offset else np.zeros_like(scales)
+    middle = np.clip(middle, -LARGEST_LEVEL, LARGEST_LEVEL)
+    if dtype == FLOAT16:
+        with np.errstate(over="ignore", under="ignore"):
+            rounded, rounded_middle = scales.astype(dtype), middle.astype(dtype)
+        # An offset may be small, or 0, beside its scale; alone it must be accurate.
+        judged = np.abs(np.where((scales != 0) | (not offset), rounded, rounded_middle))
+        fits = (judged >= SMALLEST_HALF_SCALE) & (judged < np.inf) & np.isfinite(rounded_middle)
+        if (used & ~fits).any():
+            raise ScaleRange
+    else:
+        most = np.abs(np.asarray(packing.kind.codes(packing.zero))).max()
+        largest = LARGEST_LEVEL - np.abs(middle) if offset else LARGEST_LEVEL / most
+        rounded = np.clip(scales, -largest, largest).astype(dtype)
+        rounded_middle = middle.astype(dtype)
+    rounded = np.where(used, rounded, dtype.type(0))
+    if packing.zero == NONE:
+        return rounded, None
+    if offset:
+        return rounded, np.where(used, rounded_middle, dtype.type(0))
+    assert zeros is not None
+    return rounded, np.where(used, zeros, 0).astype(np.uint8)
+
+
+def nearest_codes(
+    w: NDArray[np.float32], scales: NDArray[Any], zeros: NDArray[Any] | None, packing: Packing
+) -> NDArray[np.int8]:
+    """Returns the code of the level nearest to each weight ``(rows, columns)``, in float32."""
+    columns = w.shape[1]
+    scale = each_weight(scales.astype(np.float32), packing, columns)
+    if packing.format == "binary":
+        middle = 0 if zeros is None else each_weight(zeros.astype(np.float32), packing, columns)
+        return np.where(w >= middle, np.int8(1), np.int8(-1))
+    if packing.format == "ternary":
+        above = np.abs(w) > scale * np.float32(0.5)
+        return np.where(above, np.sign(w), np.float32(0)).astype(np.int8)
+    codes = packing.kind.codes(packing.zero)
+    zero: Any = np.float32(0)
+    if packing.zero == CODE and zeros is not None:
+        zero = each_weight(zeros.astype(np.float32), packing, columns)
+    steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
+    np.clip(steps, codes[0] - zero, codes[-1] - zero, out=steps)
+    np.rint(steps, out=steps)
+    steps += zero
+    # The codes of a group with scale 0 say nothing.
+    return np.where(scale != 0, steps, np.float32(0)).astype(np.int8)
