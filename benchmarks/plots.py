@@ -1,4 +1,4 @@
-"""Draws the two pictures of docs/benchmarks.md from pytest-benchmark's rows."""
+"""Draws the pictures of docs/benchmarks.md from pytest-benchmark's rows."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,40 @@ STYLES = {"int8": "-", "int16": "--", "float32": ":"}
 
 
 def draw(benchmarks: list[Row], folder: Path) -> None:
-    """Writes roofline.png and batch.png into ``folder``."""
+    """Writes rivals.png, roofline.png and batch.png into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{**b["extra_info"], "median": b["stats"]["median"]} for b in benchmarks]
+    panels = {
+        "1 row of x, weights in memory": [
+            r for r in rows if r["question"] == "gemv" and r["where"] == "memory"
+        ],
+        "128 rows of x": [r for r in rows if r["question"] == "gemm" and r["rows"] == 128],
+    }
+    rivals(panels, folder)
     _roofline([r for r in rows if r["question"] == "threads" and r["rows"] == 1], folder)
     _batch([r for r in rows if r["question"] == "batch"], folder)
+
+
+def rivals(panels: dict[str, list[Row]], folder: Path) -> None:
+    """Writes rivals.png: a panel for each title, binq's integer modes and all others by speed."""
+    figure, places = plt.subplots(1, len(panels), figsize=(10, 4.2), layout="constrained")
+    for axes, (title, rows) in zip(places, panels.items(), strict=True):
+        shown = [r for r in rows if not (r["name"].startswith("binq") and "float32" in r["name"])]
+        shown.sort(key=lambda r: r["products"] / r["median"])
+        for y, row in enumerate(shown):
+            ours = row["name"].startswith("binq")
+            speed = row["products"] / row["median"] / 1e9
+            color = COLORS[row["name"].split()[1]] if ours else COLORS["numpy"]
+            axes.barh(y, speed, 0.75, color=color, alpha=1.0 if ours else 0.6)
+            axes.text(speed, y, f" {speed:.0f}", va="center", fontsize=8)
+        names = [f"{r['name']}, {r['bits_per_weight']:.4g} bits" for r in shown]
+        axes.set_yticks(range(len(shown)), names, fontsize=8)
+        axes.set_xlabel("G products a second, 1 thread")
+        axes.set_title(title, fontsize=10)
+        axes.margins(x=0.1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(folder / "rivals.png", dpi=120)
+    plt.close(figure)
 
 
 def _roofline(rows: list[Row], folder: Path) -> None:

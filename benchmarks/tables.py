@@ -41,6 +41,7 @@ def document(results: Row) -> str:
         "binq runs the kernels that `binq.cpu_info()` names; onnxruntime chooses its own (AVX-512 "
         "VNNI where the machine has it), llama.cpp runs what its build was compiled for.",
         "## Beside the rivals of its own kind",
+        "![speed beside the rivals](images/rivals.png)",
         _RATIOS,
         _ratios(rows),
         "## One row of x",

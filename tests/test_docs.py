@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,23 @@ def test_page(page, capsys):
     parser = doctest.DocTestParser()
     text = page.read_text(encoding="utf-8").replace("\n```", "\n\n```")
     run([parser.get_doctest(text, {}, page.name, str(page), 0)], capsys)
+
+
+def test_every_page_is_on_the_site():
+    docs = ROOT / "docs"
+    lists = re.findall(r"```{toctree}\n(.*?)```", (docs / "index.md").read_text(), re.DOTALL)
+    listed = [line for text in lists for line in text.splitlines() if line and line[0] != ":"]
+    pages = {str(page.relative_to(docs).with_suffix("")) for page in docs.rglob("*.md")}
+    assert sorted(listed) == sorted(pages - {"index"}), "docs/index.md lists every page once"
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *PAGES], ids=lambda page: page.stem)
+def test_links_to_files_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    files = [link for link in links if link and not re.match(r"[a-z]+:", link)]
+    missing = [link for link in files if not (page.parent / link).exists()]
+    assert not missing, f"{page.name} links to {missing}"
 
 
 @pytest.mark.parametrize("name", [m for m in MODULES if not m.endswith("__main__")])

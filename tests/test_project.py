@@ -71,3 +71,10 @@ def test_every_library_of_interop_has_one_version():
     both = set(bench) & set(pins(requirements))
     assert both
     assert {name: bench[name] for name in both} == {name: pins(requirements)[name] for name in both}
+
+
+def test_the_speeds_of_the_readme_are_measured_ones():
+    ratio = r"\b\d+\.\d+x"
+    said = re.findall(ratio, (ROOT / "README.md").read_text())
+    assert len(said) >= 2
+    assert set(said) <= set(re.findall(ratio, (ROOT / "docs" / "benchmarks.md").read_text()))

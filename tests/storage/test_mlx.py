@@ -103,7 +103,11 @@ def test_a_mode_of_its_own_that_is_not_known_is_refused(tmp_path):
         ("model.layers.3.self_attn.k_proj", {"hidden_size": 64}, [64]),
         ("model.layers.3.self_attn.o_proj", {"hidden_size": 64, "num_attention_heads": 4}, []),
         ("m.self_attn.o_proj", {"num_attention_heads": 4, "head_dim": 32}, [128]),
-        ("m.self_attn.o_proj", {"num_attention_heads": 4, "head_dim": 8, "model_type": "gemma4"}, []),
+        (
+            "m.self_attn.o_proj",
+            {"num_attention_heads": 4, "head_dim": 8, "model_type": "gemma4"},
+            [],
+        ),
         ("m.self_attn.q_b_proj", {"q_lora_rank": 24}, [24]),
         ("m.linear_attn.out_proj", {"linear_num_value_heads": 2, "linear_value_head_dim": 8}, [16]),
         ("m.mlp.switch_mlp.down_proj", {"intermediate_size": 9, "moe_intermediate_size": 7}, [7]),
