@@ -9,6 +9,7 @@ import textwrap
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import binq
 from binq import cli
@@ -162,6 +163,19 @@ def test_verify_compares_with_the_source(source, tmp_path, capsys):
     assert "model.norm.weight: differs from" in out
 
 
+def test_verify_says_ok_of_nothing_else(tmp_path, capsys):
+    path = tmp_path / "m.safetensors"
+    binq.save_file({"a": np.arange(3)}, path)
+    assert run("verify", path) == 0
+    assert capsys.readouterr().out == f"{path}: ok\n"
+    safetensors.numpy.save_file({"a": np.arange(3)}, path)
+    assert run("verify", path) == 1
+    assert f"{path}: not a binq file" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
+    assert run("verify", tmp_path / "empty") == 1
+    assert run("verify", tmp_path / "nowhere") == 1
+
+
 def test_selftest_passes(capsys):
     assert run("selftest") == 0
     assert "integer products are exact" in capsys.readouterr().out
@@ -197,7 +211,7 @@ def test_an_interrupt_exits_with_130(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("binq.convert.verify.inspect", interrupted)
+    monkeypatch.setattr("binq.convert.inspect.inspect", interrupted)
     assert run("inspect", "anything") == 130
     assert capsys.readouterr().err == "binq: interrupted\n"
     monkeypatch.setattr("binq.convert.quantize_checkpoint", interrupted)

@@ -243,7 +243,7 @@ def _check_plot(path: Path) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from binq.convert.verify import inspect, inspect_json, inspect_text
+    from binq.convert.inspect import inspect, inspect_json, inspect_text
 
     entries = inspect(options.path)
     _print(inspect_json(entries) if options.json else inspect_text(entries))

@@ -17,7 +17,7 @@ from binq.convert import Checkpoint, logical_tensors
 from binq.convert.plan import Settings, make_plan
 from binq.convert.rules import check_choice_of
 from binq.convert.verify import verify
-from binq.files.writer import header_room
+from binq.files.writer import name_room
 
 
 @pytest.mark.parametrize("format", ["binary", "ternary", "int4"])
@@ -353,7 +353,7 @@ def test_a_header_never_grows_beyond_what_is_read(source, monkeypatch):
     assert [item for shard in plan.shards for item in shard] == list(plan.items)
     assert len(plan.shards) > 2
     # Each is as full as it may be.
-    rooms = [[header_room(item.output_names) for item in shard] for shard in plan.shards]
+    rooms = [[sum(map(name_room, item.output_names)) for item in shard] for shard in plan.shards]
     for shard, following in pairwise(rooms):
         assert sum(shard) <= 2500 < sum(shard) + following[0]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from checkpoints.folders import names
 
-from binq.convert import lock as lock_module
 from binq.convert.lock import Lock
-from binq.files.writer import create_file, link_new
+from binq.files import holding
+from binq.files.replacing import create_file, link_new
 
 try:
     import fcntl
@@ -130,10 +130,10 @@ def test_a_worker_that_outlives_its_parent_does_not_look_like_it(tmp_path):
             os.read(read, 1)
             os._exit(0)
         os.read(ready, 1)
-        assert lock_module._is_locked(lock.path) == (fcntl is not None)
-        lock_module._close(lock._file)
+        assert holding.is_held(lock.path) == (fcntl is not None)
+        holding.release(lock._file)
         lock._file = None
-        assert not lock_module._is_locked(lock.path)
+        assert not holding.is_held(lock.path)
         os.close(write)
         os.waitpid(child, 0)
 

@@ -240,7 +240,7 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
         "binq-conversion.lock",
         "binq-conversion.json",
         "model-00001-of-00001.report.json",
-        ".notes.12-0123abcd.tmp",
+        ".notes.12-0123456789ab.tmp",
         "pytorch_model.bin",
         "model.onnx",
         "pytorch_model.bin.index.json",

@@ -1,18 +1,23 @@
 """verify and inspect: they see what is wrong, and name it."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from checkpoints.folders import one_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from strategies import random_quantized
 
 import binq
-from binq.convert.verify import inspect, inspect_text, verify
+from binq.convert.inspect import inspect, inspect_text
+from binq.convert.verify import verify
 from binq.files.metadata import Description, dump
+from binq.files.writer import write_arrays
 
 NAME = "model.layers.0.mlp.up_proj.weight"
+EXPERTS = "model.layers.0.mlp.experts.gate_up_proj"
 
 
 @pytest.fixture
@@ -26,12 +31,12 @@ def file(tmp_path):
 
 
 def rewrite(path, change):
-    """Writes the file again with changed arrays and without hashes, which would tell at once."""
+    """Writes the file again with changed arrays and the hashes of these, which tell nothing."""
     with safe_open(path, "numpy") as opened:
         arrays = {name: opened.get_tensor(name).copy() for name in opened.keys()}  # noqa: SIM118
     q = binq.load_file(path)[NAME]
     change(arrays)
-    save_file(arrays, path, {"binq": dump({NAME: Description.of(q)})})
+    write_arrays(arrays, path, {"binq": dump({NAME: Description.of(q)})})
 
 
 def test_a_good_file_has_no_problems(file):
@@ -85,8 +90,123 @@ def test_hashes_of_other_tensors(file):
     text = json.dumps(header, separators=(",", ":")).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
     problems = list(verify(file))
-    assert any("'norm': no sha256, though others have one" in p for p in problems)
+    assert any(p.endswith("its header is not the one that was written") for p in problems)
+    assert any(p.endswith("tensor 'norm': no sha256") for p in problems)
     assert any("'gone': missing, though it has a sha256" in p for p in problems)
+
+
+def header_of(data):
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length]), data[8 + length :]
+
+
+def with_header(path, header, data):
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def test_no_bit_of_a_file_changes_unseen(tmp_path):
+    """Of the header every one, and some of the data: what loads is the same, or verify tells."""
+    path = tmp_path / "m.safetensors"
+    rng = np.random.default_rng(0)
+    tensors = {
+        "up": random_quantized(rng, "binary", (33, 130), symmetric=False),
+        "norm": np.arange(7, dtype=np.float16),
+    }
+    binq.save_file(tensors, path, {"note": "é"})
+    data = path.read_bytes()
+    text = 8 + len(json.dumps(header_of(data)[0], separators=(",", ":")))
+    places = [*range(text), *rng.integers(text, len(data), 100).tolist()]
+    unseen = []
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        try:
+            if not list(verify(path)) and header_of(flipped)[0] != header_of(data)[0]:
+                unseen.append(place)
+        except binq.UnsupportedFormatError:  # a newer version, as it seems
+            continue
+    assert unseen == []
+
+
+def test_padding_does_not_become_weights(file):
+    header, data = header_of(file.read_bytes())
+    text = header["__metadata__"]["binq"]
+    assert "[2,40,100]" in text
+    header["__metadata__"]["binq"] = text.replace("[2,40,100]", "[2,41,101]")
+    with_header(file, header, data)
+    assert binq.load_file(file)[NAME].shape == (2, 41, 101)
+    assert list(verify(file)) == [f"{file}: its header is not the one that was written"]
+
+
+@pytest.mark.parametrize("key", ["binq", "binq.sha256"])
+def test_keys_of_binq_do_not_go_unseen(file, key):
+    header, data = header_of(file.read_bytes())
+    header["__metadata__"]["bing"] = header["__metadata__"].pop(key)
+    with_header(file, header, data)
+    (problem,) = verify(file)
+    assert ("not a binq file" if key == "binq" else "its header has no sha256") in problem
+
+
+def test_files_that_binq_did_not_write_are_not_vouched_for(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file({"a": np.arange(10)}, path)
+    (problem,) = verify(path)
+    assert problem.startswith(f"{path}: not a binq file: it has no sha256")
+    q = binq.quantize(np.ones((2, 32)), "int4")
+    parts = {"a.packed": q.packed, "a.scales": q.scales}
+    save_file(parts, path, {"binq": dump({"a": Description.of(q)})})
+    assert [p.partition(": ")[2] for p in verify(path)] == [
+        "its header has no sha256, so its names, shapes and types are not certain: an early binq "
+        "wrote none; binq.load_file and binq.save_file add it",
+        "tensor 'a.scales': no sha256",
+        "tensor 'a.packed': no sha256",
+    ]
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_offsets_that_are_not_finite(tmp_path, value):
+    q = random_quantized(np.random.default_rng(0), "binary", (33, 64), 32, symmetric=False)
+    offsets = q.zero_points.copy()
+    offsets[1, 0, 0] = value
+    q = binq.QuantizedArray("binary", q.shape, 32, False, q.packed, q.scales, offsets)
+    binq.save_file({"a": q}, tmp_path / "m.safetensors")
+    (problem,) = verify(tmp_path / "m.safetensors")
+    assert problem.endswith("tensor 'a': an offset is inf or NaN")
+
+
+def test_padding_of_zero_points(tmp_path):
+    q = binq.quantize(np.ones((33, 64)), "int4", symmetric=False, group_size=32)
+    zeros = q.zero_points.copy()
+    zeros[1, :, 5:] = 0xFF
+    q = binq.QuantizedArray("int4", q.shape, 32, False, q.packed, q.scales, zeros)
+    binq.save_file({"a": q}, tmp_path / "m.safetensors")
+    (problem,) = verify(tmp_path / "m.safetensors")
+    assert problem.endswith("tensor 'a': a zero point in the padding is not 0")
+
+
+def test_a_part_that_is_missing_is_a_problem_and_the_rest_is_looked_at(tmp_path):
+    path = tmp_path / "m.safetensors"
+    q = binq.quantize(np.ones((33, 64)), "int4", group_size=32)
+    scales = np.full(q.scales.shape, np.nan, np.float16)
+    arrays = {"a.packed": q.packed, "b.packed": q.packed, "b.scales": scales}
+    write_arrays(arrays, path, {"binq": dump(dict.fromkeys("ab", Description.of(q)))})
+    problems = list(verify(path))
+    assert any("its part 'a.scales' is missing" in p for p in problems)
+    assert any("tensor 'b': a scale is inf or NaN" in p for p in problems)
+
+
+def test_a_file_that_shrinks_is_a_problem_and_no_crash(file, monkeypatch):
+    """Nothing is mapped: a mapped file that shrinks ends the process."""
+    monkeypatch.setattr("mmap.mmap", None)
+    assert list(verify(file)) == []
+    size = file.stat().st_size
+    monkeypatch.setattr(
+        "binq.convert.verify._check_header", lambda _: os.truncate(file, size - 4000) or ()
+    )
+    (problem,) = verify(file)
+    assert "it was shortened while it was read" in problem
 
 
 def test_a_broken_file_is_a_problem_and_not_an_error(file):
@@ -117,6 +237,96 @@ def test_against_another_source(tmp_path):
     problems = list(verify(tmp_path / "t", longer))
     assert any("shape (40, 100), in the source (80, 100)" in p for p in problems)
     assert any(p == f"model.norm.weight: differs from {longer}" for p in problems)
+
+
+def experts(path, stack, down=None):
+    """A folder with a stack of experts and one matrix, as Qwen 3's mixtures have them."""
+    tensors = {EXPERTS: stack, "model.norm.weight": np.ones(64, np.float32)}
+    if down is not None:
+        tensors[NAME] = down
+    return one_file(path, tensors)
+
+
+@pytest.mark.parametrize("settings", [
+    {"format": "int4"},
+    {"format": "int4", "method": "absmax", "symmetric": False, "group_size": 32},
+    {"format": "ternary", "method": "absmean"},
+    {"format": "binary", "symmetric": False},
+])  # fmt: skip
+def test_each_matrix_and_each_tile_is_compared(tmp_path, settings):
+    """Noise below the signal of the whole tensor once was enough: a seventh could be another's."""
+    rng = np.random.default_rng(2)
+    stack = rng.standard_normal((7, 70, 64), dtype=np.float32)
+    source = experts(tmp_path / "source", stack)
+    binq.quantize_checkpoint(source, tmp_path / "t", **settings)
+    assert list(verify(tmp_path / "t", source)) == []
+
+    def problems(change, name):
+        other = stack.copy()
+        change(other)
+        return list(verify(tmp_path / "t", experts(tmp_path / name, other)))
+
+    def swap(w):
+        w[[2, 5]] = w[[5, 2]]
+
+    found = problems(swap, "swapped")
+    assert len(found) == 1
+    assert f"{EXPERTS}: not the source's weights: row 0 of matrix 2: SQNR -" in found[0]
+    assert "dB, and 139 other places" in found[0]
+
+    def swap_rows(w):
+        w[6, :2] = w[6, 1::-1]
+
+    assert any("row 0 of matrix 6" in p for p in problems(swap_rows, "rows"))
+
+    def negate(w):
+        w[3, 69] *= -1
+
+    assert any("row 69 of matrix 3" in p for p in problems(negate, "negated"))
+
+    def double(w):
+        w[0, 40:50] *= 2
+
+    assert any("row 40 of matrix 0" in p for p in problems(double, "doubled"))
+
+
+def test_files_of_save_file_are_compared_as_folders_are(tmp_path):
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((40, 64), dtype=np.float32)
+    source = one_file(tmp_path / "source", {NAME: w})
+    for method in ("mse", "absmax"):
+        binq.save_file({NAME: binq.quantize(w, "int4", method=method)}, tmp_path / "m.safetensors")
+        assert list(verify(tmp_path / "m.safetensors", source)) == []
+    binq.save_file({NAME: binq.quantize(w[::-1], "int4")}, tmp_path / "m.safetensors")
+    (problem,) = verify(tmp_path / "m.safetensors", source)
+    assert "not the source's weights" in problem
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_weights_read_as_zero_are_compared_as_such(tmp_path, value):
+    rng = np.random.default_rng(2)
+    w = rng.standard_normal((64, 128), dtype=np.float32)
+    w[3, 4] = value
+    source = one_file(tmp_path / "source", {NAME: w})
+    binq.quantize_checkpoint(source, tmp_path / "t", nonfinite="zero")
+    assert list(verify(tmp_path / "t", source)) == []
+    other = one_file(tmp_path / "other", {NAME: rng.standard_normal((64, 128), dtype=np.float32)})
+    binq.quantize_checkpoint(other, tmp_path / "o")
+    (problem,) = verify(tmp_path / "o", source)
+    assert "not the source's weights" in problem
+
+
+def test_what_is_low_bit_already_is_compared_exactly(tmp_path):
+    """A single code that differs is within the noise of no quantizer."""
+    rng = np.random.default_rng(2)
+    w = rng.choice(np.float32([-0.5, 0.5]), (64, 128))
+    source = one_file(tmp_path / "source", {NAME: w})
+    binq.quantize_checkpoint(source, tmp_path / "t", "binary")
+    assert list(verify(tmp_path / "t", source)) == []
+    w[5, 6] *= -1
+    (problem,) = verify(tmp_path / "t", one_file(tmp_path / "other", {NAME: w}))
+    assert "rows 0 to 64: SQNR" in problem
+    assert "gives inf dB" in problem
 
 
 def test_kept_tensors_must_have_the_types_and_shapes_of_the_source(tmp_path):

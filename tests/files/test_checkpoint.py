@@ -81,7 +81,7 @@ def test_index_may_not_point_elsewhere(tmp_path, file):
         ("[]", "not a JSON object"),
         ("{}", "no object weight_map"),
         ('{"weight_map": []}', "no object weight_map"),
-        ('{"weight_map": {"a": "x", "a": "y"}}', "a name appears twice"),
+        ('{"weight_map": {"a": "x", "a": "y"}}', "it has 'a' twice"),
         ("[" * 200_000, "not valid JSON"),
     ],
 )

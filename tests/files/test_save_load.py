@@ -21,7 +21,7 @@ from strategies import LAYOUTS, quantized_arrays, random_quantized, relay
 
 import binq
 from binq.files import SafetensorsFile
-from binq.files.writer import AppendWriter
+from binq.files.writer import AppendWriter, header_room
 
 reuse_folder = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
@@ -294,7 +294,7 @@ def test_types_that_numpy_lacks_are_refused_with_their_tensor(tmp_path):
 def test_many_tensors_take_time_in_proportion(tmp_path):
     """Experts one by one are tens of thousands: nothing may look at all that came before."""
     names = [f"t{i}" for i in range(30_000)]
-    writer = AppendWriter(tmp_path / "m.safetensors", names)
+    writer = AppendWriter(tmp_path / "m.safetensors", header_room(names))
     start = time.process_time()
     for i, name in enumerate(names):
         mark = writer.mark()

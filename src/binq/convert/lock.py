@@ -7,12 +7,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from binq.files.writer import link_new, naming, temporary_path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from binq.files.holding import hold, is_alive, is_held, release, try_lock
+from binq.files.replacing import link_new, naming, temporary_path
 
 WHOLE = "binq-conversion.lock"
 # Names that locks have.
@@ -22,7 +18,6 @@ _CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 # What this process holds: a lock of an earlier process may bear the same host and number, as those
 # of containers do.
 _HELD: dict[Path, "Lock"] = {}
-_OPEN: set[int] = set()
 _GUARD = threading.Lock()
 
 
@@ -75,14 +70,14 @@ class Lock:
             with naming(self.path):
                 temporary.write_text(self.text)
             # Before it has its name: whoever finds it finds it locked.
-            first = _locked(temporary)
+            first = hold(temporary)
             try:
                 self._name(temporary)
                 # Open under this name only: network file systems keep a name that is deleted for
                 # as long as it is open.
-                self._file = _locked(self.path)
+                self._file = hold(self.path)
             finally:
-                _close(first)
+                release(first)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -114,7 +109,7 @@ class Lock:
             file = os.open(self.path, os.O_RDWR | _CLOEXEC)
             try:
                 # Of those who find it dead, one at a time.
-                if _lock(file, exclusive=True) is False:
+                if try_lock(file, exclusive=True) is False:
                     return
                 same = os.path.samestat(os.fstat(file), self.path.stat())
                 if same and _read(self.path) == dead and self.path not in _HELD:
@@ -138,7 +133,7 @@ class Lock:
             return False
         if text == self.text and path in _HELD:
             return False
-        return not _is_locked(path) and (text == self.text or not _alive(int(pid)))
+        return not is_held(path) and (text == self.text or not is_alive(int(pid)))
 
     def _release(self) -> None:
         with _GUARD:
@@ -146,7 +141,7 @@ class Lock:
                 del _HELD[self.path]
                 if self._is_mine():
                     self.path.unlink(missing_ok=True)
-            _close(self._file)
+            release(self._file)
             self._file = None
 
     def _is_mine(self) -> bool:
@@ -158,60 +153,8 @@ class Lock:
         return False
 
 
-def _locked(path: Path) -> int | None:
-    """Returns the descriptor of a file that the system holds locked as long as it is open."""
-    try:
-        file = os.open(path, os.O_RDWR | _CLOEXEC)
-    except OSError:
-        return None
-    if not _lock(file, exclusive=False):
-        os.close(file)
-        return None
-    _OPEN.add(file)
-    return file
-
-
-def _close(file: int | None) -> None:
-    if file in _OPEN:
-        _OPEN.discard(file)
-        os.close(file)
-
-
-def _lock(file: int, exclusive: bool) -> bool | None:
-    """Returns whether a file could be locked; None where the system or file system cannot.
-
-    Who wants the shared lock waits for those that only ask.
-    """
-    if fcntl is None:
-        return None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
-def _is_locked(path: Path) -> bool:
-    """Returns whether a process is known to hold a file locked."""
-    # Network file systems lock only what may be written; another user's file may only be read.
-    for flags in (os.O_RDWR, os.O_RDONLY):
-        with suppress(OSError):
-            file = os.open(path, flags | _CLOEXEC)
-            try:
-                return _lock(file, exclusive=True) is False
-            finally:
-                os.close(file)
-    return False
-
-
 def _forget_in_child() -> None:
     """A worker that outlives its parent must not look like it."""
-    for file in _OPEN:
-        with suppress(OSError):
-            os.close(file)
-    _OPEN.clear()
     _HELD.clear()
 
 
@@ -231,15 +174,3 @@ def _read(path: Path) -> str | None:
         return None
     except PermissionError:
         return ""
-
-
-def _alive(pid: int) -> bool:
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

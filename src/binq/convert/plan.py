@@ -11,7 +11,7 @@ from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
-from binq.files.writer import header_room
+from binq.files.writer import name_room
 from binq.models import logical_tensors, what_is_unknown
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
@@ -144,7 +144,7 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
     shards: list[list[Item]] = [[]]
     filled = header = 0
     for item in items:
-        nbytes, room = item.bytes_after(source), header_room(item.output_names)
+        nbytes, room = item.bytes_after(source), sum(map(name_room, item.output_names))
         full = filled + nbytes > settings.max_shard_bytes or header + room > MAX_HEADER // 2
         if shards[-1] and full:
             shards.append([])

@@ -23,7 +23,8 @@ from binq.errors import NonFiniteError
 from binq.files.checkpoint import Checkpoint
 from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
-from binq.files.writer import AppendWriter, replacing
+from binq.files.replacing import replacing
+from binq.files.writer import AppendWriter, header_room
 from binq.methods import Task
 from binq.methods.measure import Errors, tile_errors
 from binq.methods.quantize import (
@@ -49,7 +50,7 @@ def write_shard(
     reports = []
     names = [name for item in items for name in item.output_names]
     with replacing(path) as temporary, _Packer(source, items) as packer:
-        writer = AppendWriter(temporary, names)
+        writer = AppendWriter(temporary, header_room(names))
         try:
             for item in items:
                 start = time.perf_counter()

@@ -13,7 +13,7 @@ from typing import Any
 from binq.convert.plan import Item
 from binq.convert.shard import Progress, write_shard
 from binq.files.checkpoint import Checkpoint
-from binq.files.writer import replacing
+from binq.files.replacing import replacing
 
 MANIFEST = "binq-conversion.json"
 

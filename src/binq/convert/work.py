@@ -26,7 +26,7 @@ from binq.convert.task import (
     write_one,
 )
 from binq.files.checkpoint import INDEX, Checkpoint
-from binq.files.writer import TEMPORARY, create_file, replacing, sync_folder
+from binq.files.replacing import TEMPORARY, create_file, replacing, sync_folder
 
 # What lay at the target and is replaced, from the last rename but one until it is deleted.
 REPLACED = ".binq-replaced"

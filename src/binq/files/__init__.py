@@ -14,8 +14,10 @@ from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.dtypes import dtype_name
 from binq.files.header import check_name, checked_nbytes, is_unicode
+from binq.files.replacing import remove_abandoned, replacing
 from binq.files.safetensors import SafetensorsFile
-from binq.files.writer import replacing, sha256, with_hashes, write_safetensors
+from binq.files.seal import SEAL
+from binq.files.writer import check_room, write_arrays
 
 __all__ = ["SafetensorsFile", "load_file", "save_file"]
 
@@ -34,7 +36,8 @@ def save_file(
     - tensors: name -> QuantizedArray or numpy array of any memory layout and byte order
     - path: the file to write or replace; its folder must exist. A link stays a link: the file
       behind it is replaced
-    - metadata: strings to keep in ``__metadata__``; the key ``"binq"`` is taken
+    - metadata: strings to keep in ``__metadata__``; the keys ``"binq"`` and
+      ``"binq.sha256"`` are taken
 
     Raises TypeError for dtypes that safetensors cannot hold and for metadata that are not
     strings, ValueError for names that collide and for names and shapes that cannot be read back.
@@ -65,15 +68,12 @@ def save_file(
                 raise ValueError(f"two tensors would be stored as {part!r}: rename one")
             _check_readable(part, array)
             arrays[part] = array
-    # safetensors writes the memory of an array as it lies: it must be contiguous, little-endian.
-    contiguous = {
-        part: np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
-        for part, array in arrays.items()
-    }
-    hashes = {part: sha256(array) for part, array in contiguous.items()}
-    strings[binq_metadata.KEY] = with_hashes(binq_metadata.dump(described), hashes)
-    with replacing(path.resolve() if path.is_symlink() else path) as temporary:
-        write_safetensors(contiguous, temporary, strings)
+    strings[binq_metadata.KEY] = binq_metadata.dump(described)
+    check_room(arrays, strings)
+    path = path.resolve() if path.is_symlink() else path
+    remove_abandoned(path)
+    with replacing(path) as temporary:
+        write_arrays(arrays, temporary, strings)
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, QuantizedArray | NDArray[Any]]:
@@ -120,8 +120,9 @@ def _check_strings(metadata: Mapping[str, str] | None) -> dict[str, str]:
             )
         if not (is_unicode(key) and is_unicode(value)):
             raise ValueError(f"metadata must be valid Unicode, got {key!r}: {value!r}")
-    if binq_metadata.KEY in strings:
-        raise ValueError("metadata must not have the key 'binq', which binq writes itself")
+    for key in (binq_metadata.KEY, SEAL):
+        if key in strings:
+            raise ValueError(f"metadata must not have the key {key!r}, which binq writes itself")
     return strings
 
 

@@ -1,6 +1,5 @@
 """Opens a checkpoint: a folder of safetensors files as the model hubs have them, or a GGUF file."""
 
-import json
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from binq.files.gguf import MAGIC, GgufFile
 from binq.files.header import is_unicode
 from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
+from binq.files.strict_json import parse_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -279,16 +279,9 @@ def _load_object(path: Path) -> dict[str, Any]:
     finally:
         file.close()
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise FormatError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{path}: not a JSON object")
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a name appears twice in an object")
-    return result

@@ -5,7 +5,6 @@ that the format forbids and a little more: duplicate names, space before the fir
 that overflow, data that overlaps, has holes or goes past the file, and more than a million tensors.
 """
 
-import json
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -13,6 +12,7 @@ from typing import Any, NoReturn
 
 from binq.errors import FormatError
 from binq.files.dtypes import BITS
+from binq.files.strict_json import parse_json
 
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 1_000_000
@@ -94,36 +94,10 @@ def _load_json(text: bytes, path: object) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise FormatError(f"{path}: header must begin with '{{', got {text[:1]!r}")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            seen: set[str] = set()
-            name = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-            raise FormatError(f"{path}: header has {name!r} twice")
-        return result
-
-    def refuse(word: str) -> NoReturn:
-        raise FormatError(f"{path}: header has the number {word[:40]}, not an integer")
-
-    def whole(word: str) -> int:
-        if len(word) > 20:
-            refuse(word)
-        return int(word)
-
     try:
-        entries = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_constant=refuse,
-            parse_float=refuse,
-            parse_int=whole,
-        )
-    except FormatError:
-        raise
-    except RecursionError:
-        raise FormatError(f"{path}: header is nested too deeply") from None
+        entries = parse_json(text, whole=True)
     except ValueError as error:
-        raise FormatError(f"{path}: header is not JSON in UTF-8: {error}") from None
+        raise FormatError(f"{path}: header is not JSON as it must be: {error}") from None
     if not isinstance(entries, dict):
         raise FormatError(f"{path}: header must be an object")
     return entries

@@ -16,6 +16,7 @@ from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.files.strict_json import parse_json
 from binq.formats import FORMATS
 from binq.formats.layout import GROUP_SIZES
 
@@ -81,8 +82,8 @@ def parse(text: str, path: object) -> tuple[dict[str, Description], dict[str, st
         return FormatError(f"{path}: __metadata__['binq']: {reason}")
 
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, whole=True)
+    except ValueError as error:
         raise bad(f"not JSON: {error}") from None
     if not isinstance(content, dict) or type(content.get("version")) is not int:
         raise bad("must be an object with an integer version")
@@ -102,6 +103,14 @@ def parse(text: str, path: object) -> tuple[dict[str, Description], dict[str, st
     return {
         name: _check_description(name, entry, fields, bad) for name, entry in tensors.items()
     }, hashes
+
+
+def described(
+    metadata: Mapping[str, str], path: object
+) -> tuple[dict[str, Description], dict[str, str]]:
+    """Returns what :func:`parse` does, from the metadata of a file; nothing where it has none."""
+    text = metadata.get(KEY)
+    return ({}, {}) if text is None else parse(text, path)
 
 
 def _check_description(name: str, entry: Any, fields: set[str], bad: Any) -> Description:

@@ -1,0 +1,235 @@
+"""Compares what was written with what it was written from, matrix by matrix."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from math import inf, log10
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq._memory import as_bytes
+from binq.array import QuantizedArray
+from binq.array.packed import Packed
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, lanes
+from binq.errors import FormatError
+from binq.files import metadata as binq_metadata
+from binq.files.checkpoint import Checkpoint
+from binq.files.dtypes import numpy_dtype
+from binq.files.safetensors import SafetensorsFile
+from binq.files.stored import StoredPacked
+from binq.methods import METHODS, Task
+from binq.methods.measure import tile_errors
+from binq.methods.quantize import check_weights, get_method, quantize_task, with_zeros
+from binq.models import logical_tensors
+from binq.models.tensor import LogicalTensor
+from binq.storage.base import Exact
+
+# Another version of a method may round otherwise, but is not that much worse in any row, nor by
+# more of its signal than the rounding of scales takes.
+_WORSE = 1.2
+_ROUNDING = 1e-6
+
+
+class Difference(NamedTuple):
+    """Rows of a matrix that are not the source's, and their SQNR beside what quantizing gives."""
+
+    matrix: int
+    start: int
+    stop: int
+    found: float
+    expected: float
+
+
+def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
+    """Yields what differs between the files at ``path`` and the source, a line each."""
+    with ExitStack() as stack:
+        packed: dict[str, StoredPacked] = {}
+        plain: dict[str, SafetensorsFile] = {}
+        for file_path in files:
+            # What cannot be read was a problem already.
+            with suppress(FormatError, OSError):
+                file = stack.enter_context(SafetensorsFile(file_path))
+                described, _ = binq_metadata.described(file.metadata, file_path)
+                parts = binq_metadata.stored_names(described)
+                plain.update(dict.fromkeys((name for name in file if name not in parts), file))
+                for name, d in described.items():
+                    with suppress(FormatError):
+                        packed[name] = StoredPacked(file, name, d)
+        source = stack.enter_context(Checkpoint(against))
+        method, family = _setting(path, "method"), _setting(path, "family")
+        for tensor in logical_tensors(source, family):
+            if tensor.name in packed:
+                yield from _compare_packed(source, tensor, packed.pop(tensor.name), method)
+                continue
+            for name in tensor.stored if tensor.copyable else (tensor.name,):
+                if name in plain:
+                    yield from _compare_kept(source, tensor, name, plain.pop(name))
+                else:
+                    yield f"{name}: in {against}, missing here"
+        for name in (*packed, *plain):
+            yield f"{name}: not in {against}"
+
+
+def _setting(path: Path, key: str) -> str | None:
+    """Returns what a folder's configuration says of its conversion, or None."""
+    with suppress(FormatError, OSError), Checkpoint(path) as made:
+        settings = made.config.get("quantization_config")
+        value = settings.get(key) if isinstance(settings, dict) else None
+        return value if isinstance(value, str) else None
+    return None
+
+
+def _compare_kept(
+    source: Checkpoint, tensor: LogicalTensor, name: str, file: SafetensorsFile
+) -> Iterator[str]:
+    """Kept tensors have the type, the shape and the bytes that they had."""
+    if tensor.copyable:
+        info = source.info(name)
+        dtype, shape = numpy_dtype(info.dtype), info.shape
+    else:
+        # A type that GGUF alone has, as its exact values.
+        there = tensor.read(source)
+        dtype, shape = there.dtype, there.shape
+    here = file.info(name)
+    if (numpy_dtype(here.dtype), here.shape) != (dtype, shape):
+        found = f"{numpy_dtype(here.dtype)} {here.shape}"
+        yield f"{name}: {found}, in {source.path} {dtype} {shape}"
+        return
+    for start in range(0, here.nbytes, COPY_BYTES):
+        stop = min(start + COPY_BYTES, here.nbytes)
+        if tensor.copyable:
+            wanted = source.read_bytes(name, start, stop)
+        else:
+            wanted = as_bytes(there)[start:stop]
+        if not np.array_equal(file.read_bytes(name, start, stop), wanted):
+            yield f"{name}: differs from {source.path}"
+            return
+
+
+def _compare_packed(
+    source: Checkpoint, tensor: LogicalTensor, stored: StoredPacked, method: str | None
+) -> Iterator[str]:
+    """Each block of rows has the bytes that quantizing gives, or an error no larger."""
+    d = stored.description
+    if d.shape != tensor.shape:
+        yield f"{tensor.name}: shape {d.shape}, in the source {tensor.shape}"
+        return
+    if 0 in d.shape:
+        return
+    exact = tensor.exact_format(source)
+    if exact is not None:
+        exact = replace(exact, packing=exact.packing.fitted(d.shape[-1]))
+    if exact is not None and exact.packing != d.packing:
+        exact = None
+    methods = _methods(stored, method)
+
+    def look(matrix: int, start: int, stop: int) -> list[Difference]:
+        block = stored.read_rows(matrix, start, stop)
+        if exact is not None:
+            return _compare_exact(source, tensor, exact, block, (matrix, start, stop))
+        values = with_zeros(tensor.read_values(source, matrix, start, stop))
+        return [
+            Difference(matrix, start + row, start + row + 1, *decibels)
+            for row, *decibels in _compare_block(values, block, methods)
+        ]
+
+    places = (
+        (matrix, *rows) for matrix in range(tensor.matrices) for rows in tensor.blocks(BLOCK_BYTES)
+    )
+    wrong = [place for found in _side_by_side(look, places) for place in found]
+    if wrong:
+        first = wrong[0]
+        where = f"row {first.start}"
+        if first.stop - first.start > 1:
+            where = f"rows {first.start} to {first.stop}"
+        if len(d.shape) > 2:
+            where += f" of matrix {first.matrix}"
+        more = f", and {len(wrong) - 1} other places" if len(wrong) > 1 else ""
+        yield (
+            f"{tensor.name}: not the source's weights: {where}: SQNR {first.found:.1f} dB, "
+            f"quantizing the source gives {first.expected:.1f} dB{more}"
+        )
+
+
+def _methods(stored: StoredPacked, method: str | None) -> list[str]:
+    """Returns the methods by which a tensor may have been quantized, the likeliest first."""
+    packing = stored.description.packing
+    names = [*packing.kind.methods]
+    if method in METHODS:
+        with suppress(ValueError):
+            get_method(method, packing)
+            names.insert(0, method)
+    return list(dict.fromkeys(names))
+
+
+def _compare_block(
+    values: NDArray[Any], block: Packed, methods: list[str]
+) -> Iterator[tuple[int, float, float]]:
+    """Yields the rows of a block that are worse than any method makes them, with their SQNR."""
+    task = Task(check_weights(values), block.packing, block.scales.dtype)
+    allowed = np.zeros(len(values))
+    for name in methods:
+        expected, _ = quantize_task(task, get_method(name, block.packing))
+        if expected.same_as(block):
+            return
+        allowed = np.maximum(allowed, _row_noise(values, expected))
+    with np.errstate(over="ignore", invalid="ignore"):
+        signal = (values.astype(np.float64) ** 2).sum(axis=1)
+        noise = _row_noise(values, block)
+        # NaN is worse than anything.
+        worse = ~(noise <= _WORSE * allowed + _ROUNDING * signal)
+    for row in np.flatnonzero(worse).tolist():
+        yield row, _decibels(signal[row], noise[row]), _decibels(signal[row], allowed[row])
+
+
+def _row_noise(values: NDArray[Any], packed: Packed) -> NDArray[np.float64]:
+    """Returns the squared error of each row."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = values.astype(np.float64) - QuantizedArray._of(packed).dequantize()
+        noise: NDArray[np.float64] = (errors**2).sum(axis=1)
+    return noise
+
+
+def _compare_exact(
+    source: Checkpoint,
+    tensor: LogicalTensor,
+    exact: Exact,
+    block: Packed,
+    place: tuple[int, int, int],
+) -> list[Difference]:
+    """What is low-bit in the source is exactly the same here."""
+    wanted = tensor.exact_rows(source, exact, *place)
+    found = QuantizedArray._of(block)
+    if wanted._data.same_as(block) or np.array_equal(wanted.dequantize(), found.dequantize()):
+        return []
+    signal, noise = tile_errors(wanted.dequantize(), block)[:, :2].sum(axis=0).tolist()
+    return [Difference(*place, _decibels(signal, noise), inf)]
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return inf
+    return 10 * log10(signal / noise) if signal > 0 else -inf
+
+
+def _side_by_side(
+    look: Callable[..., list[Difference]], places: Iterator[tuple[int, int, int]]
+) -> Iterator[list[Difference]]:
+    """Yields what ``look`` says of each place, in order, with a few of them in work at a time."""
+    running: deque[Future[list[Difference]]] = deque()
+    with ThreadPoolExecutor(lanes()) as threads:
+        try:
+            for place in places:
+                running.append(threads.submit(look, *place))
+                if len(running) > lanes() + 1:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for block in running:
+                block.cancel()

@@ -1,0 +1,76 @@
+"""Shows what files and folders hold, by their headers alone."""
+
+import json
+from dataclasses import asdict, dataclass
+from math import prod
+from pathlib import Path
+
+from binq.convert.tables import readable
+from binq.errors import UnsupportedFormatError
+from binq.files import metadata as binq_metadata
+from binq.files.checkpoint import Checkpoint
+from binq.files.safetensors import SafetensorsFile
+from binq.files.stored import StoredPacked
+
+
+@dataclass
+class Entry:
+    """One tensor of a file, packed or plain."""
+
+    name: str
+    file: str
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.nbytes / prod(self.shape) if prod(self.shape) else 0.0
+
+
+def tensor_files(path: Path) -> list[Path]:
+    """Returns the safetensors files behind a path: itself, or those of a folder's index.
+
+    Raises UnsupportedFormatError for GGUF files.
+    """
+    files = [path]
+    if path.is_dir():
+        with Checkpoint(path) as source:
+            files = [path / name for name in source.files]
+    for file in files:
+        if file.suffix == ".gguf":
+            raise UnsupportedFormatError(f"{file}: a GGUF file: only quantize reads those")
+    return files
+
+
+def inspect(path: Path) -> list[Entry]:
+    """Returns what a safetensors file or a checkpoint folder holds, by name."""
+    entries = []
+    for file_path in tensor_files(path):
+        with SafetensorsFile(file_path) as file:
+            described = binq_metadata.described(file.metadata, file.path)[0]
+            parts = binq_metadata.stored_names(described)
+            for name, d in described.items():
+                nbytes = StoredPacked(file, name, d).nbytes
+                entries.append(Entry(name, file_path.name, str(d.packing), d.shape, nbytes))
+            for name, info in file.tensors.items():
+                if name not in parts:
+                    entries.append(Entry(name, file_path.name, info.dtype, info.shape, info.nbytes))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def inspect_text(entries: list[Entry]) -> str:
+    """Returns a table of the entries and their total."""
+    width = max([len(e.name) for e in entries], default=0)
+    lines = [
+        f"{e.name:{width}}  {e.format:18} {'x'.join(map(str, e.shape)):>20} "
+        f"{e.bits_per_weight:7.3f} {readable(e.nbytes):>10}  {e.file}"
+        for e in entries
+    ]
+    lines.append(f"{len(entries)} tensors, {readable(sum(e.nbytes for e in entries))}")
+    return "\n".join(lines)
+
+
+def inspect_json(entries: list[Entry]) -> str:
+    """Returns the entries as one JSON document."""
+    return json.dumps([asdict(e) | {"bits_per_weight": e.bits_per_weight} for e in entries])
