@@ -9,7 +9,7 @@ from checkpoints.fixtures import Written, floats, save
 from checkpoints.models import gpt_oss, qwen3, qwen35
 from safetensors.numpy import save_file
 
-from binq.errors import FormatError, UnsupportedFormatError
+from binq.errors import FormatError
 from binq.files.checkpoint import INDEX, Checkpoint
 from binq.models import logical_tensors
 
@@ -158,13 +158,3 @@ def test_an_index_is_no_checkpoint_and_its_folder_is_asked_for(tmp_path):
     path.write_text('{"weight_map": {}}')
     with pytest.raises(FormatError, match=r"index\.json: no weights but JSON: name the folder"):
         Checkpoint(path)
-
-
-def test_weights_without_a_configuration_are_refused(tmp_path):
-    qwen3(tmp_path)
-    (tmp_path / "config.json").unlink()
-    with (
-        Checkpoint(tmp_path) as source,
-        pytest.raises(UnsupportedFormatError, match=r"no config\.json beside the weights"),
-    ):
-        logical_tensors(source)
