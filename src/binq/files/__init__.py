@@ -80,8 +80,9 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, QuantizedArray | NDArra
     """Returns the tensors of a safetensors file by name, mapped in memory: nothing is copied.
 
     Packed weights come as QuantizedArray, all else as read-only arrays (bfloat16 and float8 as
-    ml_dtypes' types). Any safetensors file loads, not only those that binq wrote. The file must
-    not be shortened while its arrays are in use.
+    ml_dtypes' types). Any safetensors file loads, not only those that binq wrote; types that numpy
+    has no array of (F4, F6) come as the uint8 bytes that hold them, (2, 8) of F4 as (2, 4). The
+    file must not be shortened while its arrays are in use.
 
     - path: the file
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from binq.array.checks import check_path
 from binq.errors import FormatError
-from binq.files.dtypes import numpy_dtype
+from binq.files.dtypes import array_form, numpy_dtype
 from binq.files.gguf import MAGIC, GgufFile
 from binq.files.header import is_unicode
 from binq.files.reading import ReadableFile
@@ -152,7 +152,8 @@ class Checkpoint:
         """Returns a whole stored tensor as a new array of its own type."""
         info = self.info(name)
         data = self.read_bytes(name, 0, info.nbytes)
-        return data.view(numpy_dtype(info.dtype)).reshape(info.shape)
+        dtype, shape = array_form(info.dtype, info.shape)
+        return data.view(dtype).reshape(shape)
 
     def read_span(
         self, name: str, start: int, stop: int, row_shape: tuple[int, ...]

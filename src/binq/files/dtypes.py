@@ -1,5 +1,6 @@
 """The element types of safetensors files, and the numpy dtypes that hold them."""
 
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,8 @@ BITS = {
     "F8_E5M2": 8,
     "F8_E4M3": 8,
     "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
     "I16": 16,
     "U16": 16,
     "F16": 16,
@@ -38,6 +41,8 @@ _NUMPY: dict[str, np.dtype[Any]] = {
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
     "I16": np.dtype("<i2"),
     "U16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
@@ -62,6 +67,20 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         return _NUMPY[name]
     except KeyError:
         raise UnsupportedFormatError(f"numpy has no array type for {name} tensors") from None
+
+
+def array_form(name: str, shape: tuple[int, ...]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Returns the dtype and shape of the array that holds a stored tensor.
+
+    Elements that are not whole bytes (F4, F6) come as the bytes that hold them, uint8: (2, 8) of
+    F4 is (2, 4), and where the last axis is no whole number of bytes, one axis of all of them.
+    Raises UnsupportedFormatError for a type that safetensors files do not have.
+    """
+    if name in _NUMPY or name not in BITS:
+        return numpy_dtype(name), shape
+    nbytes = prod(shape) * BITS[name] // 8
+    last = shape[-1] * BITS[name] if shape else 1
+    return _NUMPY["U8"], (*shape[:-1], last // 8) if last % 8 == 0 else (nbytes,)
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:

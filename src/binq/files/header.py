@@ -104,6 +104,8 @@ def _load_json(text: bytes, path: object) -> dict[str, Any]:
 
 
 def _check_metadata(metadata: Any, path: object) -> dict[str, str]:
+    if metadata is None:  # what MLX writes where it has none
+        return {}
     if not isinstance(metadata, dict):
         raise FormatError(f"{path}: __metadata__ must be an object")
     for key, value in metadata.items():
@@ -144,8 +146,9 @@ def _check_entry(name: str, entry: Any, path: object) -> TensorInfo:
 
     if "\0" in name:
         bad("name has a NUL character")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        bad("must have exactly dtype, shape and data_offsets")
+    # Other readers pass over further keys; so does this one.
+    if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= set(entry):
+        bad("must have dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str):
         bad("dtype must be a string")

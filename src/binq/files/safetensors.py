@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from binq.array.checks import check_path
 from binq.errors import UnsupportedFormatError
-from binq.files.dtypes import numpy_dtype
+from binq.files.dtypes import array_form, numpy_dtype
 from binq.files.header import LENGTH_BYTES, TensorInfo, header_length, parse_header
 from binq.files.reading import ReadableFile
 
@@ -72,8 +72,8 @@ class SafetensorsFile:
     def read(self, name: str) -> NDArray[Any]:
         """Returns a whole tensor as a new array."""
         info = self.info(name)
-        dtype = self._dtype(name)
-        return self.read_bytes(name, 0, info.nbytes).view(dtype).reshape(info.shape)
+        dtype, shape = array_form(info.dtype, info.shape)
+        return self.read_bytes(name, 0, info.nbytes).view(dtype).reshape(shape)
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Returns ``tensor[start:stop]`` along the first axis as a new array."""
@@ -103,7 +103,8 @@ class SafetensorsFile:
             if info.nbytes == 0:
                 part = np.zeros(0, np.uint8)
                 part.flags.writeable = False
-            arrays[name] = part.view(self._dtype(name)).reshape(info.shape)
+            dtype, shape = array_form(info.dtype, info.shape)
+            arrays[name] = part.view(dtype).reshape(shape)
         return arrays
 
     def _dtype(self, name: str) -> np.dtype[Any]:
