@@ -226,7 +226,6 @@ def test_malformed_files_are_refused(tmp_path, case):
     [
         (header(version=1), "version 1"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "a big-endian file"),
-        (header(0, 1, gguf_string("split.count") + gguf_value(3)), "split over several files"),
     ],
 )
 def test_other_kinds_of_gguf_are_refused_by_name(tmp_path, data, reason):

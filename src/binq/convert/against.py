@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from binq._memory import as_bytes
 from binq.array import QuantizedArray
 from binq.array.packed import Packed
-from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, lanes
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS, lanes
+from binq.convert.rewrite import round_to
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint
@@ -61,54 +62,79 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
                     with suppress(FormatError):
                         packed[name] = StoredPacked(file, name, d)
         source = stack.enter_context(Checkpoint(against))
-        method, family = _setting(path, "method"), _setting(path, "family")
+        settings = _settings(path)
+        method, family = (_text(settings, key) for key in ("method", "family"))
+        tied = settings.get("tied")
+        unseen = dict.fromkeys((*packed, *plain))
         for tensor in logical_tensors(source, family):
-            if tensor.name in packed:
-                yield from _compare_packed(source, tensor, packed.pop(tensor.name), method)
+            twin = tied.get(tensor.name) if isinstance(tied, dict) else None
+            name = twin if isinstance(twin, str) else tensor.name
+            if name in packed:
+                unseen.pop(name, None)
+                yield from _compare_packed(source, tensor, packed[name], method)
                 continue
-            for name in tensor.stored if tensor.copyable else (tensor.name,):
+            stored = tensor.stored if tensor.copyable and twin is None else (name,)
+            for name in stored:
                 if name in plain:
-                    yield from _compare_kept(source, tensor, name, plain.pop(name))
+                    unseen.pop(name, None)
+                    yield from _compare_kept(source, tensor, name, plain[name])
                 else:
                     yield f"{name}: in {against}, missing here"
-        for name in (*packed, *plain):
+        for name in unseen:
             yield f"{name}: not in {against}"
 
 
-def _setting(path: Path, key: str) -> str | None:
-    """Returns what a folder's configuration says of its conversion, or None."""
+def _settings(path: Path) -> dict[str, Any]:
+    """Returns what a folder's configuration says of its conversion."""
     with suppress(FormatError, OSError), Checkpoint(path) as made:
         settings = made.config.get("quantization_config")
-        value = settings.get(key) if isinstance(settings, dict) else None
-        return value if isinstance(value, str) else None
-    return None
+        return settings if isinstance(settings, dict) else {}
+    return {}
+
+
+def _text(settings: dict[str, Any], key: str) -> str | None:
+    value = settings.get(key)
+    return value if isinstance(value, str) else None
 
 
 def _compare_kept(
     source: Checkpoint, tensor: LogicalTensor, name: str, file: SafetensorsFile
 ) -> Iterator[str]:
-    """Kept tensors have the type, the shape and the bytes that they had."""
-    if tensor.copyable:
-        info = source.info(name)
-        dtype, shape = numpy_dtype(info.dtype), info.shape
-    else:
-        # A type that GGUF alone has, as its exact values.
-        there = tensor.read(source)
-        dtype, shape = there.dtype, there.shape
+    """Kept tensors have the type, the shape and the bytes that they had, or are rounded right."""
     here = file.info(name)
-    if (numpy_dtype(here.dtype), here.shape) != (dtype, shape):
+    tied = tensor.copyable and name not in tensor.stored  # it has the name of its twin here
+    label = tensor.name if tied else name
+    if tensor.copyable:
+        there = tensor.stored[0] if tied else name
+        info = source.info(there)
+        dtype, shape = info.dtype, info.shape
+    else:
+        dtypes = (tensor.dtype,) if tensor.dtype in FLOATS else ("F16", "BF16")
+        dtype, shape = here.dtype if here.dtype in dtypes else dtypes[0], tensor.shape
+    if (here.dtype, here.shape) != (dtype, shape):
         found = f"{numpy_dtype(here.dtype)} {here.shape}"
-        yield f"{name}: {found}, in {source.path} {dtype} {shape}"
+        yield f"{label}: {found}, in {source.path} {numpy_dtype(dtype)} {shape}"
         return
-    for start in range(0, here.nbytes, COPY_BYTES):
-        stop = min(start + COPY_BYTES, here.nbytes)
-        if tensor.copyable:
-            wanted = source.read_bytes(name, start, stop)
-        else:
-            wanted = as_bytes(there)[start:stop]
-        if not np.array_equal(file.read_bytes(name, start, stop), wanted):
-            yield f"{name}: differs from {source.path}"
+    pieces = (
+        _bytes(source, there, here.nbytes) if tensor.copyable else _rounded(source, tensor, dtype)
+    )
+    start = 0
+    for wanted in pieces:
+        if not np.array_equal(file.read_bytes(name, start, start + wanted.size), wanted):
+            yield f"{label}: differs from {source.path}"
             return
+        start += wanted.size
+
+
+def _bytes(source: Checkpoint, name: str, nbytes: int) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, nbytes, COPY_BYTES):
+        yield source.read_bytes(name, start, min(start + COPY_BYTES, nbytes))
+
+
+def _rounded(source: Checkpoint, tensor: LogicalTensor, dtype: str) -> Iterator[NDArray[np.uint8]]:
+    """Yields the bytes of values of which the output does not have the type."""
+    for values in tensor.read_all(source, BLOCK_BYTES):
+        yield as_bytes(np.ascontiguousarray(round_to(values, numpy_dtype(dtype))))
 
 
 def _compare_packed(
@@ -116,6 +142,8 @@ def _compare_packed(
 ) -> Iterator[str]:
     """Each block of rows has the bytes that quantizing gives, or an error no larger."""
     d = stored.description
+    if d.shape != tensor.shape:
+        tensor = tensor.as_matrices()
     if d.shape != tensor.shape:
         yield f"{tensor.name}: shape {d.shape}, in the source {tensor.shape}"
         return

@@ -51,7 +51,13 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
             for item in plan.items
             if not item.kept and item.tensor.scheme == "transposed"
         ),
-        "kept": sorted(item.tensor.name for item in plan.items if item.kept),
+        "flattened": {
+            item.tensor.name: source.info(item.tensor.stored[0]).shape
+            for item in plan.items
+            if not item.kept and item.tensor.scheme == "flattened"
+        },
+        "kept": sorted(item.tensor.name for item in plan.items if item.kept and not item.tied),
+        "tied": {item.tensor.name: item.tied for item in plan.items if item.tied},
     }
     if before:
         block["source_quantization_config"] = before[-1]

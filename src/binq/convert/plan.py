@@ -1,18 +1,20 @@
 """What will become of each tensor of a checkpoint, decided before a byte is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from binq.convert.rules import Choice, Rule, parse_option, parse_rules
+from binq.convert.rules import KEEP, Choice, Rule, parse_option, parse_rules
 from binq.convert.tensor_report import TensorReport
+from binq.convert.tied import find_copies
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
+from binq.files.dtypes import BITS
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
 from binq.files.writer import name_room
-from binq.models import logical_tensors, what_is_unknown
+from binq.models import is_tied, logical_tensors, what_is_unknown
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
 from binq.storage.base import Exact
@@ -43,12 +45,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Item:
-    """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept."""
+    """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept.
+
+    A kept one with ``tied`` has the bytes of the tensor of that name, and is not stored again.
+    """
 
     tensor: LogicalTensor
     choice: Choice | None = None
     exact: Exact | None = None
     reason: str = ""
+    tied: str = ""
 
     @property
     def kept(self) -> bool:
@@ -66,13 +72,25 @@ class Item:
         """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``."""
         if self.exact is not None:
             return f"{self.exact.packing} exact"
-        return self.tensor.dtype if self.choice is None else str(self.choice)
+        if self.tied:
+            return "tied"
+        return self.kept_dtype if self.choice is None else str(self.choice)
+
+    @property
+    def kept_dtype(self) -> str:
+        """Returns the type in which a kept tensor is stored: its own, where the output has it.
+
+        What only other files have becomes float16, unless writing it shows that bfloat16 is nearer.
+        """
+        return self.tensor.dtype if self.tensor.copyable or self.tensor.dtype in FLOATS else "F16"
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Returns the names of the stored tensors of the output."""
         if not self.kept:
             return tuple(self.description.part_names(self.tensor.name))
+        if self.tied:
+            return ()
         return self.tensor.stored if self.tensor.copyable else (self.tensor.name,)
 
     def report(self, source: Checkpoint) -> TensorReport:
@@ -93,10 +111,12 @@ class Item:
 
     def bytes_after(self, source: Checkpoint) -> int:
         """Returns the bytes in the output, scales as float16 where they are not known to differ."""
+        if self.tied:
+            return 0
         if self.kept:
             if self.tensor.copyable:
                 return self.bytes_before(source)
-            return self.tensor.size * 4
+            return self.tensor.size * BITS[self.kept_dtype] // 8
         dtype = np.dtype(self.exact.scale_dtype if self.exact else np.float16)
         return self.description.packing.nbytes(self.tensor.shape, dtype)
 
@@ -140,6 +160,7 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
                 f"{matched[0].dtype} of shape {matched[0].shape}"
             )
     items = tuple(_decide(source, tensor, rules, options, settings.default) for tensor in tensors)
+    items = _tied(source, items)
     _check_names(source, items)
     shards: list[list[Item]] = [[]]
     filled = header = 0
@@ -152,9 +173,43 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
         shards[-1].append(item)
         filled += nbytes
         header += room
-    unknown = what_is_unknown(source, settings.family)
-    notes = (unknown,) if unknown else ()
+    notes = tuple(_notes(source, tensors, settings))
     return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default), notes)
+
+
+def _tied(source: Checkpoint, items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Returns the items, copies of tied weights for once: where the same becomes of both."""
+    copies = find_copies(source, [item.tensor for item in items])
+    named = {item.tensor.name: item for item in items}
+    result = []
+    for item in items:
+        twin = named.get(copies.get(item.tensor.name, ""))
+        if twin is not None and (item.choice, item.exact) == (twin.choice, twin.exact):
+            name = twin.tensor.name
+            item = Item(item.tensor, reason=f"tied: stored once, as {name}", tied=name)
+        result.append(item)
+    return tuple(result)
+
+
+def _notes(
+    source: Checkpoint, tensors: Sequence[LogicalTensor], settings: Settings
+) -> Iterator[str]:
+    """Yields what a user should know of a plan: an unknown model, an option that does nothing."""
+    unknown = what_is_unknown(source, settings.family)
+    if unknown:
+        yield unknown
+    roles = {tensor.role for tensor in tensors}
+    if settings.lm_head not in (None, KEEP) and "head" not in roles:
+        what = f"lm_head={settings.lm_head!r} (--lm-head) did nothing: no tensor is an output head"
+        if "embedding" in roles:
+            tied = "ties it to" if is_tied(source) else "has none beside"
+            what += f"; the model {tied} its embeddings, which embeddings= (--embeddings) packs"
+        yield what
+    if settings.embeddings not in (None, KEEP) and not roles & {"embedding", "head"}:
+        yield (
+            f"embeddings={settings.embeddings!r} (--embeddings) did nothing: no tensor is an "
+            "embedding or an output head"
+        )
 
 
 def _check_names(source: Checkpoint, items: Sequence[Item]) -> None:
@@ -178,6 +233,7 @@ def _decide(
     options: Mapping[str, Choice | None],
     default: Choice,
 ) -> Item:
+    original = tensor
     rule = next((r for r in rules if r.matches(tensor.name)), None)
     if rule is not None:
         choice, reason = rule.choice, f"rule {rule.text}"
@@ -190,14 +246,34 @@ def _decide(
         choice = default if tensor.quantize else None
         reason = tensor.reason
     if choice is None:
-        return Item(tensor, reason=reason)
+        return _keep(source, tensor, default, reason)
     if not _is_weight(tensor):
         return Item(tensor, reason="not a matrix of weights")
+    tensor = tensor.as_matrices()
     # What already is low-bit stays exactly what it is, unless fewer bits are wanted.
     exact = tensor.exact_format(source)
     if exact is not None and exact.packing.bits > choice.packing.bits:
         exact = None
-    return _item(tensor, choice, exact)
+    item = _item(tensor, choice, exact)
+    if tensor.has_floats and item.bytes_after(source) >= item.bytes_before(source):
+        # Padding to tiles of 32 rows and whole groups outweighs the weights.
+        size = 8 * item.bytes_after(source) / max(1, tensor.size)
+        return Item(original, reason=f"{item.label} would take {size:.1f} bits a weight: kept")
+    return item
+
+
+def _keep(source: Checkpoint, tensor: LogicalTensor, default: Choice, reason: str) -> Item:
+    """Returns a kept tensor; packed where its type is not one of the output's, and no bit is lost.
+
+    Such a type is GGUF's Q4_0, which int4 holds.
+    """
+    if not tensor.copyable and len(tensor.shape) >= 2:
+        exact = tensor.exact_format(source)
+        if exact is not None:
+            item = replace(_item(tensor, default, exact), reason=f"{reason}: packed exactly")
+            if item.bytes_after(source) < Item(tensor).bytes_after(source):
+                return item
+    return Item(tensor, reason=reason)
 
 
 def _item(tensor: LogicalTensor, choice: Choice, exact: Exact | None) -> Item:
@@ -213,7 +289,7 @@ def _is_weight(tensor: LogicalTensor) -> bool:
     """Returns whether quantizing the tensor can make sense: a glob may match its bias as well."""
     if len(tensor.shape) < 2 or tensor.role in ("bias", "norm"):
         return False
-    return tensor.scheme not in ("plain", "transposed") or tensor.dtype in FLOATS
+    return not tensor.has_floats or tensor.dtype in FLOATS
 
 
 def _peak_bytes(items: Sequence[Item], default: Choice) -> int:

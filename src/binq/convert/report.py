@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from binq.convert.doubts import doubts, growth
 from binq.convert.tables import align, readable
 from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
@@ -69,7 +70,8 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """Returns what a user should look at, a sentence each."""
-        return [*self.notes, *([self.unknown_text] if self.unknown else [])]
+        unknown = [self.unknown_text] if self.unknown else []
+        return [*self.notes, *unknown, *doubts(self.tensors), *growth(self.tensors)]
 
     def to_json(self) -> str:
         """Returns one JSON document: totals and every tensor."""

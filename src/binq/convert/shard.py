@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.packed import Packed
+from binq.convert.health import Health, moments
 from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, Item, lanes
+from binq.convert.rewrite import HALF, Rounding, round_to
 from binq.convert.tensor_report import TensorReport
 from binq.errors import NonFiniteError
 from binq.files.checkpoint import Checkpoint
@@ -68,6 +70,16 @@ def write_shard(
     return {"file": path.name, "sizes": writer.sizes, "tensors": reports}
 
 
+class _Block(NamedTuple):
+    """Packed rows of one matrix, the errors of their tiles, and what their values look like."""
+
+    packed: Packed
+    errors: NDArray[np.float64]
+    matrix: int
+    moments: NDArray[np.float64]
+    nonfinite: int
+
+
 class _Packer:
     """Reads, packs and measures blocks of rows, and hands them over in the order of the items.
 
@@ -87,10 +99,10 @@ class _Packer:
         self._lanes = lanes()
         self._threads = ThreadPoolExecutor(self._lanes)
         self._next = 0
-        self._running: deque[Future[tuple[Packed, NDArray[np.float64]]]] = deque()
+        self._running: deque[Future[_Block]] = deque()
 
-    def take(self) -> tuple[Packed, NDArray[np.float64]]:
-        """Returns the next block, packed, and the errors of its tiles."""
+    def take(self) -> _Block:
+        """Returns the next block."""
         self._run_ahead()
         block = self._running.popleft().result()
         self._run_ahead()
@@ -112,14 +124,14 @@ class _Packer:
             self._running.append(self._threads.submit(self._pack, *self._places[self._next]))
             self._next += 1
 
-    def _pack(
-        self, item: Item, matrix: int, rows: tuple[int, int]
-    ) -> tuple[Packed, NDArray[np.float64]]:
+    def _pack(self, item: Item, matrix: int, rows: tuple[int, int]) -> _Block:
         values = item.tensor.read_values(self._source, matrix, *rows)
+        nonfinite = 0
         if item.choice is not None and item.choice.nonfinite == "zero":
+            nonfinite = values.size - int(np.count_nonzero(is_finite(values)))
             values = with_zeros(values)
         packed = _pack_rows(self._source, item, values, matrix, rows, self.scale_dtype(item))
-        return packed, tile_errors(values, packed)
+        return _Block(packed, tile_errors(values, packed), matrix, moments(values), nonfinite)
 
     def _stop(self) -> None:
         for block in self._running:
@@ -136,9 +148,11 @@ class _Packer:
 
 
 def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress) -> TensorReport:
-    tensor = item.tensor
-    if tensor.copyable:
-        for name in tensor.stored:
+    report = item.report(source)
+    if item.tied:
+        progress(report.bytes_before)
+    elif item.tensor.copyable:
+        for name in item.tensor.stored:
             info = source.info(name)
             writer.begin(name, info.dtype, info.shape)
             for start in range(0, info.nbytes, COPY_BYTES):
@@ -146,15 +160,28 @@ def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progre
                 writer.write(source.read_bytes(name, start, stop))
                 progress(stop - start)
     else:
-        # The type exists in GGUF files only: its exact values, as float32.
-        writer.begin(tensor.name, "F32", tensor.shape)
-        if len(tensor.shape) < 2:
-            writer.write(tensor.read(source))
-        else:
-            for matrix, (start, stop) in _blocks(item):
-                writer.write(tensor.read_rows(source, matrix, start, stop))
-        progress(item.bytes_before(source))
-    return item.report(source)
+        _rewrite(source, item, writer, report)
+        progress(report.bytes_before)
+    return report
+
+
+def _rewrite(source: Checkpoint, item: Item, writer: AppendWriter, report: TensorReport) -> None:
+    """Writes a kept tensor of a type that the output does not have, and reports its error."""
+    tensor, name = item.tensor, item.tensor.name
+    mark = writer.mark()
+    writer.begin(name, "F16", tensor.shape)
+    rounding = Rounding()
+    for values in tensor.read_all(source, BLOCK_BYTES):
+        writer.write(rounding.add(values))
+    if rounding.dtype != HALF:
+        writer.rewind(mark)
+        writer.begin(name, "BF16", tensor.shape)
+        for values in tensor.read_all(source, BLOCK_BYTES):
+            writer.write(round_to(values, rounding.dtype))
+    report.format = dtype_name(rounding.dtype)
+    report.sqnr_db, report.max_error = rounding.sqnr_db, rounding.max_error
+    if rounding.max_error:
+        report.reason += f"; rounded from {tensor.dtype}"
 
 
 def _blocks(item: Item) -> Iterator[tuple[int, tuple[int, int]]]:
@@ -199,18 +226,20 @@ def _try_quantize(
     scale_dtype = packer.scale_dtype(item)
     parts = d.packing.parts(d.shape, np.dtype(scale_dtype))
     names = d.part_names(tensor.name)
-    errors = Errors()
+    errors, health = Errors(), Health(tensor.matrices)
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
     writer.begin(names[0], dtype_name(parts[0].dtype), parts[0].shape)
     blocks = len(list(_blocks(item)))
     for number in range(blocks):
-        packed, tiles = packer.take()
-        if packed.scales.dtype != scale_dtype:
+        block = packer.take()
+        if block.packed.scales.dtype != scale_dtype:
             return None
-        writer.write(packed.packed)
-        for collected, array in zip(small, packed.parts[1:], strict=True):
+        writer.write(block.packed.packed)
+        for collected, array in zip(small, block.packed.parts[1:], strict=True):
             collected.append(array)
-        errors.add(tiles)
+        errors.add(block.errors)
+        signal = float(block.errors[:, 0].sum())
+        health.add(block.matrix, block.moments, signal, block.nonfinite)
         meter.reach(number + 1, blocks)
     for name, part, collected in zip(names[1:], parts[1:], small, strict=True):
         writer.begin(name, dtype_name(part.dtype), part.shape)
@@ -220,6 +249,11 @@ def _try_quantize(
     report = item.report(source)
     report.bytes_after = sum(part.dtype.itemsize * math.prod(part.shape) for part in parts)
     report.sqnr_db, report.max_error, report.clipped, report.zero_scales = errors.result()
+    report.zero_matrices, report.mean, report.nonfinite = (
+        health.zeros,
+        health.mean,
+        health.nonfinite,
+    )
     return report
 
 

@@ -12,8 +12,10 @@ class TensorReport:
 
     ``sqnr_db`` is 10·log10(Σw² / Σ(w − ŵ)²); ``max_error`` the largest |w − ŵ|; ``clipped`` how
     many weights lie farther from their level than half a step (int4); ``zero_scales`` how many
-    groups are all zero. None where the tensor was kept, and where nothing was measured: in a dry
-    run, and where ``resume`` found all done.
+    groups are all zero; ``zero_matrices`` how many matrices are; ``mean`` the mean of the weights
+    in standard deviations (of a stack, that which is farthest from 0); ``nonfinite`` how many
+    weights were inf or NaN and read as 0. None where the tensor was kept, and where nothing was
+    measured: in a dry run, and where ``resume`` found all done.
     """
 
     name: str
@@ -28,6 +30,9 @@ class TensorReport:
     clipped: int | None = None
     zero_scales: int | None = None
     seconds: float = 0.0
+    zero_matrices: int | None = None
+    mean: float | None = None
+    nonfinite: int | None = None
 
     @property
     def kept(self) -> bool:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from binq.array.checks import check_path
 from binq.errors import FormatError
 from binq.files.dtypes import array_form, numpy_dtype
-from binq.files.gguf import MAGIC, GgufFile
+from binq.files.gguf import MAGIC
+from binq.files.gguf_model import GgufModel, one_of_each
 from binq.files.header import is_unicode
 from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
@@ -42,8 +43,8 @@ class Checkpoint:
     """An open checkpoint: its configuration and its stored tensors by name.
 
     - path: a folder with ``model.safetensors.index.json`` (whose weight map alone says what
-      belongs to the model: nothing is globbed) or ``model.safetensors``, or one GGUF file; or the
-      path of such a file
+      belongs to the model: nothing is globbed) or ``model.safetensors``, or one GGUF file (of a
+      split one, all parts); or the path of such a file
     - config: the parsed ``config.json``, or for GGUF the metadata of the file
 
     Files are opened when first needed. Safe to read from several threads; pickles as its path.
@@ -56,7 +57,7 @@ class Checkpoint:
         self.config: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._files: dict[str, SafetensorsFile] = {}
-        self._gguf: GgufFile | None = None
+        self._gguf: GgufModel | None = None
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
@@ -78,7 +79,7 @@ class Checkpoint:
         elif (self.path / SINGLE).exists():
             self._map = dict.fromkeys(self._file(SINGLE), SINGLE)
         else:
-            found = sorted(self.path.glob("*.gguf"))
+            found = one_of_each(sorted(self.path.glob("*.gguf")))
             if len(found) > 1:
                 raise FormatError(f"{self.path}: {len(found)} GGUF files: name one of them")
             if not found:
@@ -92,8 +93,8 @@ class Checkpoint:
             self.config = _load_object(config)
 
     def _open_gguf(self, path: Path) -> None:
-        self._gguf = GgufFile(path)
-        self._map = dict.fromkeys(self._gguf.tensors, path.name)
+        self._gguf = GgufModel(path)
+        self._map = self._gguf.places
         self.config = dict(self._gguf.metadata)
 
     @property

@@ -149,8 +149,6 @@ class _Header:
             if key in self.metadata:
                 self._fail(f"metadata key {key!r} appears twice")
             self.metadata[key] = self._value(self._number("<I", key), key, 0)
-        if self.metadata.get("split.count", 1) not in (0, 1):
-            raise UnsupportedFormatError(f"{self._path}: a GGUF model split over several files")
         self.tensors = self._place([self._entry() for _ in range(count)])
 
     def _entry(self) -> tuple[str, int, tuple[int, ...], int]:

@@ -20,6 +20,7 @@ __all__ = [
     "Family",
     "Rule",
     "find_family",
+    "is_tied",
     "logical_tensors",
     "register",
     "what_is_unknown",
@@ -62,6 +63,12 @@ def what_is_unknown(source: Checkpoint, name: str | None = None) -> str:
         f"{what}: matrices named *.weight were taken for linear layers, but embeddings, heads and "
         "norms, told by their names. Check the list; --rule and --family say otherwise"
     )
+
+
+def is_tied(source: Checkpoint) -> bool:
+    """Returns whether the configuration says that the output head is the embeddings."""
+    configs = (source.config, text_config(source.config))
+    return any(config.get("tie_word_embeddings") is True for config in configs)
 
 
 def logical_tensors(source: Checkpoint, family: str | None = None) -> list[LogicalTensor]:

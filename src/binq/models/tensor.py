@@ -1,6 +1,7 @@
 """One weight of a checkpoint as a quantizer sees it, whatever the file stores."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from binq.array import QuantizedArray
 from binq.files.checkpoint import Checkpoint
 from binq.storage.base import SCAN_BYTES, Exact, Storage, row_blocks, to_float32
+from binq.storage.plain import Flattened, Plain
+
+# Matrices of a stack have more inputs than this: fewer are the width of a convolution.
+FEWEST_INPUTS = 32
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class LogicalTensor:
 
     @property
     def scheme(self) -> str:
-        """Returns the name of the storage scheme, such as ``"plain"`` or ``"fp8"``."""
+        """Returns the name of the storage scheme, such as ``"plain"`` or ``"fp8_block"``."""
         return self.storage.scheme
 
     @property
@@ -54,6 +59,22 @@ class LogicalTensor:
     def copyable(self) -> bool:
         """Returns whether keeping it means copying ``stored``; if not, write float32 values."""
         return self.storage.copyable
+
+    @property
+    def has_floats(self) -> bool:
+        """Returns whether the stored elements are the weights, in whatever order of axes."""
+        return isinstance(self.storage, Plain)
+
+    def as_matrices(self) -> "LogicalTensor":
+        """Returns a convolution ``(out, in, k, ...)`` as a matrix ``(out, in * k * ...)``.
+
+        What has matrices already is itself.
+        """
+        small = len(self.shape) == 3 and (self.role == "conv" or self.shape[-1] < FEWEST_INPUTS)
+        if self.scheme != Plain.scheme or not (small or len(self.shape) > 3):
+            return self
+        storage = Flattened(self.storage.stored[0], self.shape, self.dtype)
+        return replace(self, storage=storage)
 
     @property
     def matrices(self) -> int:
@@ -96,6 +117,15 @@ class LogicalTensor:
             for start, stop in self.blocks(SCAN_BYTES):
                 out[matrix, start:stop] = self.read_values(source, matrix, start, stop)
         return out.reshape(self.shape)
+
+    def read_all(self, source: Checkpoint, budget: int) -> Iterator[NDArray[np.float32]]:
+        """Yields all values in order, float32, in blocks of rows of about ``budget`` bytes."""
+        if len(self.shape) < 2:
+            yield self.read(source)
+            return
+        for matrix in range(self.matrices):
+            for start, stop in self.blocks(budget):
+                yield self.read_rows(source, matrix, start, stop)
 
     def blocks(self, budget: int) -> list[tuple[int, int]]:
         """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""

@@ -111,6 +111,20 @@ class Transposed(Plain):
         return source.read_span(self.name, 0, min(_SAMPLE, inputs), (outputs,)).T.copy()
 
 
+@dataclass(frozen=True)
+class Flattened(Plain):
+    """A convolution ``(out, in, k, ...)`` seen as the matrix of its products with patches."""
+
+    scheme = "flattened"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.stored_shape[0], prod(self.stored_shape[1:]))
+
+    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        return source.read_span(self.name, start, stop, self.shape[1:])
+
+
 class _GroupScan:
     """Finds the largest group in which all weights are 0 or ±s, over blocks of rows."""
 
