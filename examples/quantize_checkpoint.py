@@ -17,7 +17,7 @@ from binq.convert import Checkpoint, logical_tensors
 
 def load(folder: Path) -> dict:
     """Returns all tensors of a quantized folder, mapped from its files."""
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index = json.loads((folder / "binq.safetensors.index.json").read_text())
     tensors = {}
     for file in sorted(set(index["weight_map"].values())):
         tensors |= binq.load_file(folder / file)

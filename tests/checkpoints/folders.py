@@ -25,7 +25,7 @@ def one_file(folder, tensors):
 
 
 def load(folder):
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index = json.loads((folder / "binq.safetensors.index.json").read_text())
     tensors = {}
     for file in set(index["weight_map"].values()):
         tensors |= binq.load_file(folder / file)

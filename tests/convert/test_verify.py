@@ -359,14 +359,14 @@ def test_the_index_must_place_every_tensor(tmp_path):
     w = np.random.default_rng(1).standard_normal((40, 100), dtype=np.float32)
     source = folder(tmp_path / "source", w, np.ones(100, np.float32))
     binq.quantize_checkpoint(source, tmp_path / "t")
-    index = tmp_path / "t" / "model.safetensors.index.json"
+    index = tmp_path / "t" / "binq.safetensors.index.json"
     content = json.loads(index.read_text())
     place = content["weight_map"].pop("model.norm.weight")
     content["weight_map"]["ghost"] = place
     index.write_text(json.dumps(content))
     assert [p.partition(": ")[2] for p in verify(tmp_path / "t", source)] == [
-        "tensor 'model.norm.weight': model.safetensors.index.json does not place it there",
-        "tensor 'ghost': missing, though model.safetensors.index.json places it there",
+        "tensor 'model.norm.weight': the index does not place it there",
+        "tensor 'ghost': missing, though the index places it there",
     ]
 
 

@@ -10,7 +10,7 @@ from checkpoints.models import gpt_oss, qwen3, qwen35
 from safetensors.numpy import save_file
 
 from binq.errors import FormatError
-from binq.files.checkpoint import INDEX, Checkpoint
+from binq.files.checkpoint import PLAIN_INDEX, Checkpoint
 from binq.models import logical_tensors
 
 
@@ -25,9 +25,9 @@ def test_index_alone_decides_which_files_belong(tmp_path):
 
 def test_tensor_that_the_index_leaves_out_is_no_part(tmp_path):
     written = qwen35(tmp_path)
-    index = json.loads((tmp_path / INDEX).read_text())
+    index = json.loads((tmp_path / PLAIN_INDEX).read_text())
     del index["weight_map"]["mtp.fc.weight"]
-    (tmp_path / INDEX).write_text(json.dumps(index))
+    (tmp_path / PLAIN_INDEX).write_text(json.dumps(index))
     with Checkpoint(tmp_path) as source:
         assert set(source.names) == set(written.stored) - {"mtp.fc.weight"}
 
@@ -69,7 +69,7 @@ def test_single_file_and_path_of_a_file_open_alike(tmp_path):
 )
 def test_index_may_not_point_elsewhere(tmp_path, file):
     qwen35(tmp_path)
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": file}}))
+    (tmp_path / PLAIN_INDEX).write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(FormatError, match=r"tensor 'a' is placed in .*not in a \.safetensors file"):
         Checkpoint(tmp_path)
 
@@ -86,17 +86,17 @@ def test_index_may_not_point_elsewhere(tmp_path, file):
     ],
 )
 def test_malformed_index_is_named(tmp_path, text, reason):
-    (tmp_path / INDEX).write_text(text)
+    (tmp_path / PLAIN_INDEX).write_text(text)
     with pytest.raises(FormatError, match=reason) as error:
         Checkpoint(tmp_path)
-    assert INDEX in str(error.value)
+    assert PLAIN_INDEX in str(error.value)
 
 
 def test_tensor_missing_from_its_shard_is_named(tmp_path):
     qwen35(tmp_path)
-    index = json.loads((tmp_path / INDEX).read_text())
+    index = json.loads((tmp_path / PLAIN_INDEX).read_text())
     index["weight_map"]["ghost"] = next(iter(index["weight_map"].values()))
-    (tmp_path / INDEX).write_text(json.dumps(index))
+    (tmp_path / PLAIN_INDEX).write_text(json.dumps(index))
     with Checkpoint(tmp_path) as source, pytest.raises(FormatError, match="no tensor 'ghost'"):
         source.info("ghost")
 

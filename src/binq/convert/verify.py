@@ -16,7 +16,7 @@ from binq.convert.against import compare
 from binq.convert.inspect import inspect, tensor_files
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
-from binq.files.checkpoint import INDEX, Checkpoint
+from binq.files.checkpoint import Checkpoint, index_of
 from binq.files.safetensors import SafetensorsFile
 from binq.files.seal import SEAL, header_sha256
 from binq.files.stored import StoredPacked
@@ -71,7 +71,7 @@ def _check_file(file: SafetensorsFile, places: dict[str, str] | None) -> Iterato
 
 def _places(path: Path) -> dict[str, str] | None:
     """Returns the weight map of a folder's index, or None where there is no index."""
-    if not (path / INDEX).exists():
+    if not path.is_dir() or index_of(path) is None:
         return None
     with Checkpoint(path) as source:
         return source.places
@@ -83,10 +83,10 @@ def _check_index(file: SafetensorsFile, places: dict[str, str] | None) -> Iterat
         return
     for name in file:
         if places.get(name) != file.path.name:
-            yield f"{file.path}: tensor {name!r}: {INDEX} does not place it there"
+            yield f"{file.path}: tensor {name!r}: the index does not place it there"
     for name, place in places.items():
         if place == file.path.name and name not in file:
-            yield f"{file.path}: tensor {name!r}: missing, though {INDEX} places it there"
+            yield f"{file.path}: tensor {name!r}: missing, though the index places it there"
 
 
 def _check_header(file: SafetensorsFile) -> Iterator[str]:

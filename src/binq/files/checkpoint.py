@@ -22,7 +22,10 @@ from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
 from binq.files.strict_json import parse_json
 
-INDEX = "model.safetensors.index.json"
+# The index that binq writes. No other library takes the folder for a model of plain weights, finds
+# none of its weights in it, and goes on with random ones.
+INDEX = "binq.safetensors.index.json"
+PLAIN_INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _MAX_JSON = 1 << 28
 # Rows of a matrix that are read and transposed at a time.
@@ -42,9 +45,10 @@ class StoredInfo:
 class Checkpoint:
     """An open checkpoint: its configuration and its stored tensors by name.
 
-    - path: a folder with ``model.safetensors.index.json`` (whose weight map alone says what
-      belongs to the model: nothing is globbed) or ``model.safetensors``, or one GGUF file (of a
-      split one, all parts); or the path of such a file
+    - path: a folder with ``model.safetensors.index.json``, or binq's own
+      ``binq.safetensors.index.json`` (whose weight map alone says what belongs to the model:
+      nothing is globbed), or ``model.safetensors``, or one GGUF file (of a split one, all parts);
+      or the path of such a file
     - config: the parsed ``config.json``, or for GGUF the metadata of the file
 
     Files are opened when first needed. Safe to read from several threads; pickles as its path.
@@ -74,8 +78,8 @@ class Checkpoint:
             if self.path.suffix == ".json" and self.path.exists():
                 raise FormatError(f"{self.path}: no weights but JSON: name the folder instead")
             self._map = dict.fromkeys(self._file(self.path.name), self.path.name)
-        elif (self.path / INDEX).exists():
-            self._map = _weight_map(self.path / INDEX)
+        elif index := index_of(self.path):
+            self._map = _weight_map(index)
         elif (self.path / SINGLE).exists():
             self._map = dict.fromkeys(self._file(SINGLE), SINGLE)
         else:
@@ -84,7 +88,8 @@ class Checkpoint:
                 raise FormatError(f"{self.path}: {len(found)} GGUF files: name one of them")
             if not found:
                 raise FileNotFoundError(
-                    f"{self.path}: no {INDEX}, {SINGLE} or GGUF file: not a checkpoint"
+                    f"{self.path}: no {PLAIN_INDEX}, {INDEX}, {SINGLE} or GGUF file: "
+                    "not a checkpoint"
                 )
             self._open_gguf(found[0])
             return
@@ -226,7 +231,7 @@ class Checkpoint:
     def _holder(self, name: str) -> SafetensorsFile:
         file = self._file(self._map[name])
         if name not in file:
-            raise FormatError(f"{file.path}: no tensor {name!r}, which {INDEX} places there")
+            raise FormatError(f"{file.path}: no tensor {name!r}, which its index places there")
         return file
 
     def _file(self, name: str) -> SafetensorsFile:
@@ -247,6 +252,14 @@ def _is_gguf(path: Path) -> bool:
         return path.suffix == ".gguf"
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
+
+
+def index_of(folder: Path) -> Path | None:
+    """Returns the index of a folder, None where it has none. Raises FormatError for two."""
+    found = [folder / name for name in (INDEX, PLAIN_INDEX) if (folder / name).exists()]
+    if len(found) > 1:
+        raise FormatError(f"{folder}: two checkpoints, {INDEX} and {PLAIN_INDEX}: remove one")
+    return found[0] if found else None
 
 
 def _weight_map(path: Path) -> dict[str, str]:
