@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from binq._version import __version__
 from binq.array.array import QuantizedArray
-from binq.array.linear import linear, matmul
+from binq.array.linear import linear, matmul, prepare
 from binq.errors import (
     FormatError,
     NonFiniteError,
@@ -46,6 +46,7 @@ __all__ = [
     "linear",
     "load_file",
     "matmul",
+    "prepare",
     "quantize",
     "quantize_checkpoint",
     "save_file",

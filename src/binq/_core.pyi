@@ -48,6 +48,26 @@ class PackedMatrix:
         self, values: Bytes, input_type: int, row_stride: int, errors: NDArray[np.float64]
     ) -> None: ...
 
+class PreparedRows:
+    def __init__(self, like: PackedMatrix, x: NDArray[np.float32], activations: int) -> None: ...
+    def multiply(
+        self, matrices: tuple[PackedMatrix, ...], outs: tuple[NDArray[np.float32], ...]
+    ) -> None: ...
+
+def multiply_shared(
+    matrices: tuple[PackedMatrix, ...],
+    x: NDArray[np.float32],
+    outs: tuple[NDArray[np.float32], ...],
+    activations: int,
+) -> None: ...
+def multiply_experts(
+    matrices: tuple[PackedMatrix, ...],
+    experts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    x: NDArray[np.float32],
+    out: NDArray[np.float32],
+    activations: int,
+) -> None: ...
 def pack(
     format: int,
     codes: NDArray[np.int8],

@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int8_t, uint8_t, uintptr_t
+from libc.stdint cimport int8_t, int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 from binq._native.table cimport *
@@ -346,6 +346,9 @@ cdef void run_elementwise(Task task, Elementwise *e, Py_ssize_t tiles,
                           Py_ssize_t in_features) noexcept nogil:
     cdef int threads = threads_for(<double>tiles * TILE_ROWS * in_features * SLOW)
     parallel_for(task, e, tiles, grain_for(tiles, threads), threads)
+
+
+include "_native/batch.pxi"
 
 
 def pack(int format, const int8_t[:, ::1] codes not None, uint8_t[::1] packed not None,

@@ -73,6 +73,23 @@ cdef void unfit_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noex
                     p.x + row * in_features, tile_weights + column * in_features, in_features)
 
 
+cdef bint run_unfit(Product *p) noexcept nogil:
+    # The rows that the mode cannot carry, by floats. Returns false where memory ran out.
+    cdef Py_ssize_t row
+    cdef bint any_unfit = False
+    for row in range(p.rows):
+        any_unfit |= p.unfit[row]
+    if not any_unfit:
+        return True
+    p.scratch_bytes = aligned(TILE_ROWS * p.w.in_features * <Py_ssize_t>sizeof(float))
+    p.scratch = <char *>allocate(min(<Py_ssize_t>p.threads, p.w.tiles) * p.scratch_bytes)
+    if p.scratch == NULL:
+        return False
+    parallel_for(unfit_task, p, p.w.tiles, 1, p.threads)
+    release(p.scratch)
+    return True
+
+
 cdef const MatmulKernel *fastest(const MatmulKernel *tiers, Py_ssize_t rows) noexcept nogil:
     while tiers.most_rows < rows:
         tiers += 1
@@ -119,9 +136,9 @@ cdef int run_product(Product *p) noexcept nogil:
     cdef int threads = p.threads
     cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
     cdef Py_ssize_t unfit_bytes = aligned(p.rows)
-    cdef Py_ssize_t row, pieces
+    cdef Py_ssize_t pieces
     cdef char *block
-    cdef bint any_unfit = False
+    cdef bint enough
     pieces = cut_pieces(p)
     p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
     block = <char *>allocate(prepared_bytes + unfit_bytes
@@ -134,15 +151,6 @@ cdef int run_product(Product *p) noexcept nogil:
     # Preparing costs about as much for a row as a tile or two of the product.
     parallel_for(prepare_task, p, (p.rows + 15) // 16, 1, threads)
     parallel_for(multiply_task, p, pieces, 1, threads)
-    for row in range(p.rows):
-        any_unfit |= p.unfit[row]
-    if any_unfit:
-        p.scratch_bytes = aligned(TILE_ROWS * p.w.in_features * <Py_ssize_t>sizeof(float))
-        p.scratch = <char *>allocate(min(<Py_ssize_t>threads, p.w.tiles) * p.scratch_bytes)
-        if p.scratch == NULL:
-            release(block)
-            return 0
-        parallel_for(unfit_task, p, p.w.tiles, 1, threads)
-        release(p.scratch)
+    enough = run_unfit(p)
     release(block)
-    return 1
+    return enough

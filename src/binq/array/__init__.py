@@ -1,7 +1,7 @@
 """QuantizedArray: packed weights that behave as an immutable numpy-like array, and products."""
 
 from binq.array.array import QuantizedArray
-from binq.array.linear import linear, matmul
+from binq.array.linear import linear, matmul, prepare
 from binq.array.transposed import Transposed
 
-__all__ = ["QuantizedArray", "Transposed", "linear", "matmul"]
+__all__ = ["QuantizedArray", "Transposed", "linear", "matmul", "prepare"]

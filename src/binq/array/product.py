@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from binq import _core
 from binq.array.checks import as_float32, check_choice, check_out
 from binq.array.packed import Packed
+from binq.array.prepared import DEFAULT_ACTIVATIONS, Prepared, check_in_features
 
 _FLOAT32 = np.dtype(np.float32)
 _MODES = _core.ACTIVATIONS
@@ -21,7 +22,7 @@ def multiply(
     x: Any,
     q: Packed,
     bias: Any = None,
-    activations: str = "int16",
+    activations: str = DEFAULT_ACTIVATIONS,
     out: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Returns ``np.matmul(x, q.mT) + bias`` in float32, computed on the packed weights.
@@ -34,23 +35,28 @@ def multiply(
     except (KeyError, TypeError):
         check_choice("activations", activations, _MODES)
         raise
+    prepared = None
     if not (
         type(x) is np.ndarray
         and x.dtype == _FLOAT32
         and (flags := x.flags).c_contiguous
         and flags.aligned
     ):
-        x = as_float32("x", x)
+        if isinstance(x, Prepared):
+            prepared, x = x, x.floats(q, activations)
+            mode = _MODES[prepared.activations]
+        else:
+            x = as_float32("x", x)
     q_shape = q.shape
     shape = x.shape
     if not shape or shape[-1] != q_shape[-1]:
-        raise ValueError(_misfit(shape, q_shape))
+        check_in_features(shape, q_shape)
     is_stack = len(q_shape) > 2
     if is_stack:
         shape = stack_shape(shape, q_shape)
     result_shape = (*shape[:-1], q_shape[-2])
     if bias is not None:
-        bias = _check_bias(bias, q_shape, x.ndim > 1)
+        bias = check_bias(bias, q_shape, x.ndim > 1)
     if out is None:
         y = target = np.empty(result_shape, _FLOAT32)
     else:
@@ -63,6 +69,8 @@ def multiply(
         y.fill(0.0)
     elif is_stack:
         _multiply_stack(x, q_shape, matrices, y, mode)
+    elif prepared is not None:
+        prepared.multiply(matrices, (y.reshape(-1, q_shape[-2]),))
     elif len(shape) == 2:
         matrices[0].multiply(x, y, mode)
     else:
@@ -73,14 +81,6 @@ def multiply(
     if y is not target:
         target[...] = y
     return target
-
-
-def _misfit(shape: tuple[int, ...], q_shape: tuple[int, ...]) -> str:
-    """Returns what is wrong with an x of that shape."""
-    text = f"x must have shape (..., {q_shape[-1]}) to meet weights of shape {q_shape}, got {shape}"
-    if shape[-1:] == q_shape[-2:-1]:
-        text += ": weights (in_features, out_features), multiplied as x @ w, are quantized as w.T"
-    return text
 
 
 def stack_shape(x_shape: tuple[int, ...], q_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -126,7 +126,7 @@ def _broadcast_indices(shape: tuple[int, ...], batch: tuple[int, ...]) -> list[i
     return indices
 
 
-def _check_bias(bias: Any, q_shape: tuple[int, ...], has_rows: bool) -> NDArray[np.float32]:
+def check_bias(bias: Any, q_shape: tuple[int, ...], has_rows: bool) -> NDArray[np.float32]:
     """Returns the bias as float32, ready to be added to y."""
     array = as_float32("bias", bias)
     per_matrix = q_shape[:-1]
