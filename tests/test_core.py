@@ -38,25 +38,29 @@ def test_dequantize_and_unpack_refuse_other_shapes(matrix, shape):
 def test_short_buffers_are_refused(format, part):
     symmetric = format == "ternary"
     q = random_quantized(np.random.default_rng(0), format, (40, 100), 32, symmetric)
+    kind = q._data.packing
+    numbers = kind.kind.spec.number, _core.ZEROS[kind.zero]
     parts = {
         "packed": q.packed.reshape(-1),
         "scales": q.scales.reshape(-1).view(np.uint8),
         "zero_points": None if symmetric else q.zero_points.reshape(-1).view(np.uint8),
     }
-    _core.PackedMatrix(_core.FORMATS[format], *parts.values(), 40, 100, 32, False)
+    _core.PackedMatrix(*numbers, *parts.values(), 40, 100, 32, False, False)
     if parts[part] is None:
         return
     parts[part] = parts[part][:-1]
-    with pytest.raises(ValueError, match=f"{part} must have"):
-        _core.PackedMatrix(_core.FORMATS[format], *parts.values(), 40, 100, 32, False)
+    with pytest.raises(ValueError, match=r"(zero_points|offsets|packed|scales) must have"):
+        _core.PackedMatrix(*numbers, *parts.values(), 40, 100, 32, False, False)
 
 
-@pytest.mark.parametrize(("format", "mode"), [(-1, 0), (3, 0), (0, -1), (0, 3)])
+@pytest.mark.parametrize(("format", "mode"), [(-1, 0), (99, 0), (0, -1), (0, 3)])
 def test_unknown_numbers_of_formats_and_modes_are_refused(format, mode):
     packed, scales = np.zeros(32 * 4, np.uint8), np.zeros(64, np.uint8)
     x, out = np.zeros((1, 32), np.float32), np.zeros((1, 32), np.float32)
     with pytest.raises(ValueError, match="must be one of"):
-        _core.PackedMatrix(format, packed, scales, None, 32, 32, 32, False).multiply(x, out, mode)
+        _core.PackedMatrix(format, 0, packed, scales, None, 32, 32, 32, False, False).multiply(
+            x, out, mode
+        )
 
 
 def test_empty_products():
@@ -69,7 +73,7 @@ def test_empty_products():
 @pytest.mark.parametrize(
     ("format", "group_size", "nbytes", "message"),
     [
-        (3, 32, 1024, "format must be one of"),
+        (99, 32, 1024, "format must be one of"),
         (-1, 32, 1024, "format must be one of"),
         (2, 4, 512, "group_size must be"),
         (2, 32, 511, "packed must have 512 bytes, got 511"),
@@ -77,4 +81,26 @@ def test_empty_products():
 )
 def test_pack_refuses_what_its_kernels_do_not_know(format, group_size, nbytes, message):
     with pytest.raises(ValueError, match=message):
-        _core.pack(format, np.ones((32, 32), np.int8), np.zeros(nbytes, np.uint8), group_size, True)
+        _core.pack(format, 0, np.ones((32, 32), np.int8), np.zeros(nbytes, np.uint8), group_size)
+
+
+@pytest.mark.parametrize("zero", [-1, 1, 3])
+def test_kinds_of_zero_that_a_format_has_not_are_refused(zero):
+    packed, scales = np.zeros(32 * 4, np.uint8), np.zeros(64, np.uint8)
+    with pytest.raises(ValueError, match="zero must be one of the format's kinds"):
+        _core.PackedMatrix(0, zero, packed, scales, scales, 32, 32, 32, False, False)
+
+
+def test_arrays_of_another_kind_are_refused(matrix):
+    x, out = np.zeros((2, 100), np.float32), np.zeros((2, 40), np.float32)
+    with pytest.raises(ValueError, match="x must have 2 dimensions of 'f', got 2 of 'd'"):
+        matrix.multiply(x.astype(np.float64), out, INT8)
+    with pytest.raises(ValueError, match="x must have 2 dimensions of 'f', got 1 of 'f'"):
+        matrix.multiply(x[0], out, INT8)
+    with pytest.raises(ValueError, match="contiguous"):
+        matrix.multiply(np.zeros((100, 2), np.float32).T, out, INT8)
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        matrix.multiply(x, out, INT8)
+    with pytest.raises(TypeError):
+        matrix.multiply(None, out, INT8)

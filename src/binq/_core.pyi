@@ -10,15 +10,19 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from binq._native.spec import FormatSpec
+
 Bytes: TypeAlias = NDArray[np.uint8]
 
-FORMATS: Final[dict[str, int]]
+FORMAT_SPECS: Final[tuple[FormatSpec, ...]]
 ACTIVATIONS: Final[dict[str, int]]
 METHODS: Final[dict[str, int]]
+ZEROS: Final[dict[str, int]]
 INPUT_TYPES: Final[dict[str, int]]
 STATUS_NONFINITE: Final[int]
 STATUS_SCALE_RANGE: Final[int]
 PARALLEL_COST: Final[int]
+MAX_THREADS: Final[int]
 
 def isa() -> str: ...
 def available_isas() -> tuple[str, ...]: ...
@@ -31,13 +35,15 @@ class PackedMatrix:
     def __init__(
         self,
         format: int,
+        zero: int,
         packed: Bytes,
         scales: Bytes,
-        zero_points: Bytes | None,
+        zeros: Bytes | None,
         out_features: int,
         in_features: int,
         group_size: int,
         scales_float32: bool,
+        offsets_float32: bool,
     ) -> None: ...
     def multiply(
         self, x: NDArray[np.float32], out: NDArray[np.float32], activations: int
@@ -70,15 +76,15 @@ def multiply_experts(
 ) -> None: ...
 def pack(
     format: int,
+    zero: int,
     codes: NDArray[np.int8],
     packed: Bytes,
     group_size: int,
-    symmetric: bool,
 ) -> None: ...
 def quantize(
     format: int,
+    zero: int,
     method: int,
-    symmetric: bool,
     values: Bytes,
     input_type: int,
     row_stride: int,
@@ -86,7 +92,8 @@ def quantize(
     in_features: int,
     group_size: int,
     scales_float32: bool,
+    offsets_float32: bool,
     packed: Bytes,
     scales: Bytes,
-    zero_points: Bytes | None,
+    zeros: Bytes | None,
 ) -> int: ...

@@ -9,28 +9,33 @@ import os
 from importlib import import_module
 from importlib.util import find_spec
 
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int8_t, int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
+from binq._native._threads cimport MAX_THREADS, Task, parallel_for, thread_limit
 from binq._native.table cimport *
-from binq._native._threads cimport Task, parallel_for, thread_limit
 
 from binq._native._threads import get_num_threads, set_num_threads
-
-from binq._native.isas import ISAS, MACHINES
+from binq._native.isas import ISAS as _ISAS, MACHINES as _MACHINES
+from binq._native.spec import FormatSpec
 
 cdef extern from "cpu.h" nogil:
     const char *binq_machine() noexcept
     int binq_cpu_features() noexcept
 
-_FORMATS = {"binary": FORMAT_BINARY, "ternary": FORMAT_TERNARY, "int4": FORMAT_INT4}
 ACTIVATIONS = {
     "float32": ACTIVATIONS_FLOAT32,
     "int16": ACTIVATIONS_INT16,
     "int8": ACTIVATIONS_INT8,
 }
 METHODS = {"mse": METHOD_MSE, "absmax": METHOD_ABSMAX, "absmean": METHOD_ABSMEAN}
+ZEROS = {"none": ZERO_NONE, "code": ZERO_CODE, "offset": ZERO_OFFSET}
 INPUT_TYPES = {
     "float32": INPUT_FLOAT32,
     "float16": INPUT_FLOAT16,
@@ -44,15 +49,40 @@ cdef enum:
     BLOCK_BYTES = 1 << 22
     MIN_BLOCK_ROWS = 32       # below, reading and unpacking the weights again costs more
     MAX_BLOCK_ROWS = 512
-    LEAST_TILES = 8           # of a piece whose tables are made anew for it: they cost two tiles' work
+    LEAST_TILES = 8           # of a piece whose tables are made anew: they cost two tiles' work
     ALIGNMENT = 64
     # The unit of cost is an integer product of a vectorised kernel: some 10 picoseconds.
     PARALLEL_COST = 1 << 21   # from here on, another thread brings more than its waking costs
     SLOW = 8                  # a product of floats or of plain loops, an element written
 
+
+def _spec(int index):
+    """Returns row `index` of the table of formats."""
+    cdef const binq_format *row = &SPECS[index]
+    zeros = {number: name for name, number in ZEROS.items() if number}
+    methods = {number: name for name, number in METHODS.items()}
+    return FormatSpec(
+        number=index,
+        name=row.name.decode(),
+        bits=row.bits,
+        planes=row.planes,
+        row_bytes=row.row_bytes,
+        zero_kinds=tuple(zeros[row.zero_kinds[i]] for i in range(2) if row.zero_kinds[i]),
+        methods=tuple(methods[row.methods[i]] for i in range(2)),
+        largest=row.largest,
+        levels=tuple(row.levels[i] for i in range(1 << row.bits)),
+        activation_levels={
+            name: <int>row.activation_levels[mode]
+            for name, mode in ACTIVATIONS.items()
+            if mode != ACTIVATIONS_FLOAT32
+        },
+    )
+
+
+FORMAT_SPECS = tuple(_spec(index) for index in range(FORMATS))
 # The C names of the contract stand in the way of Python names of the same spelling.
-globals().update(FORMATS=_FORMATS, STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
-                 PARALLEL_COST=PARALLEL_COST)
+globals().update(STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
+                 PARALLEL_COST=PARALLEL_COST, MAX_THREADS=MAX_THREADS)
 
 # The table of the kernel set in use: static data of its module, which is never unloaded. Every call
 # reads the pointer once, so that use_isa may run at any time.
@@ -62,7 +92,7 @@ cdef bint plain_loops = False
 
 def cpu_features() -> dict[str, bool]:
     """Returns which instruction sets the CPU and the operating system offer."""
-    machine = MACHINES.get(binq_machine().decode())
+    machine = _MACHINES.get(binq_machine().decode())
     names = machine.features if machine else ()
     return {name: bool(binq_cpu_features() >> bit & 1) for bit, name in enumerate(names)}
 
@@ -72,7 +102,7 @@ def _runnable() -> dict[str, object]:
     features = cpu_features()
     return {
         row.name: row
-        for row in ISAS
+        for row in _ISAS
         if all(features.get(name) for name in row.features) and find_spec(row.module) is not None
     }
 
@@ -93,7 +123,8 @@ def use_isa(name: str) -> None:
     cdef const KernelTable *table
     rows = _runnable()
     if name not in rows:
-        raise ValueError(f"BINQ_ISA must be one of {', '.join(rows)} on this machine, got {name!r}")
+        raise ValueError(
+            f"BINQ_ISA must be one of {', '.join(rows)} on this machine, got {name!r}")
     capsule = import_module(rows[name].module).table
     table = <const KernelTable *>PyCapsule_GetPointer(capsule, "binq.KernelTable")
     if table.version != TABLE_VERSION:
@@ -142,46 +173,46 @@ cdef void set_geometry(Weights *w, Py_ssize_t out_features, Py_ssize_t in_featur
     w.scale_groups = w.groups if group_size else 1
 
 
-cdef const void *address(const uint8_t[::1] buffer) noexcept:
-    if buffer is None or buffer.shape[0] == 0:
-        return NULL
-    return &buffer[0]
+include "_native/view.pxi"
 
 
-cdef int check_size(name, const uint8_t[::1] buffer, Py_ssize_t nbytes) except -1:
-    if buffer.shape[0] != nbytes:
-        raise ValueError(f"{name} must have {nbytes} bytes, got {buffer.shape[0]}")
+cdef int check_size(name, _View buffer, Py_ssize_t nbytes) except -1:
+    if buffer.nbytes() != nbytes:
+        raise ValueError(f"{name} must have {nbytes} bytes, got {buffer.nbytes()}")
     return 0
 
 
-cdef int check_packed(int format, const Weights *w, const uint8_t[::1] packed) except -1:
-    if format < 0 or format >= FORMATS:
-        raise ValueError(f"format must be one of {sorted(_FORMATS.values())}, got {format}")
+cdef int check_packed(const Weights *w, _View packed) except -1:
+    if w.format < 0 or w.format >= FORMATS:
+        raise ValueError(f"format must be one of {list(range(FORMATS))}, got {w.format}")
     if w.group_size not in (32, 64, 128, 256):
         raise ValueError(f"group_size must be 0, 32, 64, 128 or 256, got {w.group_size}")
-    check_size("packed", packed, w.tiles * w.groups * w.group_size * (4 << format))
+    if w.zero and w.zero not in (SPECS[w.format].zero_kinds[0], SPECS[w.format].zero_kinds[1]):
+        raise ValueError(f"zero must be one of the format's kinds, got {w.zero}")
+    check_size("packed", packed, w.tiles * w.groups * (w.group_size >> 3) * block_bytes(w.format))
     return 0
 
 
-cdef int check_buffers(int format, const Weights *w, const uint8_t[::1] packed,
-                       const uint8_t[::1] scales, const uint8_t[::1] zero_points) except -1:
+cdef int check_buffers(const Weights *w, _View packed, _View scales, _View zeros) except -1:
     # No size that Python let through may become a read or write out of bounds.
-    cdef Py_ssize_t scale_bytes = 4 if w.scales_float32 else 2
-    cdef Py_ssize_t scale_blocks = w.tiles * w.scale_groups
-    check_packed(format, w, packed)
-    check_size("scales", scales, scale_blocks * TILE_ROWS * scale_bytes)
-    if zero_points is not None:
-        check_size("zero_points", zero_points,
-                   scale_blocks * (16 if format == FORMAT_INT4 else TILE_ROWS * scale_bytes))
+    cdef Py_ssize_t rows = w.tiles * w.scale_groups * TILE_ROWS
+    check_packed(w, packed)
+    check_size("scales", scales, rows * (4 if w.scales_float32 else 2))
+    if w.zero == ZERO_CODE:
+        check_size("zero_points", zeros, rows // 2)
+    elif w.zero == ZERO_OFFSET:
+        check_size("offsets", zeros, rows * (4 if w.offsets_float32 else 2))
     return 0
 
 
-cdef int check_values(const uint8_t[::1] values, int input_type, Py_ssize_t row_stride,
+cdef int check_values(_View values, int input_type, Py_ssize_t row_stride,
                       const Weights *w) except -1:
-    cdef Py_ssize_t size = 8 if input_type == INPUT_FLOAT64 else 4 if input_type == INPUT_FLOAT32 else 2
-    if w.out_features and (row_stride < 0 or values.shape[0] < (
+    cdef Py_ssize_t size = 8 if input_type == INPUT_FLOAT64 else 4
+    if input_type in (INPUT_FLOAT16, INPUT_BFLOAT16):
+        size = 2
+    if w.out_features and (row_stride < 0 or values.nbytes() < (
             (w.out_features - 1) * row_stride + w.in_features * size)):
-        raise ValueError(f"values must hold {w.out_features} rows, got {values.shape[0]} bytes")
+        raise ValueError(f"values must hold {w.out_features} rows, got {values.nbytes()} bytes")
     return 0
 
 
@@ -189,235 +220,254 @@ include "_native/product.pxi"
 
 
 cdef struct Elementwise:
-    # dequantize, unpack, pack, quantize and measure: tile by tile, nothing shared.
+    # dequantize, unpack, pack and measure: tile by tile, nothing shared.
     const Weights *w
-    DequantizeKernel dequantize
-    UnpackKernel unpack
-    PackKernel pack
-    QuantizeKernel quantize
-    MeasureKernel measure
-    const QuantizeJob *job
-    Errors *errors
+    const KernelTable *table
     float *floats
     int8_t *codes
     uint8_t *packed
+    const char *values
+    Py_ssize_t row_stride
+    int input_type
+    Errors *errors
+
+
+cdef struct Quantizing:
+    const KernelTable *table
+    QuantizeJob job
     char *scratch
     Py_ssize_t scratch_bytes
-    int status[256]           # one of each thread of the pool
+    int status[MAX_THREADS]   # one of each thread of the pool
 
 
 cdef void dequantize_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Elementwise *e = <Elementwise *>job
-    e.dequantize(e.w, e.floats, e.w.in_features, begin, end)
+    e.table.dequantize(e.w, e.floats, e.w.in_features, begin, end)
 
 
 cdef void unpack_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Elementwise *e = <Elementwise *>job
-    e.unpack(e.w, e.codes, e.w.in_features, begin, end)
+    e.table.unpack(e.w, e.codes, e.w.in_features, begin, end)
 
 
 cdef void pack_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Elementwise *e = <Elementwise *>job
-    e.pack(e.w, e.codes, e.w.in_features, e.packed, begin, end)
-
-
-cdef void quantize_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Elementwise *e = <Elementwise *>job
-    e.status[slot] |= e.quantize(e.job, e.scratch + slot * e.scratch_bytes, begin, end)
+    e.table.pack(e.w, e.codes, e.w.in_features, e.packed, begin, end)
 
 
 cdef void measure_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Elementwise *e = <Elementwise *>job
-    e.measure(e.w, e.job.values, e.job.row_stride, e.job.input_type, e.errors, begin, end)
+    e.table.measure(e.w, e.values, e.row_stride, e.input_type, e.errors, begin, end)
+
+
+cdef void quantize_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Quantizing *q = <Quantizing *>job
+    q.status[slot] |= q.table.quantize(
+        &q.job, q.scratch + slot * q.scratch_bytes, begin, end)
+
+
+cdef void run_elementwise(Task task, Elementwise *e) noexcept nogil:
+    cdef Py_ssize_t tiles = e.w.tiles
+    cdef int threads = threads_for(<double>tiles * TILE_ROWS * e.w.in_features * SLOW)
+    e.table = kernels
+    parallel_for(task, e, tiles, grain_for(tiles, threads), threads)
 
 
 cdef class PackedMatrix:
     """One packed matrix, ready for the kernels; keeps the buffers it was made of alive."""
 
     cdef Weights weights
-    cdef int format
-    cdef object owners
+    cdef _View packed
+    cdef _View scales
+    cdef _View zeros
 
-    def __init__(self, int format, const uint8_t[::1] packed, const uint8_t[::1] scales,
-                 const uint8_t[::1] zero_points, Py_ssize_t out_features, Py_ssize_t in_features,
-                 Py_ssize_t group_size, bint scales_float32):
-        self.format = format
-        self.owners = (packed, scales, zero_points)
-        set_geometry(&self.weights, out_features, in_features, group_size)
-        self.weights.scales_float32 = scales_float32
-        check_buffers(format, &self.weights, packed, scales, zero_points)
-        self.weights.packed = <const uint8_t *>address(packed)
-        self.weights.scales = address(scales)
-        self.weights.zero_points = address(zero_points)
+    def __init__(self, int format, int zero, packed, scales, zeros, Py_ssize_t out_features,
+                 Py_ssize_t in_features, Py_ssize_t group_size, bint scales_float32,
+                 bint offsets_float32):
+        cdef Weights *w = &self.weights
+        self.packed = view("packed", packed, b"B", 1, False)
+        self.scales = view("scales", scales, b"B", 1, False)
+        self.zeros = view("zeros", zeros, b"B", 1, False) if zero else None
+        set_geometry(w, out_features, in_features, group_size)
+        w.format = format
+        w.zero = zero
+        w.scales_float32 = scales_float32
+        w.offsets_float32 = offsets_float32
+        check_buffers(w, self.packed, self.scales, self.zeros)
+        w.packed = <const uint8_t *>self.packed.buffer.buf
+        w.scales = self.scales.buffer.buf
+        w.zero_points = <const uint8_t *>self.zeros.buffer.buf if zero == ZERO_CODE else NULL
+        w.offsets = self.zeros.buffer.buf if zero == ZERO_OFFSET else NULL
 
     cdef int check_shape(self, Py_ssize_t rows, Py_ssize_t columns) except -1:
         if rows != self.weights.out_features or columns != self.weights.in_features:
             raise ValueError(
-                f"the output must have shape {(self.weights.out_features, self.weights.in_features)}, "
-                f"got {(rows, columns)}"
+                "the output must have shape "
+                f"{(self.weights.out_features, self.weights.in_features)}, got {(rows, columns)}"
             )
         return 0
 
-    def multiply(self, const float[:, ::1] x not None, float[:, ::1] out not None,
-                 int activations):
+    def multiply(self, x, out, int activations):
         """Writes ``x @ dequantize(w).T`` to ``out``."""
+        cdef _View x_view = view("x", x, b"f", 2, False)
+        cdef _View out_view = view("out", out, b"f", 2, True)
         cdef Product p
         cdef const KernelTable *table = kernels
         cdef const MatmulKernel *tiers
-        cdef Py_ssize_t begin, rows = x.shape[0]
+        cdef const float *x_rows = <const float *>x_view.buffer.buf
+        cdef float *out_rows = <float *>out_view.buffer.buf
+        cdef Py_ssize_t begin, rows = x_view.size(0)
         cdef int enough = 1
         cdef double cost
-        if (x.shape[1] != self.weights.in_features or out.shape[0] != rows
-                or out.shape[1] != self.weights.out_features):
+        p.w = &self.weights
+        if (x_view.size(1) != p.w.in_features or out_view.size(0) != rows
+                or out_view.size(1) != p.w.out_features):
             raise ValueError("x and out must have the shapes of the product")
         if activations < 0 or activations >= ACTIVATION_MODES:
-            raise ValueError(f"activations must be one of {list(ACTIVATIONS.values())}, got {activations}")
-        if rows == 0 or self.weights.out_features == 0:
+            raise ValueError(
+                f"activations must be one of {list(ACTIVATIONS.values())}, got {activations}")
+        if rows == 0 or p.w.out_features == 0:
             return
-        if self.weights.in_features == 0:
-            out[:, :] = 0.0
+        if p.w.in_features == 0:
+            memset(out_rows, 0, out_view.nbytes())
             return
-        p.w = &self.weights
-        tiers = &table.matmul[self.format][activations][0]
-        p.dequantize = table.dequantize[self.format]
+        tiers = &table.matmul[p.w.format][activations][0]
+        p.mode = activations
+        p.dequantize = table.dequantize
         cost = SLOW if activations == ACTIVATIONS_FLOAT32 or plain_loops else 1.0
         p.threads = threads_for(cost * rows * p.w.out_features * p.w.in_features)
         with nogil:
             begin = 0
             while begin < rows and enough:
                 p.kernel = fastest(tiers, rows - begin)
-                p.rows = block_rows(p.kernel, tiers, p.w, rows - begin)
-                p.x = &x[begin, 0]
-                p.out = &out[begin, 0]
+                p.rows = block_rows(p.kernel, tiers, p.w, rows - begin, activations)
+                p.x = x_rows + begin * p.w.in_features
+                p.out = out_rows + begin * p.w.out_features
                 enough = run_product(&p)
                 begin += p.rows
         if not enough:
             raise MemoryError("not enough memory to prepare the rows of x")
 
-    def dequantize(self, float[:, ::1] out not None):
+    def dequantize(self, out):
         """Writes the weights as float32 to ``out``."""
+        cdef _View out_view = view("out", out, b"f", 2, True)
         cdef Elementwise e
-        self.check_shape(out.shape[0], out.shape[1])
-        if out.shape[0] == 0 or out.shape[1] == 0:
+        self.check_shape(out_view.size(0), out_view.size(1))
+        if out_view.nbytes() == 0:
             return
         e.w = &self.weights
-        e.dequantize = kernels.dequantize[self.format]
-        e.floats = &out[0, 0]
+        e.floats = <float *>out_view.buffer.buf
         with nogil:
-            run_elementwise(dequantize_task, &e, self.weights.tiles, self.weights.in_features)
+            run_elementwise(dequantize_task, &e)
 
-    def unpack(self, int8_t[:, ::1] codes not None):
+    def unpack(self, codes):
         """Writes the codes to ``codes``."""
+        cdef _View codes_view = view("codes", codes, b"b", 2, True)
         cdef Elementwise e
-        self.check_shape(codes.shape[0], codes.shape[1])
-        if codes.shape[0] == 0 or codes.shape[1] == 0:
+        self.check_shape(codes_view.size(0), codes_view.size(1))
+        if codes_view.nbytes() == 0:
             return
         e.w = &self.weights
-        e.unpack = kernels.unpack[self.format]
-        e.codes = &codes[0, 0]
+        e.codes = <int8_t *>codes_view.buffer.buf
         with nogil:
-            run_elementwise(unpack_task, &e, self.weights.tiles, self.weights.in_features)
+            run_elementwise(unpack_task, &e)
 
-    def measure(self, const uint8_t[::1] values not None, int input_type, Py_ssize_t row_stride,
-                double[:, ::1] errors not None):
+    def measure(self, values, int input_type, Py_ssize_t row_stride, errors):
         """Writes signal, noise, worst, clipped and zero scales of each tile to ``errors``."""
+        cdef _View values_view = view("values", values, b"B", 1, False)
+        cdef _View errors_view = view("errors", errors, b"d", 2, True)
         cdef Elementwise e
-        cdef QuantizeJob job
-        if errors.shape[0] != self.weights.tiles or errors.shape[1] != 5:
+        if errors_view.size(0) != self.weights.tiles or errors_view.size(1) != 5:
             raise ValueError(
                 f"errors must have shape ({self.weights.tiles}, 5), got "
-                f"({errors.shape[0]}, {errors.shape[1]})"
+                f"({errors_view.size(0)}, {errors_view.size(1)})"
             )
-        check_values(values, input_type, row_stride, &self.weights)
+        check_values(values_view, input_type, row_stride, &self.weights)
         if self.weights.out_features == 0 or self.weights.in_features == 0:
             return
-        job.values = <const char *>address(values)
-        job.row_stride = row_stride
-        job.input_type = input_type
         e.w = &self.weights
-        e.job = &job
-        e.measure = kernels.measure[self.format]
-        e.errors = <Errors *>&errors[0, 0]
+        e.values = <const char *>values_view.buffer.buf
+        e.row_stride = row_stride
+        e.input_type = input_type
+        e.errors = <Errors *>errors_view.buffer.buf
         with nogil:
-            run_elementwise(measure_task, &e, self.weights.tiles, self.weights.in_features)
-
-
-cdef void run_elementwise(Task task, Elementwise *e, Py_ssize_t tiles,
-                          Py_ssize_t in_features) noexcept nogil:
-    cdef int threads = threads_for(<double>tiles * TILE_ROWS * in_features * SLOW)
-    parallel_for(task, e, tiles, grain_for(tiles, threads), threads)
+            run_elementwise(measure_task, &e)
 
 
 include "_native/batch.pxi"
 
 
-def pack(int format, const int8_t[:, ::1] codes not None, uint8_t[::1] packed not None,
-         Py_ssize_t group_size, bint symmetric):
+def pack(int format, int zero, codes, packed, Py_ssize_t group_size):
     """Writes the packed form of ``codes`` to ``packed``."""
+    cdef _View codes_view = view("codes", codes, b"b", 2, False)
+    cdef _View packed_view = view("packed", packed, b"B", 1, True)
     cdef Elementwise e
     cdef Weights w
-    cdef uint8_t asymmetric = 0
-    if codes.shape[0] == 0 or codes.shape[1] == 0:
+    if codes_view.nbytes() == 0:
         return
-    set_geometry(&w, codes.shape[0], codes.shape[1], group_size)
-    check_packed(format, &w, packed)
-    # Kernels ask only whether there are zero points, which tells what a nibble means.
-    w.zero_points = NULL if symmetric else &asymmetric
+    set_geometry(&w, codes_view.size(0), codes_view.size(1), group_size)
+    w.format = format
+    w.zero = zero
+    check_packed(&w, packed_view)
     e.w = &w
-    e.pack = kernels.pack[format]
-    e.codes = <int8_t *>&codes[0, 0]
-    e.packed = &packed[0]
+    e.codes = <int8_t *>codes_view.buffer.buf
+    e.packed = <uint8_t *>packed_view.buffer.buf
     with nogil:
-        run_elementwise(pack_task, &e, w.tiles, w.in_features)
+        run_elementwise(pack_task, &e)
 
 
-def quantize(int format, int method, bint symmetric, const uint8_t[::1] values not None,
-             int input_type, Py_ssize_t row_stride, Py_ssize_t out_features,
-             Py_ssize_t in_features, Py_ssize_t group_size, bint scales_float32,
-             uint8_t[::1] packed not None, uint8_t[::1] scales not None,
-             uint8_t[::1] zero_points):
-    """Writes packed codes, scales and zero points of float rows; returns the status bits."""
-    cdef Elementwise e
-    cdef QuantizeJob job
+def quantize(int format, int zero, int method, values, int input_type, Py_ssize_t row_stride,
+             Py_ssize_t out_features, Py_ssize_t in_features, Py_ssize_t group_size,
+             bint scales_float32, bint offsets_float32, packed, scales, zeros):
+    """Writes packed codes, scales and zeros of float rows; returns the status bits."""
+    cdef _View values_view = view("values", values, b"B", 1, False)
+    cdef _View packed_view = view("packed", packed, b"B", 1, True)
+    cdef _View scales_view = view("scales", scales, b"B", 1, True)
+    cdef _View zeros_view = view("zeros", zeros, b"B", 1, True) if zero else None
+    cdef Quantizing q
+    cdef QuantizeJob *job = &q.job
     cdef Weights w
-    cdef const KernelTable *table = kernels
     cdef int i, threads, status = 0
     if out_features == 0 or in_features == 0:
         return 0
     set_geometry(&w, out_features, in_features, group_size)
+    w.format = format
+    w.zero = zero
     w.scales_float32 = scales_float32
-    check_buffers(format, &w, packed, scales, zero_points)
-    check_values(values, input_type, row_stride, &w)
-    job.values = <const char *>address(values)
+    w.offsets_float32 = offsets_float32
+    check_buffers(&w, packed_view, scales_view, zeros_view)
+    check_values(values_view, input_type, row_stride, &w)
+    job.values = <const char *>values_view.buffer.buf
     job.row_stride = row_stride
     job.input_type = input_type
     job.method = method
-    job.symmetric = symmetric
+    job.format = format
+    job.zero = zero
     job.scales_float32 = scales_float32
+    job.offsets_float32 = offsets_float32
     job.out_features = out_features
     job.in_features = in_features
     job.tiles = w.tiles
     job.groups = w.groups
     job.group_size = w.group_size
     job.scale_groups = w.scale_groups
-    job.packed = &packed[0]
-    job.scales = &scales[0]
-    job.zero_points = NULL if zero_points is None else &zero_points[0]
-    e.job = &job
-    e.quantize = table.quantize[format]
-    for i in range(256):
-        e.status[i] = 0
+    job.packed = <uint8_t *>packed_view.buffer.buf
+    job.scales = scales_view.buffer.buf
+    job.zero_points = <uint8_t *>zeros_view.buffer.buf if zero == ZERO_CODE else NULL
+    job.offsets = zeros_view.buffer.buf if zero == ZERO_OFFSET else NULL
+    q.table = kernels
+    memset(q.status, 0, sizeof(q.status))
     with nogil:
         threads = threads_for(<double>out_features * in_features * 64)
-        e.scratch_bytes = aligned(table.quantize_scratch_bytes(&job, format))
-        e.scratch = <char *>allocate(threads * e.scratch_bytes)
-        if e.scratch != NULL:
-            parallel_for(quantize_task, &e, w.tiles, 1, threads)
-        release(e.scratch)
-    if e.scratch == NULL:
+        q.scratch_bytes = aligned(q.table.quantize_scratch_bytes(job))
+        q.scratch = <char *>allocate(threads * q.scratch_bytes)
+        if q.scratch != NULL:
+            parallel_for(quantize_task, &q, w.tiles, 1, threads)
+        release(q.scratch)
+    if q.scratch == NULL:
         raise MemoryError("not enough memory to quantize")
-    for i in range(256):
-        status |= e.status[i]
+    for i in range(MAX_THREADS):
+        status |= q.status[i]
     return status
 
 

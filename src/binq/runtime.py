@@ -32,7 +32,7 @@ def set_num_threads(threads: int) -> None:
     1
     >>> binq.set_num_threads(before)
     """
-    _core.set_num_threads(check_int("threads", threads, 1, 256))
+    _core.set_num_threads(check_int("threads", threads, 1, _core.MAX_THREADS))
 
 
 def cpu_info() -> dict[str, Any]:

@@ -8,10 +8,7 @@ from strategies import group_sizes, kinds, random_quantized, shapes
 
 from binq.array.packing import Packing
 from binq.formats import (
-    BINARY,
     FORMATS,
-    INT4,
-    TERNARY,
     Geometry,
     get_format,
     take_rows,
@@ -111,10 +108,10 @@ def test_geometry(out, inner, group, tiles, groups, padded, scale_groups, kernel
     assert geometry.scale_groups == scale_groups
     assert geometry.kernel_group == kernel_group
     assert geometry.scales_shape == (tiles, scale_groups, 32)
-    assert BINARY.packed_shape(geometry) == (tiles, padded // 8, 32)
+    assert FORMATS["binary"].packed_shape(geometry) == (tiles, padded // 8, 32)
     assert zeros_shape(OFFSET, geometry) == (tiles, scale_groups, 32)
-    assert TERNARY.packed_shape(geometry) == (tiles, padded // 8, 2, 32)
-    assert INT4.packed_shape(geometry) == (tiles, padded // 8, 32, 4)
+    assert FORMATS["ternary"].packed_shape(geometry) == (tiles, padded // 8, 2, 32)
+    assert FORMATS["int4"].packed_shape(geometry) == (tiles, padded // 8, 32, 4)
     assert zeros_shape(CODE, geometry) == (tiles, scale_groups, 16)
 
 
@@ -147,10 +144,10 @@ def test_format_not_a_string(name):
 
 
 def test_levels():
-    assert BINARY.codes(NONE) == BINARY.codes(OFFSET) == (-1, 1)
-    assert TERNARY.codes(NONE) == (-1, 0, 1)
-    assert INT4.codes(NONE) == tuple(range(-8, 8))
-    assert INT4.codes(CODE) == tuple(range(16))
+    assert FORMATS["binary"].codes(NONE) == FORMATS["binary"].codes(OFFSET) == (-1, 1)
+    assert FORMATS["ternary"].codes(NONE) == (-1, 0, 1)
+    assert FORMATS["int4"].codes(NONE) == tuple(range(-8, 8))
+    assert FORMATS["int4"].codes(CODE) == tuple(range(16))
 
 
 def test_ternary_has_no_zero_points():

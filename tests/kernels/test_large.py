@@ -130,7 +130,7 @@ def test_dequantize_unpack_and_pack():
         codes[rows], reference.unpack(sampled["packed"], "binary", rows.size, 128, True)
     )
     packed = np.empty(q.packed.size, np.uint8)
-    _core.pack(_core.FORMATS["binary"], codes, packed, 128, True)
+    _core.pack(q._data.packing.kind.spec.number, 0, codes, packed, 128)
     tiles = rows[::32] // 32
     np.testing.assert_array_equal(packed.reshape(q.packed.shape)[tiles], q.packed[tiles])
 

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from strategies import GROUP_SIZES, kinds, random_quantized, sizes
 
 from binq import _core, reference
+from binq.formats import get_format
 
 reuse_isa = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 cases = given(
@@ -30,7 +31,9 @@ def test_pack_and_unpack_equal_the_reference(
     packed = reference.pack(codes, format, group_size, symmetric)
     np.testing.assert_array_equal(q.packed, packed)
     again = np.full(packed.size, 0xA5, np.uint8)
-    _core.pack(_core.FORMATS[format], codes, again, group_size or 0, symmetric)
+    packing = q._data.packing
+    zero = _core.ZEROS[packing.zero]
+    _core.pack(packing.kind.spec.number, zero, codes, again, group_size or 0)
     np.testing.assert_array_equal(again.reshape(packed.shape), packed)
     unpacked = reference.unpack(packed, format, out_features, in_features, symmetric)
     np.testing.assert_array_equal(codes, unpacked)
@@ -67,8 +70,9 @@ def test_every_binary_and_ternary_byte_unpacks_to_its_bits(isa):
     scales = np.ones((8, 1, 32), np.float16)
     codes = np.empty((256, 32), np.int8)
     matrix = _core.PackedMatrix(
-        _core.FORMATS["ternary"], packed.reshape(-1), scales.reshape(-1).view(np.uint8), None,
-        256, 32, 32, False,
+        get_format("ternary").spec.number, 0,
+        packed.reshape(-1), scales.reshape(-1).view(np.uint8), None,
+        256, 32, 32, False, False,
     )  # fmt: skip
     matrix.unpack(codes)
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -86,8 +90,9 @@ def test_every_float16_scale_times_every_int4_code(isa):
     packed = reference.pack(codes, "int4", 32, True)
     scales = reference.tile_scales(halves)
     matrix = _core.PackedMatrix(
-        _core.FORMATS["int4"], packed.reshape(-1), scales.reshape(-1).view(np.uint8), None,
-        65536, 32, 32, False,
+        get_format("int4").spec.number, 0,
+        packed.reshape(-1), scales.reshape(-1).view(np.uint8), None,
+        65536, 32, 32, False, False,
     )  # fmt: skip
     out = np.empty((65536, 32), np.float32)
     matrix.dequantize(out)

@@ -1,5 +1,8 @@
 # The pool as other native modules see it.
 
+cdef enum:
+    MAX_THREADS = 256
+
 # Does the items [begin, end) of a job. `slot` counts the threads of the job from 0 (the caller), so
 # that each can have a scratch buffer of its own. Never raises and never needs the GIL.
 ctypedef void (*Task)(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil

@@ -38,7 +38,6 @@ cdef extern from "float_mode.h" nogil:
     void binq_set_float_mode(unsigned int mode) noexcept
 
 cdef enum:
-    MAX_THREADS = 256
     ROUNDS = 20               # times a waiting thread looks before it sleeps: about 20 microseconds,
     PAUSES = 16               # the gap between two products of a model, with a pause in between
 
@@ -228,7 +227,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(int threads) -> None:
-    """Sets how many threads a product may use, 1 to 256."""
+    """Sets how many threads a product may use, 1 to MAX_THREADS."""
     binq_set_num_threads(threads)
 
 
@@ -238,7 +237,7 @@ def _initial_threads() -> int:
     if text:
         # The length: Python refuses to read thousands of digits, in words of its own.
         if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_THREADS:
-            raise ValueError(f"BINQ_NUM_THREADS must be a number from 1 to 256, got {text!r}")
+            raise ValueError(f"BINQ_NUM_THREADS must be a number from 1 to {MAX_THREADS}, got {text!r}")
         return int(text)
     if hasattr(os, "sched_getaffinity"):
         processors = len(os.sched_getaffinity(0))

@@ -7,7 +7,6 @@ cdef enum:
 cdef struct Item:
     # One product of a batch, as the caller names it.
     const Weights *w
-    int format
     const float *x
     Py_ssize_t rows
     float *out
@@ -27,9 +26,9 @@ cdef struct Batch:
 
 cdef inline bint prepared_alike(const Item *a, const Item *b) noexcept nogil:
     # Whether both read the same prepared rows of x.
-    return (a.x == b.x and a.rows == b.rows and a.format == b.format
+    return (a.x == b.x and a.rows == b.rows and a.w.format == b.w.format
             and a.w.in_features == b.w.in_features and a.w.group_size == b.w.group_size
-            and (a.w.zero_points == NULL) == (b.w.zero_points == NULL))
+            and (a.w.zero == ZERO_OFFSET) == (b.w.zero == ZERO_OFFSET))
 
 
 cdef inline Part *part_of(Batch *batch, Py_ssize_t item, bint by_piece) noexcept nogil:
@@ -79,7 +78,7 @@ cdef bint run_batch(Batch *batch, int threads) noexcept nogil:
         part.first_sixteen = sixteens
         if part.prepares:
             sixteens += (p.rows + 15) // 16
-        scratch_bytes = max(scratch_bytes, aligned(p.kernel.scratch_bytes(p.w, p.rows)))
+        scratch_bytes = max(scratch_bytes, aligned(p.kernel.scratch_bytes(p.w, p.rows, p.mode)))
     block = <char *>allocate(batch.prepared_bytes + min(<Py_ssize_t>threads, pieces) * scratch_bytes)
     if block == NULL:
         return False
@@ -89,7 +88,7 @@ cdef bint run_batch(Batch *batch, int threads) noexcept nogil:
         if part.prepares:
             p.unfit = <uint8_t *>block + at
             p.prepared = block + at + aligned(p.rows)
-            at += aligned(p.rows) + aligned(p.kernel.prepared_bytes(p.w, p.rows))
+            at += aligned(p.rows) + aligned(p.kernel.prepared_bytes(p.w, p.rows, p.mode))
         elif p.prepared == NULL:
             p.unfit = batch.parts[i - 1].product.unfit
             p.prepared = batch.parts[i - 1].product.prepared
@@ -134,12 +133,12 @@ cdef bint run_items(const KernelTable *table, const Item *items, Py_ssize_t coun
         last = first + 1
         while last < count and prepared_alike(item, items + last):
             last += 1
-        tiers = &table.matmul[item.format][activations][0]
+        tiers = &table.matmul[item.w.format][activations][0]
         begin = 0
         while begin < item.rows and enough:
             kernel = fastest(tiers, item.rows - begin)
-            rows = block_rows(kernel, tiers, item.w, item.rows - begin)
-            nbytes = aligned(rows) + aligned(kernel.prepared_bytes(item.w, rows))
+            rows = block_rows(kernel, tiers, item.w, item.rows - begin, activations)
+            nbytes = aligned(rows) + aligned(kernel.prepared_bytes(item.w, rows, activations))
             if batch.count and (threads == 1 or batch.prepared_bytes + nbytes > BATCH_BYTES
                                 or batch.count + last - first > room):
                 enough = run_batch(&batch, threads)
@@ -148,7 +147,8 @@ cdef bint run_items(const KernelTable *table, const Item *items, Py_ssize_t coun
                 p = &batch.parts[batch.count].product
                 p.w = items[i].w
                 p.kernel = kernel
-                p.dequantize = table.dequantize[item.format]
+                p.mode = activations
+                p.dequantize = table.dequantize
                 p.x = item.x + begin * item.w.in_features
                 p.rows = rows
                 p.out = items[i].out + begin * p.w.out_features
@@ -177,25 +177,23 @@ cdef void set_item(Item *item, PackedMatrix matrix, const float *x, Py_ssize_t r
                    float *out) noexcept:
     # No rows where there is nothing to sum: those products are zeros, which their caller writes.
     item.w = &matrix.weights
-    item.format = matrix.format
     item.rows = rows if matrix.weights.in_features and matrix.weights.out_features else 0
     item.x = x
     item.out = out
 
 
-cdef inline const float *first_of(const float[:, ::1] x) noexcept:
-    return &x[0, 0] if x.shape[0] and x.shape[1] else NULL
-
-
-cdef int set_item_of(Item *item, PackedMatrix matrix, const float[:, ::1] x,
-                     float[:, ::1] out) except -1:
-    if (x.shape[1] != matrix.weights.in_features or out.shape[0] != x.shape[0]
-            or out.shape[1] != matrix.weights.out_features):
+cdef int set_item_of(Item *item, PackedMatrix matrix, _View x, _View out) except -1:
+    if (x.size(1) != matrix.weights.in_features or out.size(0) != x.size(0)
+            or out.size(1) != matrix.weights.out_features):
         raise ValueError("x and out must have the shapes of the product")
-    set_item(item, matrix, first_of(x), x.shape[0], &out[0, 0] if out.shape[0] and out.shape[1] else NULL)
+    set_item(item, matrix, <const float *>x.buffer.buf, x.size(0), <float *>out.buffer.buf)
     if not item.rows:
-        out[:, :] = 0.0
+        memset(out.buffer.buf, 0, out.nbytes())
     return 0
+
+
+cdef list views_of(tuple outs):
+    return [view("out", out, b"f", 2, True) for out in outs]
 
 
 cdef int check_enough(bint enough) except -1:
@@ -204,10 +202,11 @@ cdef int check_enough(bint enough) except -1:
     return 0
 
 
-def multiply_shared(tuple matrices not None, const float[:, ::1] x not None, tuple outs not None,
-                    int activations):
+def multiply_shared(tuple matrices not None, x, tuple outs not None, int activations):
     """Writes ``x @ dequantize(w).T`` of every matrix to its array in ``outs``, as one job."""
     cdef Py_ssize_t i, count = len(matrices)
+    cdef _View x_view = view("x", x, b"f", 2, False)
+    cdef list out_views = views_of(outs)
     cdef Item *items = new_items(count, activations)
     cdef const KernelTable *table = kernels
     cdef bint enough
@@ -215,7 +214,7 @@ def multiply_shared(tuple matrices not None, const float[:, ::1] x not None, tup
         if len(outs) != count:
             raise ValueError(f"outs must have {count} arrays, got {len(outs)}")
         for i in range(count):
-            set_item_of(items + i, matrices[i], x, outs[i])
+            set_item_of(items + i, matrices[i], x_view, out_views[i])
         with nogil:
             enough = run_items(table, items, count, activations)
         check_enough(enough)
@@ -223,42 +222,46 @@ def multiply_shared(tuple matrices not None, const float[:, ::1] x not None, tup
         free(items)
 
 
-def multiply_experts(tuple matrices not None, const int64_t[::1] experts not None,
-                     const int64_t[::1] ends not None, const float[:, ::1] x not None,
-                     float[:, ::1] out not None, int activations):
+def multiply_experts(tuple matrices not None, experts, ends, x, out, int activations):
     """Writes rows ``[ends[i - 1], ends[i])`` of x by matrix ``experts[i]`` to the same rows of out.
 
     An x of one row serves all rows of out.
     """
-    cdef Py_ssize_t i, begin = 0, end, count = experts.shape[0]
-    cdef bint one_row = x.shape[0] == 1
+    cdef _View experts_view = view("experts", experts, b"lq", 1, False)
+    cdef _View ends_view = view("ends", ends, b"lq", 1, False)
+    cdef _View x_view = view("x", x, b"f", 2, False)
+    cdef _View out_view = view("out", out, b"f", 2, True)
+    cdef const int64_t *chosen = <const int64_t *>experts_view.buffer.buf
+    cdef const int64_t *last = <const int64_t *>ends_view.buffer.buf
+    cdef const float *source = <const float *>x_view.buffer.buf
+    cdef float *target = <float *>out_view.buffer.buf
+    cdef Py_ssize_t i, begin = 0, end, count = experts_view.size(0)
+    cdef Py_ssize_t rows = out_view.size(0)
+    cdef bint one_row = x_view.size(0) == 1
     cdef Item *items = new_items(count, activations)
     cdef const KernelTable *table = kernels
-    cdef const float *source = first_of(x)
     cdef PackedMatrix matrix
     cdef bint enough
     try:
-        if ends.shape[0] != count or (ends[count - 1] if count else 0) != out.shape[0]:
-            raise ValueError(f"ends must be {count} and lead to row {out.shape[0]}")
-        if not one_row and x.shape[0] != out.shape[0]:
+        if ends_view.size(0) != count or (last[count - 1] if count else 0) != rows:
+            raise ValueError(f"ends must be {count} and lead to row {rows}")
+        if not one_row and x_view.size(0) != rows:
             raise ValueError("x and out must have the shapes of the product")
         for i in range(count):
-            end = ends[i]
-            if not (begin <= end <= out.shape[0] and 0 <= experts[i] < len(matrices)):
-                raise ValueError(f"experts[{i}] = {experts[i]} to row {end} is out of range")
+            end = last[i]
+            if not (begin <= end <= rows and 0 <= chosen[i] < len(matrices)):
+                raise ValueError(f"experts[{i}] = {chosen[i]} to row {end} is out of range")
             if one_row and end - begin > 1:
                 raise ValueError("rows that share one row of x must be given one by one")
-            matrix = matrices[experts[i]]
-            if x.shape[1] != matrix.weights.in_features or out.shape[1] != matrix.weights.out_features:
+            matrix = matrices[chosen[i]]
+            if (x_view.size(1) != matrix.weights.in_features
+                    or out_view.size(1) != matrix.weights.out_features):
                 raise ValueError("x and out must have the shapes of the product")
-            if begin == end or source == NULL or out.shape[1] == 0:
-                set_item(items + i, matrix, NULL, 0, NULL)
-            else:
-                set_item(items + i, matrix, source if one_row else &x[begin, 0], end - begin,
-                         &out[begin, 0])
+            set_item(items + i, matrix, source if one_row else source + begin * x_view.size(1),
+                     end - begin, target + begin * out_view.size(1))
             begin = end
-        if x.shape[1] == 0:
-            out[:, :] = 0.0
+        if x_view.size(1) == 0:
+            memset(target, 0, out_view.nbytes())
         with nogil:
             enough = run_items(table, items, count, activations)
         check_enough(enough)
@@ -276,9 +279,10 @@ cdef class PreparedRows:
     cdef Py_ssize_t rows
     cdef char *block
     cdef const KernelTable *table
-    cdef object owner
+    cdef _View owner
 
-    def __init__(self, PackedMatrix like not None, const float[:, ::1] x not None, int activations):
+    def __init__(self, PackedMatrix like not None, x, int activations):
+        cdef _View x_view = view("x", x, b"f", 2, False)
         cdef const MatmulKernel *tiers
         cdef Product *p = &self.product
         cdef Item *item = &self.item
@@ -286,30 +290,30 @@ cdef class PreparedRows:
         release(self.block)
         self.block = NULL
         free(new_items(0, activations))
-        if x.shape[1] != like.weights.in_features:
+        if x_view.size(1) != like.weights.in_features:
             raise ValueError("x must have as many columns as the weights have in_features")
-        self.owner = x
-        self.rows = x.shape[0]
+        self.owner = x_view
+        self.rows = x_view.size(0)
         self.activations = activations
         self.table = kernels
         self.shape = like.weights
         item.w = &self.shape
-        item.format = like.format
-        item.rows = x.shape[0] if x.shape[1] else 0
+        item.rows = self.rows if x_view.size(1) else 0
         if not item.rows:
             return
-        item.x = &x[0, 0]
-        tiers = &self.table.matmul[like.format][activations][0]
+        item.x = <const float *>x_view.buffer.buf
+        tiers = &self.table.matmul[self.shape.format][activations][0]
         p.w = &self.shape
+        p.mode = activations
         p.kernel = fastest(tiers, item.rows)
         p.rows = item.rows
         p.x = item.x
         # More rows than one block are prepared anew by each product, block by block: bounded memory
         # for a hundredth of the time.
-        if block_rows(p.kernel, tiers, p.w, p.rows) < p.rows:
+        if block_rows(p.kernel, tiers, p.w, p.rows, activations) < p.rows:
             return
         cost = <double>p.rows * p.w.in_features * TILE_ROWS * SLOW
-        self.block = <char *>allocate(aligned(p.rows) + aligned(p.kernel.prepared_bytes(p.w, p.rows)))
+        self.block = <char *>allocate(aligned(p.rows) + aligned(p.kernel.prepared_bytes(p.w, p.rows, p.mode)))
         check_enough(self.block != NULL)
         p.unfit = <uint8_t *>self.block
         p.prepared = self.block + aligned(p.rows)
@@ -322,19 +326,20 @@ cdef class PreparedRows:
     def multiply(self, tuple matrices not None, tuple outs not None):
         """Writes ``x @ dequantize(w).T`` of every matrix to its array in ``outs``, as one job."""
         cdef Py_ssize_t i, count = len(matrices)
+        cdef list out_views = views_of(outs)
         cdef Item *items = new_items(count, self.activations)
         cdef PackedMatrix matrix
-        cdef float[:, ::1] out
+        cdef _View out
         cdef bint enough
         try:
             if len(outs) != count:
                 raise ValueError(f"outs must have {count} arrays, got {len(outs)}")
             for i in range(count):
-                matrix, out = matrices[i], outs[i]
-                if out.shape[0] != self.rows or out.shape[1] != matrix.weights.out_features:
+                matrix, out = matrices[i], out_views[i]
+                if out.size(0) != self.rows or out.size(1) != matrix.weights.out_features:
                     raise ValueError("out must have the shape of the product")
                 set_item(items + i, matrix, self.item.x, self.item.rows,
-                         &out[0, 0] if out.shape[0] and out.shape[1] else NULL)
+                         <float *>out.buffer.buf)
                 if items[i].rows and not prepared_alike(items + i, &self.item):
                     raise ValueError("the weights must be packed as those that x was prepared for")
             with nogil:
@@ -363,7 +368,7 @@ cdef class PreparedRows:
             p = &batch.parts[batch.count].product
             p[0] = self.product
             p.w = items[i].w
-            p.dequantize = self.table.dequantize[items[i].format]
+            p.dequantize = self.table.dequantize
             p.out = items[i].out
             batch.parts[batch.count].prepares = False
             batch.count += 1

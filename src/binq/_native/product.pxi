@@ -4,6 +4,7 @@ cdef struct Product:
     const Weights *w
     const MatmulKernel *kernel
     DequantizeKernel dequantize
+    int mode
     int threads
     const float *x
     Py_ssize_t rows
@@ -20,7 +21,7 @@ cdef struct Product:
 cdef void prepare_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Product *p = <Product *>job
     p.kernel.prepare(p.w, p.x, p.w.in_features, p.rows, p.prepared, p.unfit,
-                     begin * 16, min(end * 16, p.rows))
+                     begin * 16, min(end * 16, p.rows), p.mode)
 
 
 cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
@@ -34,7 +35,7 @@ cdef void multiply_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) n
         piece.tile_begin = i // p.blocks * p.piece_tiles
         piece.tile_end = min(piece.tile_begin + p.piece_tiles, p.w.tiles)
         p.kernel.multiply(p.w, p.prepared, p.rows, p.out, p.w.out_features,
-                          p.scratch + slot * p.scratch_bytes, &piece)
+                          p.scratch + slot * p.scratch_bytes, &piece, p.mode)
 
 
 cdef inline float dot(const float *x, const float *w, Py_ssize_t count) noexcept nogil:
@@ -97,13 +98,13 @@ cdef const MatmulKernel *fastest(const MatmulKernel *tiers, Py_ssize_t rows) noe
 
 
 cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers, const Weights *w,
-                           Py_ssize_t rows) noexcept nogil:
+                           Py_ssize_t rows, int mode) noexcept nogil:
     # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower. Rows
     # that would not fill the kernel's last block, and that another kernel meets faster, are left to it.
     cdef Py_ssize_t most, blocks, rest
     cdef Py_ssize_t unit = max(<Py_ssize_t>8, kernel.rows_at_once)
     if rows > MIN_BLOCK_ROWS:
-        most = BLOCK_BYTES // (1 + kernel.prepared_bytes(w, 64) // 64) // 16 * 16
+        most = BLOCK_BYTES // (1 + kernel.prepared_bytes(w, 64, mode) // 64) // 16 * 16
         most = max(<Py_ssize_t>MIN_BLOCK_ROWS, min(most, <Py_ssize_t>MAX_BLOCK_ROWS))
         blocks = (rows + most - 1) // most
         rows = min(rows, ((rows + blocks - 1) // blocks + unit - 1) // unit * unit)
@@ -134,13 +135,13 @@ cdef Py_ssize_t cut_pieces(Product *p) noexcept nogil:
 cdef int run_product(Product *p) noexcept nogil:
     # One block of rows of x. Returns 0 where memory ran out.
     cdef int threads = p.threads
-    cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows))
+    cdef Py_ssize_t prepared_bytes = aligned(p.kernel.prepared_bytes(p.w, p.rows, p.mode))
     cdef Py_ssize_t unfit_bytes = aligned(p.rows)
     cdef Py_ssize_t pieces
     cdef char *block
     cdef bint enough
     pieces = cut_pieces(p)
-    p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows))
+    p.scratch_bytes = aligned(p.kernel.scratch_bytes(p.w, p.rows, p.mode))
     block = <char *>allocate(prepared_bytes + unfit_bytes
                              + min(<Py_ssize_t>threads, pieces) * p.scratch_bytes)
     if block == NULL:

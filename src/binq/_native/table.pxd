@@ -5,13 +5,18 @@
 # allocates nothing, raises nothing and never needs the GIL. docs/formats.md defines the bytes,
 # binq.reference defines the numbers.
 
-from libc.stdint cimport int8_t, uint8_t, int32_t
+from libc.stdint cimport int8_t, uint8_t
+
+from binq._native.formats cimport (
+    FORMAT_BINARY, FORMAT_INT4, FORMAT_TERNARY, FORMATS, METHOD_ABSMAX, METHOD_ABSMEAN,
+    METHOD_MSE, SPECS, binq_format, ZERO_CODE, ZERO_NONE, ZERO_OFFSET, block_bytes,
+)
 
 cdef extern from "float_mode.h":
     pass
 
 cdef enum:
-    TABLE_VERSION = 3
+    TABLE_VERSION = 4
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
     TIERS = 3                 # kernels of one product, for few, some and many rows of x
     ANY_ROWS = 0x7FFFFFFF
@@ -19,12 +24,6 @@ cdef enum:
 cdef enum:                     # bits of float32 numbers, which order like the numbers
     BITS_SMALLEST = 0x0D800000    # 2^-100, below which levels / amax could overflow
     BITS_LARGEST = 0x79000000     # 2^115: 256 of them by codes of 15 stay below the largest float
-
-cdef enum:                    # Format: index into the arrays of KernelTable
-    FORMAT_BINARY = 0
-    FORMAT_TERNARY = 1
-    FORMAT_INT4 = 2
-    FORMATS = 3
 
 cdef enum:                     # Activations: how exactly x enters the product
     ACTIVATIONS_FLOAT32 = 0
@@ -38,38 +37,37 @@ cdef enum:                     # InputType: element type of the float weights th
     INPUT_BFLOAT16 = 2
     INPUT_FLOAT64 = 3
 
-cdef enum:                     # Method
-    METHOD_MSE = 0
-    METHOD_ABSMAX = 1
-    METHOD_ABSMEAN = 2
-
 cdef enum:                     # Status: bits that quantize returns, or-ed over all groups
     STATUS_OK = 0
     STATUS_NONFINITE = 1      # an input was inf or NaN; the outputs are then meaningless
-    STATUS_SCALE_RANGE = 2    # a scale or midpoint does not fit float16 (scales_float32 == 0 only)
+    STATUS_SCALE_RANGE = 2    # a scale or offset does not fit float16
 
 
 ctypedef struct Weights:
     # One packed matrix (out_features x in_features).
-    #   packed       binary  [tile][group_size * groups / 8][32] uint8
-    #                ternary [tile][group_size * groups / 8][2][32] uint8
-    #                int4    [tile][group_size * groups / 8][32][4] uint8
+    #   packed       [tile][group_size * groups / 8] blocks of 32 rows x 8 columns (formats.h):
+    #                bit planes [plane][32] uint8, or nibbles [32][4] uint8
     #   scales       [tile][scale_groups][32] float16, or float32 where scales_float32
-    #   zero_points  NULL (symmetric), or
-    #                int4    [tile][scale_groups][16] uint8: byte r = row r low, row r + 16 high nibble
-    #                binary  [tile][scale_groups][32] midpoints, same type as scales
+    #   zero_points  NULL, or [tile][scale_groups][16] uint8: byte r = row r low, row r + 16 high
+    #                nibble (ZERO_CODE)
+    #   offsets      NULL, or as scales, float32 where offsets_float32 (ZERO_OFFSET)
+    # Whole codes are stored from 0 where there are zero points or offsets.
     # group_size is the kernels' group (32, 64, 128 or 256). scale_groups is `groups`, or 1 where
     # one scale serves the whole row (group_size=None in Python, 128 here).
     const uint8_t *packed
     const void *scales
-    const void *zero_points
+    const uint8_t *zero_points
+    const void *offsets
     Py_ssize_t out_features
     Py_ssize_t in_features
     Py_ssize_t tiles
     Py_ssize_t groups
     Py_ssize_t group_size
     Py_ssize_t scale_groups
+    int format
+    int zero
     int scales_float32
+    int offsets_float32
 
 
 ctypedef struct Piece:
@@ -99,17 +97,18 @@ ctypedef struct MatmulKernel:
     # scratch_bytes:  size of the buffer each calling thread hands to multiply (64-byte aligned).
     # multiply:       writes out[row * out_stride + column] of a piece, whose row_begin is a multiple
     #                 of rows_at_once; never past out_features.
+    # mode is how exactly x enters; w.format says the rest. One engine serves every pair that it can.
     Py_ssize_t most_rows
     Py_ssize_t rows_at_once
     Py_ssize_t tiles_at_once
-    Py_ssize_t (*prepared_bytes)(const Weights *w, Py_ssize_t rows) noexcept nogil
+    Py_ssize_t (*prepared_bytes)(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil
     void (*prepare)(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                    void *prepared, uint8_t *unfit,
-                    Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil
-    Py_ssize_t (*scratch_bytes)(const Weights *w, Py_ssize_t rows) noexcept nogil
+                    void *prepared, uint8_t *unfit, Py_ssize_t row_begin, Py_ssize_t row_end,
+                    int mode) noexcept nogil
+    Py_ssize_t (*scratch_bytes)(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil
     void (*multiply)(const Weights *w, const void *prepared, Py_ssize_t rows,
                      float *out, Py_ssize_t out_stride, void *scratch,
-                     const Piece *piece) noexcept nogil
+                     const Piece *piece, int mode) noexcept nogil
 
 
 ctypedef struct QuantizeJob:
@@ -120,8 +119,10 @@ ctypedef struct QuantizeJob:
     Py_ssize_t row_stride
     int input_type
     int method
-    int symmetric
+    int format
+    int zero
     int scales_float32
+    int offsets_float32
     Py_ssize_t out_features
     Py_ssize_t in_features
     Py_ssize_t tiles
@@ -130,14 +131,15 @@ ctypedef struct QuantizeJob:
     Py_ssize_t scale_groups
     uint8_t *packed
     void *scales
-    void *zero_points
+    uint8_t *zero_points
+    void *offsets
 
 
 ctypedef int (*QuantizeKernel)(const QuantizeJob *job, void *scratch,
                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
-# codes: int8 [rows][in_features]; binary -1/+1, ternary -1/0/+1, int4 -8..7 (or 0..15 where
-# zero_points is set). dequantize and unpack write rows of the given stride (in elements) and never
-# past in_features.
+# codes: int8 [rows][in_features], the levels of the format, or whole codes from 0 where w.zero is
+# not ZERO_NONE. dequantize and unpack write rows of the given stride (in elements) and never past
+# in_features.
 ctypedef void (*DequantizeKernel)(const Weights *w, float *out, Py_ssize_t out_stride,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
 ctypedef void (*UnpackKernel)(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
@@ -152,7 +154,7 @@ ctypedef struct Errors:
     double signal             # sum of squares of the floats
     double noise              # sum of squares of the errors
     double worst              # largest magnitude of an error
-    double clipped            # int4: weights farther than half a step from their level
+    double clipped            # whole codes: weights farther than half a step from theirs
     double zero_scales        # scales that are 0
 
 
@@ -166,9 +168,9 @@ ctypedef struct KernelTable:
     int version               # TABLE_VERSION of the module that filled the table
     const char *name          # "portable", "avx2", "avx512", "neon"
     MatmulKernel matmul[FORMATS][ACTIVATION_MODES][TIERS]
-    QuantizeKernel quantize[FORMATS]
-    Py_ssize_t (*quantize_scratch_bytes)(const QuantizeJob *job, int format) noexcept nogil
-    DequantizeKernel dequantize[FORMATS]
-    UnpackKernel unpack[FORMATS]
-    PackKernel pack[FORMATS]
-    MeasureKernel measure[FORMATS]
+    QuantizeKernel quantize
+    Py_ssize_t (*quantize_scratch_bytes)(const QuantizeJob *job) noexcept nogil
+    DequantizeKernel dequantize
+    UnpackKernel unpack
+    PackKernel pack
+    MeasureKernel measure

@@ -132,7 +132,8 @@ class Packed:
         for index in np.ndindex(self.shape[:-2]):
             packed, scales, *zeros = (_memory.as_bytes(part[index]) for part in self.parts)
             yield _core.PackedMatrix(
-                self.packing.kind.native,
+                self.packing.kind.spec.number,
+                _core.ZEROS[self.packing.zero],
                 packed,
                 scales,
                 zeros[0] if zeros else None,
@@ -140,6 +141,7 @@ class Packed:
                 in_features,
                 self.packing.group_size or 0,
                 self.scales.dtype == FLOAT32,
+                self.parts[-1].dtype == FLOAT32,
             )
 
     def each_matrix(

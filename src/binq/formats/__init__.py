@@ -1,8 +1,10 @@
-"""The formats: what each is, and how its codes and scales lie in memory."""
+"""The formats: what each is, and how its codes and scales lie in memory.
 
+The table in ``_native/formats.h`` has a row for each; docs/formats.md describes the bytes.
+"""
+
+from binq import _core
 from binq.formats.base import Format
-from binq.formats.binary import BINARY
-from binq.formats.int4 import INT4
 from binq.formats.layout import (
     GROUP_SIZES,
     TILE_ROWS,
@@ -11,9 +13,8 @@ from binq.formats.layout import (
     tile_rows,
     untile_rows,
 )
-from binq.formats.ternary import TERNARY
 
-FORMATS: dict[str, Format] = {f.name: f for f in (BINARY, TERNARY, INT4)}
+FORMATS: dict[str, Format] = {spec.name: Format(spec) for spec in _core.FORMAT_SPECS}
 
 
 def get_format(name: object) -> Format:
@@ -29,11 +30,8 @@ def get_format(name: object) -> Format:
 
 
 __all__ = [
-    "BINARY",
     "FORMATS",
     "GROUP_SIZES",
-    "INT4",
-    "TERNARY",
     "TILE_ROWS",
     "Format",
     "Geometry",

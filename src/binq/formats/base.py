@@ -1,46 +1,63 @@
 """What a format is: its codes, its levels, and how they lie in memory."""
 
-from abc import ABC, abstractmethod
 from math import prod
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq import _core, _memory
-from binq.formats.layout import Geometry
-from binq.formats.zeros import CODE
+from binq._native.spec import FormatSpec
+from binq.formats.layout import TILE_ROWS, Geometry
+from binq.formats.zeros import NONE
 
 
-class Format(ABC):
-    """One way to store weights with few bits. Each format has a single instance.
+class Format:
+    """One way to store weights with few bits: a row of the table in ``_native/formats.h``.
 
     All methods take arrays with any number of leading axes: a stack of matrices is stored as the
     concatenation of its matrices.
     """
 
-    name: ClassVar[str]
-    bits: ClassVar[int]
-    """Bits of a stored code."""
-    methods: ClassVar[tuple[str, ...]]
-    """The quantization methods that the format has, the default first."""
-    zero_kinds: ClassVar[tuple[str, ...]] = ()
-    """What symmetric=False may mean (:mod:`binq.formats.zeros`), the default first."""
-    packed_row_axis: ClassVar[int] = -1
-    """The axis of the packed codes that counts the 32 rows of a tile."""
+    def __init__(self, spec: FormatSpec) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.bits = spec.bits
+        """Bits of a stored code."""
+        self.methods = spec.methods
+        """The quantization methods that the format has, the default first."""
+        self.zero_kinds = spec.zero_kinds
+        """What symmetric=False may mean (:mod:`binq.formats.zeros`), the default first."""
+
+    def __repr__(self) -> str:
+        return f"<format {self.name}>"
 
     @property
-    def native(self) -> int:
-        """Returns the number by which compiled code knows the format."""
-        return _core.FORMATS[self.name]
+    def whole_codes(self) -> bool:
+        """Returns whether a code lies in one place: not in bit planes, 8 columns a byte."""
+        return self.spec.row_bytes > 1
 
-    @abstractmethod
+    @property
+    def packed_row_axis(self) -> int:
+        """Returns the axis of the packed codes that counts the 32 rows of a tile."""
+        return -2 if self.whole_codes else -1
+
     def codes(self, zero: str) -> tuple[int, ...]:
-        """Returns the codes that a weight can have, ascending, with that kind of zero."""
+        """Returns the codes that a weight can have, ascending, with that kind of zero.
 
-    @abstractmethod
+        They are the levels, or whole codes as they are stored where zero is not ``"none"``.
+        """
+        if self.whole_codes and zero != NONE:
+            return tuple(range(1 << self.bits))
+        return tuple(sorted(set(self.spec.levels)))
+
     def packed_shape(self, geometry: Geometry) -> tuple[int, ...]:
         """Returns the shape of the packed codes of one matrix."""
+        shape = (geometry.tiles, geometry.padded_in // 8)
+        if self.whole_codes:
+            return (*shape, TILE_ROWS, self.spec.row_bytes)
+        return (
+            (*shape, TILE_ROWS) if self.spec.planes == 1 else (*shape, self.spec.planes, TILE_ROWS)
+        )
 
     def pack(self, codes: NDArray[np.int8], geometry: Geometry, zero: str) -> NDArray[np.uint8]:
         """Returns the packed form of int8 codes ``(..., out_features, in_features)``.
@@ -54,6 +71,10 @@ class Format(ABC):
             matrices = np.ascontiguousarray(codes).reshape(-1, *codes.shape[-2:])
             for matrix, target in zip(matrices, packed, strict=True):
                 _core.pack(
-                    self.native, matrix, target.reshape(-1), geometry.kernel_group, zero != CODE
+                    self.spec.number,
+                    _core.ZEROS[zero],
+                    matrix,
+                    target.reshape(-1),
+                    geometry.kernel_group,
                 )
         return packed.reshape(*lead, *shape)

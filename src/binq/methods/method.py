@@ -105,9 +105,9 @@ class Native(Method):
             for index, matrix in enumerate(weights.reshape(-1, *shape[-2:])):
                 packed, scales, *zeros = (_memory.as_bytes(stack[index]) for stack in stacks)
                 status |= _core.quantize(
-                    packing.kind.native,
+                    packing.kind.spec.number,
+                    _core.ZEROS[packing.zero],
                     _core.METHODS[self.name],
-                    packing.symmetric,
                     _memory.as_bytes(matrix),
                     _core.INPUT_TYPES[weights.dtype.name],
                     matrix.strides[0],
@@ -115,6 +115,7 @@ class Native(Method):
                     shape[-1],
                     packing.group_size or 0,
                     task.scale_dtype == np.float32,
+                    parts[-1].dtype == np.float32,
                     packed,
                     scales,
                     zeros[0] if zeros else None,

@@ -47,6 +47,7 @@ cdef extern from "arm_neon.h" nogil:
 
     uint8x16_t vandq_u8(uint8x16_t a, uint8x16_t b) noexcept
     uint8x16_t vshrq_n_u8(uint8x16_t a, int n) noexcept
+    int8x16_t vqtbl1q_s8(int8x16_t table, uint8x16_t at) noexcept
     uint8x16_t vtstq_u8(uint8x16_t a, uint8x16_t b) noexcept
     int8x16_t vreinterpretq_s8_u8(uint8x16_t a) noexcept
     int8x16_t vaddq_s8(int8x16_t a, int8x16_t b) noexcept

@@ -63,7 +63,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
                 exact = 0.0
                 for i in range(count):
                     exact += padded[i]
-                # What two levels need; the slot of a scale is free.
+                # What offsets need; the slot of a scale is free.
                 scales[at] = <float>exact
                 continue
             memcpy(&amax, &largest, sizeof(float))
@@ -166,7 +166,7 @@ cdef inline void widen_tile(const int8_t *codes, Py_ssize_t group_size, int mode
                           vcvtq_f32_s32(vmovl_s16(vget_high_s16(half_s16x8[j]))))
 
 
-cdef inline void add_group(float *y, const float *w_scales, const float *midpoints,
+cdef inline void add_group(float *y, const float *w_scales, const float *offsets,
                            float x_scale, float x_sum, const float32x4_t *sums_f32x4) noexcept nogil:
     # y += sum * (w_scale * x_scale), each operation rounded by itself, as binq.reference does.
     cdef int i
@@ -174,16 +174,15 @@ cdef inline void add_group(float *y, const float *w_scales, const float *midpoin
     for i in range(8):
         y_f32x4 = vaddq_f32(vld1q_f32(y + i * 4), vmulq_f32(
             sums_f32x4[i], vmulq_n_f32(vld1q_f32(w_scales + i * 4), x_scale)))
-        if midpoints != NULL:
+        if offsets != NULL:
             y_f32x4 = vaddq_f32(y_f32x4, vmulq_n_f32(
-                vmulq_n_f32(vld1q_f32(midpoints + i * 4), x_scale), x_sum))
+                vmulq_n_f32(vld1q_f32(offsets + i * 4), x_scale), x_sum))
         vst1q_f32(y + i * 4, y_f32x4)
 
 
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                const Piece *piece,
-                                int format, int mode) noexcept nogil:
+                                const Piece *piece, int mode) noexcept nogil:
     cdef const float *scales = <const float *>prepared
     cdef const int32_t *sums = <const int32_t *>(scales + w.groups * rows)
     cdef const char *values = <const char *>(sums + w.groups * rows)
@@ -192,8 +191,8 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef void *wide = <void *>(y + rows * 32)
     cdef int8_t *codes = <int8_t *>wide + w.group_size * 32 * 4
     cdef float w_scales[32]
-    cdef float midpoints[32]
-    cdef bint two_levels = format == FORMAT_BINARY and w.zero_points != NULL
+    cdef float offsets[32]
+    cdef bint has_offsets = w.zero == ZERO_OFFSET
     cdef int32x4_t sums_s32x4[8]
     cdef float32x4_t sums_f32x4[8]
     cdef float x_scale, x_sum
@@ -201,15 +200,16 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at, columns
-    cdef Py_ssize_t depth = 16 if format == FORMAT_INT4 else 128
+    # Products that fit int16: 16 of 15 * 127 (30480), 128 of 127 (16256).
+    cdef Py_ssize_t depth = 16 if SPECS[w.format].row_bytes > 1 else 128
     cdef int i
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            decode_tile(w, format, tile, group, codes)
-            load_floats(w, w.scales, tile, group, w_scales)
-            if two_levels:
-                load_floats(w, w.zero_points, tile, group, midpoints)
+            decode_group(w, tile, group, codes)
+            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            if has_offsets:
+                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
             if mode != ACTIVATIONS_INT8:
                 widen_tile(codes, w.group_size, mode, wide)
             for row in range(count):
@@ -229,7 +229,7 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                     x_sum = <float>sums[at]
                     for i in range(8):
                         sums_f32x4[i] = vcvtq_f32_s32(sums_s32x4[i])
-                add_group(y + row * 32, w_scales, midpoints if two_levels else NULL,
+                add_group(y + row * 32, w_scales, offsets if has_offsets else NULL,
                           x_scale, x_sum, sums_f32x4)
         columns = min(32, w.out_features - tile * 32)
         for row in range(count):

@@ -1,9 +1,9 @@
 # Unpack, dequantize and pack: the unpacked tile [k][32], turned to rows. Shared by every module
-# that has a decode_tile, load_floats and decode_int4.
+# that has a decode_tile, decode_nibbles and load_floats.
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
                               Py_ssize_t tile_begin, Py_ssize_t tile_end, int format) noexcept nogil:
-    # int4 with zero points gives the stored nibbles 0..15, symmetric int4 the signed codes.
+    # Whole codes are signed only where nothing else says where zero lies.
     cdef int8_t block[256 * 32]
     cdef int8_t zero_points[32]
     cdef Py_ssize_t tile, group, row, k, rows, count
@@ -11,10 +11,11 @@ cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_
         rows = min(32, w.out_features - tile * 32)
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
-            if format == FORMAT_INT4 and w.zero_points != NULL:
+            if SPECS[format].row_bytes > 1 and w.zero == ZERO_CODE:
                 memset(zero_points, 0, 32)
-                decode_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
-                            w.group_size >> 3, zero_points, block)
+                decode_nibbles(
+                    w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
+                    w.group_size >> 3, format, False, zero_points, block)
             else:
                 decode_tile(w, format, tile, group, block)
             for row in range(rows):
@@ -28,34 +29,34 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
                                   int format) noexcept nogil:
     cdef int8_t block[256 * 32]
     cdef float w_scales[32]
-    cdef float midpoints[32]
+    cdef float offsets[32]
     cdef float *row_out
     cdef Py_ssize_t tile, group, row, k, rows, count
-    cdef bint two_levels = format == FORMAT_BINARY and w.zero_points != NULL
+    cdef bint has_offsets = w.zero == ZERO_OFFSET
     for tile in range(tile_begin, tile_end):
         rows = min(32, w.out_features - tile * 32)
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
             decode_tile(w, format, tile, group, block)
-            load_floats(w, w.scales, tile, group, w_scales)
-            if two_levels:
-                load_floats(w, w.zero_points, tile, group, midpoints)
+            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            if has_offsets:
+                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
             for row in range(rows):
                 row_out = out + (tile * 32 + row) * out_stride + group * w.group_size
                 for k in range(count):
                     row_out[k] = w_scales[row] * <float>block[k * 32 + row]
-                if two_levels:
+                if has_offsets:
                     for k in range(count):
-                        row_out[k] = row_out[k] + midpoints[row]
+                        row_out[k] = row_out[k] + offsets[row]
 
 
 cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t codes_stride,
                             uint8_t *packed, Py_ssize_t tile_begin, Py_ssize_t tile_end,
                             int format) noexcept nogil:
     cdef Py_ssize_t k8s = w.groups * (w.group_size >> 3)
-    cdef Py_ssize_t size = 32 if format == FORMAT_BINARY else 64 if format == FORMAT_TERNARY else 128
+    cdef Py_ssize_t size = block_bytes(format)
     cdef Py_ssize_t tile, row, k, rows
-    cdef int offset = 0 if w.zero_points != NULL else 8
+    cdef int offset = -SPECS[format].levels[0] if w.zero == ZERO_NONE else 0
     cdef int8_t code
     cdef uint8_t *block
     for tile in range(tile_begin, tile_end):

@@ -1,5 +1,5 @@
 # How far packed weights are from the floats they came from; binq.reference.errors says what is
-# computed. Compiled by each instruction set's module, with its own kernels of dequantize.
+# computed. Compiled by each instruction set's module, with its own dequantize.
 #
 # Sums are kept for each row in 8 lanes (column k in lane k mod 8), so that no result depends on the
 # width of the vectors. Squares of float32 are exact in float64: fused or not, sums are the same.
@@ -29,20 +29,21 @@ cdef inline float scale_at(const Weights *w, Py_ssize_t index) noexcept nogil:
     return half_to_float(half)
 
 
-cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t column,
-                             int format) noexcept nogil:
+cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t column) noexcept nogil:
     # Up to MEASURE_COLUMNS columns of one tile as a matrix: its bytes are adjacent.
     cdef Weights piece = w[0]
     cdef Py_ssize_t group = column // w.group_size
     cdef Py_ssize_t scales = tile * w.scale_groups
-    cdef Py_ssize_t size = 4 if w.scales_float32 else 2
     if w.scale_groups > 1:
         scales += group
-    piece.packed = w.packed + (tile * w.groups + group) * w.group_size * (4 << format)
-    piece.scales = <const char *>w.scales + scales * TILE_ROWS * size
-    if w.zero_points != NULL:
-        piece.zero_points = <const char *>w.zero_points + scales * (
-            TILE_ROWS // 2 if format == FORMAT_INT4 else TILE_ROWS * size)
+    piece.packed = w.packed + (
+        (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(w.format))
+    piece.scales = <const char *>w.scales + scales * TILE_ROWS * (4 if w.scales_float32 else 2)
+    if w.zero == ZERO_CODE:
+        piece.zero_points = w.zero_points + scales * (TILE_ROWS // 2)
+    elif w.zero == ZERO_OFFSET:
+        piece.offsets = <const char *>w.offsets + (
+            scales * TILE_ROWS * (4 if w.offsets_float32 else 2))
     piece.out_features = min(TILE_ROWS, w.out_features - tile * TILE_ROWS)
     piece.in_features = min(MEASURE_COLUMNS, w.in_features - column)
     piece.tiles = 1
@@ -122,8 +123,7 @@ cdef inline void measure_any(const char *source, int input_type, float *restored
 
 
 cdef void measure_tile(const Weights *w, const char *values, Py_ssize_t row_stride,
-                       int input_type, Py_ssize_t tile, Errors *errors, int format,
-                       DequantizeKernel dequantize) noexcept nogil:
+                       int input_type, Py_ssize_t tile, Errors *errors) noexcept nogil:
     cdef float restored[8192]  # [32 rows][MEASURE_COLUMNS]
     cdef double signal[256]    # [32 rows][8 lanes]
     cdef double noise[256]
@@ -143,7 +143,7 @@ cdef void measure_tile(const Weights *w, const char *values, Py_ssize_t row_stri
     memset(errors, 0, sizeof(Errors))
     for part in range((w.in_features + MEASURE_COLUMNS - 1) // MEASURE_COLUMNS):
         column = part * MEASURE_COLUMNS
-        piece = piece_of(w, tile, column, format)
+        piece = piece_of(w, tile, column)
         dequantize(&piece, restored, MEASURE_COLUMNS, 0, 1)
         for row in range(piece.out_features):
             source = values + (tile * TILE_ROWS + row) * row_stride + column * size
@@ -155,7 +155,7 @@ cdef void measure_tile(const Weights *w, const char *values, Py_ssize_t row_stri
                     errors.zero_scales += 1
                 # Rounding costs half a step; the rest of the factor allows for the last bit.
                 scale = scale * <float>0.5000001
-                if format == FORMAT_INT4:
+                if SPECS[w.format].row_bytes > 1:
                     measure_any(source + start * size, input_type,
                                 restored + row * MEASURE_COLUMNS + start, count, scale,
                                 signal + row * LANES, noise + row * LANES, worst, clipped, True)
@@ -171,28 +171,8 @@ cdef void measure_tile(const Weights *w, const char *values, Py_ssize_t row_stri
         errors.worst = max(errors.worst, <double>worst[lane])
 
 
-cdef void measure_binary(const Weights *w, const char *values, Py_ssize_t row_stride,
-                         int input_type, Errors *errors,
-                         Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
+cdef void measure(const Weights *w, const char *values, Py_ssize_t row_stride, int input_type,
+                  Errors *errors, Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
     cdef Py_ssize_t tile
     for tile in range(tile_begin, tile_end):
-        measure_tile(w, values, row_stride, input_type, tile, errors + tile, FORMAT_BINARY,
-                     dequantize_binary)
-
-
-cdef void measure_ternary(const Weights *w, const char *values, Py_ssize_t row_stride,
-                          int input_type, Errors *errors,
-                          Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    cdef Py_ssize_t tile
-    for tile in range(tile_begin, tile_end):
-        measure_tile(w, values, row_stride, input_type, tile, errors + tile, FORMAT_TERNARY,
-                     dequantize_ternary)
-
-
-cdef void measure_int4(const Weights *w, const char *values, Py_ssize_t row_stride,
-                       int input_type, Errors *errors,
-                       Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil:
-    cdef Py_ssize_t tile
-    for tile in range(tile_begin, tile_end):
-        measure_tile(w, values, row_stride, input_type, tile, errors + tile, FORMAT_INT4,
-                     dequantize_int4)
+        measure_tile(w, values, row_stride, input_type, tile, errors + tile)

@@ -109,7 +109,7 @@ cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
     return job.group_size if job.groups == job.scale_groups else job.groups * job.group_size
 
 
-cdef Py_ssize_t quantize_scratch_bytes(const QuantizeJob *job, int format) noexcept nogil:
+cdef Py_ssize_t quantize_scratch_bytes(const QuantizeJob *job) noexcept nogil:
     cdef Py_ssize_t columns = group_columns(job)
     return (columns * (2 * LANES * <Py_ssize_t>sizeof(float) + <Py_ssize_t>sizeof(double))
             + 2 * SEARCH_DEPTH * <Py_ssize_t>sizeof(Interval))
@@ -233,38 +233,56 @@ cdef inline void means_of(const Batch *batch, double *means) noexcept nogil:
         means[lane] = means[lane] / <double>batch.n
 
 
-cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, Py_ssize_t tile,
-                             Py_ssize_t group, Py_ssize_t first_row) noexcept nogil:
-    # Rounds scales and midpoints to the type they are stored in, and stores them.
-    cdef Py_ssize_t index = (tile * job.scale_groups + group) * TILE_ROWS + first_row
+cdef inline int round_offsets(Batch *batch, const QuantizeJob *job,
+                              Py_ssize_t index) noexcept nogil:
+    # Rounds offsets to the type they are stored in, and stores them.
     cdef Py_ssize_t lane
-    cdef bint two_levels = format == FORMAT_BINARY and not job.symmetric
-    cdef double scale, zero, largest, judged
     cdef uint16_t half
     cdef int status = STATUS_OK
     for lane in range(LANES):
+        if job.offsets_float32:
+            batch.rounded_zero[lane] = <float>clipped(
+                batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
+            memcpy(<float *>job.offsets + index + lane, &batch.rounded_zero[lane], 4)
+            continue
+        half = double_to_half(batch.zero[lane])
+        (<uint16_t *>job.offsets)[index + lane] = half
+        batch.rounded_zero[lane] = half_to_float(half)
+        if fabs(batch.rounded_zero[lane]) > 65504.0:
+            status |= STATUS_SCALE_RANGE
+    return status
+
+
+cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, Py_ssize_t tile,
+                             Py_ssize_t group, Py_ssize_t first_row) noexcept nogil:
+    # Rounds scales and offsets to the type they are stored in, and stores them.
+    cdef Py_ssize_t index = (tile * job.scale_groups + group) * TILE_ROWS + first_row
+    cdef Py_ssize_t lane
+    cdef bint has_offsets = job.zero == ZERO_OFFSET
+    cdef double scale, offset, largest, judged
+    cdef uint16_t half
+    cdef int status = STATUS_OK
+    if has_offsets:
+        status = round_offsets(batch, job, index)
+    else:
+        memset(batch.rounded_zero, 0, sizeof(batch.rounded_zero))
+    for lane in range(LANES):
         scale = batch.scale[lane]
-        zero = clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
-        batch.rounded_zero[lane] = <float>zero
         if job.scales_float32:
-            largest = LARGEST_LEVEL / 15.0 if format == FORMAT_INT4 else LARGEST_LEVEL - fabs(zero)
+            offset = 0.0
+            if has_offsets:
+                offset = clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
+            largest = (LARGEST_LEVEL - fabs(offset)) / SPECS[format].largest
             batch.rounded_scale[lane] = <float>clipped(scale, -largest, largest)
             memcpy(<float *>job.scales + index + lane, &batch.rounded_scale[lane], 4)
-            if two_levels:
-                memcpy(<float *>job.zero_points + index + lane, &batch.rounded_zero[lane], 4)
             continue
         half = double_to_half(scale)
         (<uint16_t *>job.scales)[index + lane] = half
         batch.rounded_scale[lane] = half_to_float(half)
+        # An offset may be small, or 0, beside its scale; alone it must be accurate.
         judged = batch.rounded_scale[lane]
-        if two_levels:
-            half = double_to_half(batch.zero[lane])
-            (<uint16_t *>job.zero_points)[index + lane] = half
-            batch.rounded_zero[lane] = half_to_float(half)
-            if fabs(batch.rounded_zero[lane]) > 65504.0:
-                status |= STATUS_SCALE_RANGE
-            if scale == 0.0:
-                judged = batch.rounded_zero[lane]
+        if has_offsets and scale == 0.0:
+            judged = batch.rounded_zero[lane]
         if batch.amax[lane] != 0 and not (SMALLEST_HALF_SCALE <= fabs(judged) <= 65504.0):
             status |= STATUS_SCALE_RANGE
     return status
@@ -295,7 +313,7 @@ cdef inline void find_binary(Batch *batch, const QuantizeJob *job) noexcept nogi
     cdef double zeros[8]
     cdef Py_ssize_t lane
     memset(zeros, 0, sizeof(zeros))
-    if job.symmetric:
+    if job.zero == ZERO_NONE:
         mean_magnitudes(batch, zeros, batch.scale)
     elif job.method == METHOD_ABSMEAN:
         means_of(batch, batch.zero)
@@ -319,8 +337,7 @@ cdef inline void find_ternary(Batch *batch, const QuantizeJob *job) noexcept nog
 
 cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
                                Py_ssize_t tile_end, int format) noexcept nogil:
-    cdef Py_ssize_t block_bytes = 32 if format == FORMAT_BINARY else (
-        64 if format == FORMAT_TERNARY else 128)
+    cdef Py_ssize_t size = block_bytes(format)
     cdef Py_ssize_t blocks = job.groups * (job.group_size >> 3)
     cdef Py_ssize_t columns = group_columns(job)
     cdef Py_ssize_t tile, group, row, rows, tile_rows, lane
@@ -330,8 +347,8 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
     cdef int status = STATUS_OK
     batch_init(&batch, job, scratch)
     for tile in range(tile_begin, tile_end):
-        memset(job.packed + tile * blocks * block_bytes, 0, blocks * block_bytes)
-        clear_scales(job, tile, format)
+        memset(job.packed + tile * blocks * size, 0, blocks * size)
+        clear_scales(job, tile)
         tile_rows = min(TILE_ROWS, job.out_features - tile * TILE_ROWS)
         for row in range(0, tile_rows, 8):
             rows = min(LANES, tile_rows - row)
@@ -342,7 +359,7 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
                 if load_batch(&batch, job, tile * TILE_ROWS + row, group * columns):
                     return STATUS_NONFINITE
                 memset(batch.zero, 0, sizeof(batch.zero))
-                packed = job.packed + (tile * blocks + group * (columns >> 3)) * block_bytes
+                packed = job.packed + (tile * blocks + group * (columns >> 3)) * size
                 if format == FORMAT_BINARY:
                     find_binary(&batch, job)
                     status |= round_scales(&batch, job, format, tile, group, row)
@@ -360,30 +377,27 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
                     find_int4(&batch, job)
                     status |= round_scales(&batch, job, format, tile, group, row)
                     pack_int4_codes(&batch, packed + row * 4, rows)
-                    if not job.symmetric:
+                    if job.zero == ZERO_CODE:
                         store_zero_points(&batch, job, tile, group, row)
     return status
 
 
-cdef inline void clear_scales(const QuantizeJob *job, Py_ssize_t tile, int format) noexcept nogil:
-    cdef Py_ssize_t size = job.scale_groups * TILE_ROWS * (4 if job.scales_float32 else 2)
+cdef inline void clear_scales(const QuantizeJob *job, Py_ssize_t tile) noexcept nogil:
+    cdef Py_ssize_t count = job.scale_groups * TILE_ROWS
+    cdef Py_ssize_t size = count * (4 if job.scales_float32 else 2)
     memset(<uint8_t *>job.scales + tile * size, 0, size)
-    if not job.symmetric:
-        if format == FORMAT_INT4:
-            size = job.scale_groups * (TILE_ROWS // 2)
-        memset(<uint8_t *>job.zero_points + tile * size, 0, size)
+    if job.zero == ZERO_CODE:
+        memset(job.zero_points + tile * (count // 2), 0, count // 2)
+    elif job.zero == ZERO_OFFSET:
+        size = count * (4 if job.offsets_float32 else 2)
+        memset(<uint8_t *>job.offsets + tile * size, 0, size)
 
 
-cdef int quantize_binary(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
-                         Py_ssize_t tile_end) noexcept nogil:
-    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_BINARY)
-
-
-cdef int quantize_ternary(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
-                          Py_ssize_t tile_end) noexcept nogil:
-    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_TERNARY)
-
-
-cdef int quantize_int4(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
-                       Py_ssize_t tile_end) noexcept nogil:
+cdef int quantize(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                  Py_ssize_t tile_end) noexcept nogil:
+    # A loop of its own for each format.
+    if job.format == FORMAT_BINARY:
+        return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_BINARY)
+    if job.format == FORMAT_TERNARY:
+        return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_TERNARY)
     return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_INT4)

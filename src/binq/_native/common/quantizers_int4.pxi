@@ -7,7 +7,7 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
     cdef double value
     cdef Py_ssize_t lane, k, padded
     cdef int step
-    if job.symmetric and job.method == METHOD_ABSMAX:
+    if job.zero == ZERO_NONE and job.method == METHOD_ABSMAX:
         for lane in range(LANES):
             batch.scale[lane] = <double>float_from_bits(batch.amax[lane]) / 7.0
             batch.zero[lane] = 8.0
@@ -34,11 +34,11 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
     for lane in range(LANES):
         best.gain = 0.0
         best.scale = 0.0
-        best.zero_point = 8.0 if job.symmetric else 0.0
+        best.zero_point = 8.0 if job.zero == ZERO_NONE else 0.0
         if batch.amax[lane] != 0:
             for k in range(padded):
                 batch.row[k] = batch.values[k * LANES + lane]
-            if job.symmetric:
+            if job.zero == ZERO_NONE:
                 search_two(&best, batch.stack, 8, 7, low[lane], high[lane])
                 if best.zero_point == 7.0:
                     best.zero_point = 8.0
@@ -98,7 +98,7 @@ cdef inline void store_word(uint8_t *target, uint32_t word) noexcept nogil:
 cdef inline void store_zero_points(const Batch *batch, const QuantizeJob *job, Py_ssize_t tile,
                                    Py_ssize_t group, Py_ssize_t row) noexcept nogil:
     # Rows 0 to 15 of a tile are low nibbles, rows 16 to 31 high ones.
-    cdef uint8_t *stored = (<uint8_t *>job.zero_points
+    cdef uint8_t *stored = (job.zero_points
                             + (tile * job.scale_groups + group) * (TILE_ROWS // 2) + (row & 15))
     cdef Py_ssize_t lane
     for lane in range(LANES):

@@ -62,7 +62,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
                 exact = 0.0
                 for i in range(count):
                     exact += padded[i]
-                # What two levels need; the slot of a scale is free.
+                # What offsets need; the slot of a scale is free.
                 scales[at] = <float>exact
                 continue
             memcpy(&amax, &largest, sizeof(float))
@@ -123,8 +123,7 @@ cdef inline void dot_float32(const int8_t *codes, const float *x, Py_ssize_t gro
 
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                const Piece *piece,
-                                int format, int mode) noexcept nogil:
+                                const Piece *piece, int mode) noexcept nogil:
     cdef const float *scales = <const float *>prepared
     cdef const int32_t *x_sums = <const int32_t *>(scales + w.groups * rows)
     cdef const char *values = <const char *>(x_sums + w.groups * rows)
@@ -132,10 +131,10 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef float *y = <float *>scratch
     cdef int8_t *codes = <int8_t *>(y + rows * 32)
     cdef float w_scales[32]
-    cdef float midpoints[32]
+    cdef float offsets[32]
     cdef float sums[32]
     cdef float x_scale, x_sum, scale, term
-    cdef bint two_levels = format == FORMAT_BINARY and w.zero_points != NULL
+    cdef bint has_offsets = w.zero == ZERO_OFFSET
     cdef const void *x
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
@@ -143,10 +142,10 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            decode_tile(w, format, tile, group, codes)
-            load_floats(w, w.scales, tile, group, w_scales)
-            if two_levels:
-                load_floats(w, w.zero_points, tile, group, midpoints)
+            decode_group(w, tile, group, codes)
+            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            if has_offsets:
+                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
             for row in range(count):
                 at = group * rows + first + row
                 x = values + at * bytes_a_group
@@ -166,9 +165,9 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                     scale = w_scales[r] * x_scale
                     term = sums[r] * scale
                     y[row * 32 + r] = y[row * 32 + r] + term
-                if two_levels:
+                if has_offsets:
                     for r in range(32):
-                        scale = midpoints[r] * x_scale
+                        scale = offsets[r] * x_scale
                         term = x_sum * scale
                         y[row * 32 + r] = y[row * 32 + r] + term
         columns = min(<Py_ssize_t>32, w.out_features - tile * 32)

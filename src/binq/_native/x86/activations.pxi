@@ -5,9 +5,8 @@
 #   codes int8 [group][row][plane][group_size], scales float32 [group][row], sums int32 [group][row]
 # Rows of one group lie close together: at a stride of in_features they would share an L1 set.
 
-cdef inline Py_ssize_t plane_prepared_bytes(const Weights *w, Py_ssize_t rows,
-                                            Py_ssize_t planes) noexcept nogil:
-    return w.groups * rows * (w.group_size * planes + 8)
+cdef Py_ssize_t plane_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
+    return w.groups * rows * (w.group_size * (1 if mode == ACTIVATIONS_INT8 else 2) + 8)
 
 
 cdef inline uint32_t largest_u32x8(__m256i a_u32x8) noexcept nogil:
@@ -121,7 +120,7 @@ cdef inline __m128i narrow_i16x16(__m256i a_i16x16) noexcept nogil:
     return _mm_packs_epi16(_mm256_castsi256_si128(a_i16x16), _mm256_extracti128_si256(a_i16x16, 1))
 
 
-cdef inline void plane_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+cdef inline void prepare_planes(const Weights *w, const float *x, Py_ssize_t x_stride,
                                Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                Py_ssize_t row_begin, Py_ssize_t row_end,
                                Py_ssize_t planes, float levels) noexcept nogil:
@@ -145,3 +144,13 @@ cdef inline void plane_prepare(const Weights *w, const float *x, Py_ssize_t x_st
                 memset(codes + at * size, 0, size)
                 scales[at] = 0.0
                 sums[at] = 0
+
+
+cdef void plane_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                        void *prepared, uint8_t *unfit, Py_ssize_t row_begin, Py_ssize_t row_end,
+                        int mode) noexcept nogil:
+    cdef float levels = SPECS[w.format].activation_levels[mode]
+    if mode == ACTIVATIONS_INT8:
+        prepare_planes(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1, levels)
+    else:
+        prepare_planes(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, levels)

@@ -8,13 +8,8 @@ cdef enum:
     STREAMED_BYTES = 16777216
 
 
-cdef inline Py_ssize_t block_bytes(int format) noexcept nogil:
-    # What 32 rows x 8 columns take.
-    return 32 if format == FORMAT_BINARY else 64 if format == FORMAT_TERNARY else 128
-
-
 cdef inline Py_ssize_t row_offset(int format, Py_ssize_t row) noexcept nogil:
-    return row * 4 if format == FORMAT_INT4 else row
+    return row * SPECS[format].row_bytes
 
 
 cdef inline __m256 repeat_byte(const uint8_t *byte) noexcept nogil:
@@ -24,18 +19,20 @@ cdef inline __m256 repeat_byte(const uint8_t *byte) noexcept nogil:
 
 
 cdef struct RowLevels:
-    # The values that the codes of one row and group stand for; int4: zero point, scale.
+    # What the codes of one row and group stand for, offset and all, or of whole codes: what they are
+    # too large by, scale, offset.
     __m256 low_f32x8
     __m256 middle_f32x8
     __m256 high_f32x8
+    bint has_offset
 
 
 cdef inline void set_levels(int format, float scale, float zero, RowLevels *levels) noexcept nogil:
     # Each level is rounded as the definition rounds it, a product and then a sum.
     cdef __m256 scale_f32x8 = _mm256_set1_ps(scale)
-    cdef __m256 zero_f32x8 = _mm256_set1_ps(zero)
+    levels.has_offset = False
     if format == FORMAT_INT4:
-        levels.low_f32x8 = zero_f32x8
+        levels.low_f32x8 = _mm256_set1_ps(zero)
         levels.high_f32x8 = scale_f32x8
         return
     levels.low_f32x8 = _mm256_mul_ps(scale_f32x8, _mm256_set1_ps(-1.0))
@@ -44,10 +41,14 @@ cdef inline void set_levels(int format, float scale, float zero, RowLevels *leve
         levels.middle_f32x8 = _mm256_mul_ps(scale_f32x8, _mm256_setzero_ps())
 
 
-cdef inline void move_levels(float midpoint, RowLevels *levels) noexcept nogil:
-    cdef __m256 midpoint_f32x8 = _mm256_set1_ps(midpoint)
-    levels.low_f32x8 = _mm256_add_ps(levels.low_f32x8, midpoint_f32x8)
-    levels.high_f32x8 = _mm256_add_ps(levels.high_f32x8, midpoint_f32x8)
+cdef inline void move_levels(int format, float offset, RowLevels *levels) noexcept nogil:
+    cdef __m256 offset_f32x8 = _mm256_set1_ps(offset)
+    if format == FORMAT_INT4:
+        levels.middle_f32x8 = offset_f32x8
+        levels.has_offset = True
+        return
+    levels.low_f32x8 = _mm256_add_ps(levels.low_f32x8, offset_f32x8)
+    levels.high_f32x8 = _mm256_add_ps(levels.high_f32x8, offset_f32x8)
 
 
 cdef inline __m256 floats_of_8(int format, const uint8_t *packed,
@@ -67,8 +68,9 @@ cdef inline __m256 floats_of_8(int format, const uint8_t *packed,
     codes_i32x8 = _mm256_and_si256(
         _mm256_srlv_epi32(_mm256_set1_epi32(dword), _mm256_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28)),
         _mm256_set1_epi32(15))
-    return _mm256_mul_ps(
+    first = _mm256_mul_ps(
         _mm256_sub_ps(_mm256_cvtepi32_ps(codes_i32x8), levels.low_f32x8), levels.high_f32x8)
+    return _mm256_add_ps(first, levels.middle_f32x8) if levels.has_offset else first
 
 
 cdef inline void dequantize_row(int format, const uint8_t *packed, Py_ssize_t count,
@@ -97,6 +99,7 @@ cdef inline void dequantize_chunk(const Weights *w, Py_ssize_t tile, Py_ssize_t 
     # Groups [begin, end) of a tile; at most ARRAY_CHUNK / 32 of them.
     cdef __m256 scales_f32x8[16][4]
     cdef __m256 zeros_f32x8[16][4]
+    cdef __m256 offsets_f32x8[16][4]
     cdef TileScales t
     cdef RowLevels levels
     cdef Py_ssize_t group, row, i
@@ -105,8 +108,9 @@ cdef inline void dequantize_chunk(const Weights *w, Py_ssize_t tile, Py_ssize_t 
         load_tile_scales(w, format, tile, group, &t)
         for i in range(4):
             scales_f32x8[group - begin][i] = t.scales_f32x8[i]
-            zeros_f32x8[group - begin][i] = (
-                t.midpoints_f32x8[i] if t.two_levels else _mm256_cvtepi32_ps(t.offsets_i32x8[i]))
+            zeros_f32x8[group - begin][i] = _mm256_cvtepi32_ps(t.zeros_i32x8[i])
+            if t.has_offsets:
+                offsets_f32x8[group - begin][i] = t.offsets_f32x8[i]
     for row in range(min(<Py_ssize_t>32, w.out_features - tile * 32)):
         for group in range(begin, end):
             packed = (w.packed
@@ -114,8 +118,8 @@ cdef inline void dequantize_chunk(const Weights *w, Py_ssize_t tile, Py_ssize_t 
                       + row_offset(format, row))
             set_levels(format, (<float *>scales_f32x8[group - begin])[row],
                        (<float *>zeros_f32x8[group - begin])[row], &levels)
-            if t.two_levels:
-                move_levels((<float *>zeros_f32x8[group - begin])[row], &levels)
+            if t.has_offsets:
+                move_levels(format, (<float *>offsets_f32x8[group - begin])[row], &levels)
             dequantize_row(format, packed,
                            min(w.group_size, w.in_features - group * w.group_size), &levels,
                            streamed, out + (tile * 32 + row) * out_stride + group * w.group_size)
@@ -181,8 +185,8 @@ cdef inline __m256i codes_of_32(int format, const uint8_t *packed,
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
                               Py_ssize_t tile_begin, Py_ssize_t tile_end, int format) noexcept nogil:
-    # int4 with zero points gives the stored nibbles 0..15, symmetric int4 the signed codes.
-    cdef __m256i offset_i8x32 = _mm256_set1_epi8(8 if w.zero_points == NULL else 0)
+    # Whole codes are signed only where nothing else says where zero lies.
+    cdef __m256i offset_i8x32 = _mm256_set1_epi8(<char>common_zero(w, format))
     cdef Py_ssize_t k8s = w.groups * (w.group_size >> 3)
     cdef Py_ssize_t tile, chunk, begin, end, row, k
     cdef const uint8_t *packed
@@ -236,7 +240,7 @@ cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t co
                             int format) noexcept nogil:
     cdef Py_ssize_t tile_bytes = w.groups * (w.group_size >> 3) * block_bytes(format)
     cdef Py_ssize_t tile, chunk, begin, end, row, k
-    cdef int offset = 8 if w.zero_points == NULL else 0
+    cdef int offset = common_zero(w, format)
     cdef __m256i offset_i8x32 = _mm256_set1_epi8(<char>offset)
     # The code that is stored as zero bits, for the columns of the padding.
     cdef int padding = -1 if format == FORMAT_TERNARY else -offset if format == FORMAT_INT4 else 0

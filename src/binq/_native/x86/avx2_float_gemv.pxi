@@ -10,12 +10,11 @@
 # A prepared buffer holds, a table for each nibble of weights,
 #   tables float32 [group][row][group_size / 4][planes][16], sums of x float32 [group][row]
 
-cdef inline Py_ssize_t float_gemv_prepared_bytes(const Weights *w, Py_ssize_t rows,
-                                                 int planes) noexcept nogil:
-    return w.groups * rows * (w.group_size * 16 * planes + 4)
+cdef Py_ssize_t float_gemv_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
+    return w.groups * rows * (w.group_size * 16 * SPECS[w.format].planes + 4)
 
 
-cdef inline Py_ssize_t float_gemv_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t float_gemv_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     return rows * 128
 
 
@@ -51,7 +50,7 @@ cdef inline void trit_table(const float *x, float *table) noexcept nogil:
         _mm256_cvtepi32_ps(_mm256_add_epi32(second_i32x8, one_i32x8)))))
 
 
-cdef inline void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+cdef inline void prepare_float_tables(const Weights *w, const float *x, Py_ssize_t x_stride,
                                     Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                     Py_ssize_t row_begin, Py_ssize_t row_end,
                                     int planes) noexcept nogil:
@@ -69,7 +68,7 @@ cdef inline void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t
             memset(values, 0, sizeof(values))
             if not unfit[row]:
                 memcpy(values, x + row * x_stride + group * w.group_size, count * sizeof(float))
-            sums[at] = sum_of(values, count) if w.zero_points != NULL else 0.0
+            sums[at] = sum_of(values, count) if w.zero == ZERO_OFFSET else 0.0
             for k in range(0, w.group_size, 4):
                 table = tables + at * size + k * 4 * planes
                 if planes == 1:
@@ -77,6 +76,15 @@ cdef inline void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t
                 else:
                     trit_table(values + k, table)
                     trit_table(values + k + 2, table + 16)
+
+
+cdef void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+                             Py_ssize_t rows, void *prepared, uint8_t *unfit,
+                             Py_ssize_t row_begin, Py_ssize_t row_end, int mode) noexcept nogil:
+    if w.format == FORMAT_BINARY:
+        prepare_float_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1)
+    else:
+        prepare_float_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2)
 
 
 cdef inline __m256 entry_of(const float *table, __m256i nibbles_u32x8,
@@ -132,13 +140,13 @@ cdef inline void float_gemv_group(const uint8_t *packed, Py_ssize_t k8s, const f
     for r in range(4):
         sums_f32x8[r] = _mm256_fmadd_ps(
             sums_f32x8[r], t.scales_f32x8[r], _mm256_loadu_ps(y + r * 8))
-        if t.two_levels:
+        if t.has_offsets:
             sums_f32x8[r] = _mm256_add_ps(
-                sums_f32x8[r], _mm256_mul_ps(_mm256_set1_ps(x_sum), t.midpoints_f32x8[r]))
+                sums_f32x8[r], _mm256_mul_ps(_mm256_set1_ps(x_sum), t.offsets_f32x8[r]))
         _mm256_storeu_ps(y + r * 8, sums_f32x8[r])
 
 
-cdef inline void float_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef inline void float_gemv_piece(const Weights *w, const void *prepared, Py_ssize_t rows,
                                      float *out, Py_ssize_t out_stride, void *scratch,
                                      const Piece *piece,
                                      int planes) noexcept nogil:

@@ -1,22 +1,23 @@
 # Products of int4 weights with float32 activations: a tile of codes is turned to float32 [k][32 rows]
 # in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused
 # multiply-add for each product. The scale of a group multiplies its sum. A prepared buffer holds
-#   values float32 [group][row][group_size]
+#   values float32 [group][row][group_size], sums of x float32 [group][row]
 # and each row is summed in the same order whatever rows lie beside it.
 
-cdef inline Py_ssize_t float_prepared_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return w.groups * rows * w.group_size * <Py_ssize_t>sizeof(float)
+cdef Py_ssize_t float_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
+    return w.groups * rows * (w.group_size + 1) * <Py_ssize_t>sizeof(float)
 
 
-cdef inline Py_ssize_t float_scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t float_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # The codes of a tile and y of all rows.
     return w.group_size * 128 + rows * 128
 
 
-cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
-                               Py_ssize_t rows, void *prepared, uint8_t *unfit,
-                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
+cdef void float_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                        void *prepared, uint8_t *unfit, Py_ssize_t row_begin,
+                        Py_ssize_t row_end, int mode) noexcept nogil:
     cdef float *values = <float *>prepared
+    cdef float *sums = values + w.groups * rows * w.group_size
     cdef float *target
     cdef Py_ssize_t row, group, at, count, k
     cdef __m256i bits_u32x8
@@ -29,6 +30,7 @@ cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_st
             target = values + at * w.group_size
             memcpy(target, x + row * x_stride + group * w.group_size, count * sizeof(float))
             memset(target + count, 0, (w.group_size - count) * sizeof(float))
+            sums[at] = sum_of(target, count) if w.zero == ZERO_OFFSET else 0.0
             for k in range(0, w.group_size, 8):
                 bits_u32x8 = _mm256_max_epu32(bits_u32x8, _mm256_and_si256(
                     magnitude_u32x8, _mm256_castps_si256(_mm256_loadu_ps(target + k))))
@@ -37,9 +39,10 @@ cdef inline void float_prepare(const Weights *w, const float *x, Py_ssize_t x_st
             for group in range(w.groups):
                 at = group * rows + row
                 memset(values + at * w.group_size, 0, w.group_size * sizeof(float))
+                sums[at] = 0.0
 
 
-cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i *offsets_i32x8,
+cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i *zeros_i32x8,
                             float *codes) noexcept nogil:
     # The dword of a row holds 4 bytes: byte j is k + j low and k + 4 + j high.
     cdef Py_ssize_t k8
@@ -52,11 +55,11 @@ cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i
             for j in range(4):
                 _mm256_storeu_ps(codes + (k8 * 8 + j) * 32 + r * 8, _mm256_cvtepi32_ps(
                     _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, low_i32x8),
-                                     offsets_i32x8[r])))
+                                     zeros_i32x8[r])))
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
                 _mm256_storeu_ps(codes + (k8 * 8 + 4 + j) * 32 + r * 8, _mm256_cvtepi32_ps(
                     _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, low_i32x8),
-                                     offsets_i32x8[r])))
+                                     zeros_i32x8[r])))
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
 
 
@@ -81,7 +84,7 @@ cdef inline void float_few(const uint8_t *packed, const float *x, Py_ssize_t gro
                     _mm256_and_si256(
                         _mm256_srli_epi32(dwords_i32x8[r], 8 * j if j < 4 else 8 * j - 28),
                         low_i32x8),
-                    t.offsets_i32x8[r]))
+                    t.zeros_i32x8[r]))
                 for n in range(rows):
                     sums_f32x8[4 * n + r] = _mm256_fmadd_ps(
                         code_f32x8, _mm256_broadcast_ss(x + n * group_size + k8 * 8 + j),
@@ -136,35 +139,55 @@ cdef inline Py_ssize_t float_rows(const float *codes, const float *x, Py_ssize_t
     return 1
 
 
-cdef inline void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                float *out, Py_ssize_t out_stride, void *scratch,
-                                const Piece *piece) noexcept nogil:
+cdef inline void add_offsets(const TileScales *t, const float *x_sums, float *y,
+                             Py_ssize_t rows) noexcept nogil:
+    # y += sum of x * offset, after the scaled sums of the group.
+    cdef Py_ssize_t row
+    cdef int r
+    for row in range(rows):
+        for r in range(4):
+            _mm256_storeu_ps(y + row * 32 + r * 8, _mm256_add_ps(
+                _mm256_loadu_ps(y + row * 32 + r * 8),
+                _mm256_mul_ps(_mm256_set1_ps(x_sums[row]), t.offsets_f32x8[r])))
+
+
+cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_t *packed,
+                             const float *x, float *codes, float *y,
+                             Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t row = 0
+    if count == 1:
+        float_few(packed, x, w.group_size, t, y, 1)
+        return
+    if count == 2:
+        float_few(packed, x, w.group_size, t, y, 2)
+        return
+    if count == 3:
+        float_few(packed, x, w.group_size, t, y, 3)
+        return
+    float_int4(packed, w.group_size >> 3, t.zeros_i32x8, codes)
+    while row < count:
+        row += float_rows(codes, x + row * w.group_size, w.group_size, t, y + row * 32, count - row)
+
+
+cdef void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                         int mode) noexcept nogil:
     cdef const float *x = <const float *>prepared
+    cdef const float *x_sums = x + w.groups * rows * w.group_size
     cdef float *codes = <float *>scratch
     cdef float *y = codes + w.group_size * 32
     cdef const uint8_t *packed
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
-    cdef Py_ssize_t tile, group, row, at
+    cdef Py_ssize_t tile, group, at
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, FORMAT_INT4, tile, group, &t)
             packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128
             at = group * rows + first
-            if count == 1:
-                float_few(packed, x + at * w.group_size, w.group_size, &t, y, 1)
-                continue
-            if count == 2:
-                float_few(packed, x + at * w.group_size, w.group_size, &t, y, 2)
-                continue
-            if count == 3:
-                float_few(packed, x + at * w.group_size, w.group_size, &t, y, 3)
-                continue
-            float_int4(packed, w.group_size >> 3, t.offsets_i32x8, codes)
-            row = 0
-            while row < count:
-                row += float_rows(codes, x + (at + row) * w.group_size, w.group_size, &t,
-                                  y + row * 32, count - row)
+            float_group(w, &t, packed, x + at * w.group_size, codes, y, count)
+            if t.has_offsets:
+                add_offsets(&t, x_sums + at, y, count)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)

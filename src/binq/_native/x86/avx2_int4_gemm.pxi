@@ -9,7 +9,7 @@ cdef enum:
     DEPTH = 8                 # quads of k before int16 sums are widened
 
 
-cdef inline Py_ssize_t plane_scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t plane_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # The codes of a tile and y of all rows.
     return w.group_size * 32 + rows * 128
 
@@ -88,7 +88,7 @@ cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssiz
     return 1
 
 
-cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 const Piece *piece,
                                 int planes) noexcept nogil:
@@ -118,3 +118,12 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
                 row += block_rows(codes, x + (at + row) * size, w.group_size, &t, x_scales + at + row,
                                   x_sums + at + row, y + row * 32, planes, count - row)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)
+
+
+cdef void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                         int mode) noexcept nogil:
+    if mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, 1)
+    else:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, 2)

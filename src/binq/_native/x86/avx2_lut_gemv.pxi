@@ -15,17 +15,16 @@ cdef inline Py_ssize_t table_bytes(const Weights *w, int digits) noexcept nogil:
     return w.group_size * 4 * digits
 
 
-cdef inline Py_ssize_t lut_gemv_prepared_bytes(const Weights *w, Py_ssize_t rows,
-                                             int digits) noexcept nogil:
-    return w.groups * rows * (table_bytes(w, digits) + 12)
+cdef Py_ssize_t lut_gemv_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
+    return w.groups * rows * (table_bytes(w, 2 if mode == ACTIVATIONS_INT8 else 3) + 12)
 
 
-cdef inline Py_ssize_t lut_gemv_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t lut_gemv_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # y of a block.
     return min(rows, <Py_ssize_t>BLOCK_OF_ROWS) * BLOCK_OF_TILES * 128
 
 
-cdef inline void lut_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+cdef inline void prepare_tables(const Weights *w, const float *x, Py_ssize_t x_stride,
                                 Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                 Py_ssize_t row_begin, Py_ssize_t row_end,
                                 int digits, float levels) noexcept nogil:
@@ -61,18 +60,21 @@ cdef struct Stretch:
     # Kernel groups of one tile in a row, where its next group stands, and steps in bytes.
     const uint8_t *packed
     const char *scales
-    const char *midpoints         # NULL: symmetric
+    const char *offsets           # NULL: none
     Py_ssize_t group_bytes
     Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the whole row
     Py_ssize_t tile_stride        # to the same group of the next tile
     Py_ssize_t scales_stride
+    Py_ssize_t offsets_step
+    Py_ssize_t offsets_stride
     bint scales_float32
+    bint offsets_float32
 
 
 cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py_ssize_t group,
                                int planes) noexcept nogil:
     cdef Py_ssize_t scale_bytes = 128 if w.scales_float32 else 64
-    cdef Py_ssize_t scales
+    cdef Py_ssize_t scales, offset_bytes
     s.scales_float32 = w.scales_float32
     s.group_bytes = w.group_size * planes * 4
     s.tile_stride = w.groups * s.group_bytes
@@ -81,17 +83,20 @@ cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py
     scales = tile * s.scales_stride + group * s.scales_step
     s.packed = w.packed + tile * s.tile_stride + group * s.group_bytes
     s.scales = <const char *>w.scales + scales
-    s.midpoints = NULL
-    if planes == 1 and w.zero_points != NULL:
-        s.midpoints = <const char *>w.zero_points + scales
+    s.offsets = NULL
+    if planes == 1 and w.zero == ZERO_OFFSET:
+        offset_bytes = 128 if w.offsets_float32 else 64
+        s.offsets_float32 = w.offsets_float32
+        s.offsets_step = offset_bytes if w.scale_groups > 1 else 0
+        s.offsets_stride = w.scale_groups * offset_bytes
+        s.offsets = <const char *>w.offsets + tile * s.offsets_stride + group * s.offsets_step
 
 
-cdef inline void load_lookup_scales(const Stretch *s, Py_ssize_t stride,
-                                    TileScales *t) noexcept nogil:
-    load_vectors(s.scales + stride, s.scales_float32, t.scales_f32x8)
-    t.two_levels = s.midpoints != NULL
-    if t.two_levels:
-        load_vectors(s.midpoints + stride, s.scales_float32, t.midpoints_f32x8)
+cdef inline void load_stretch_scales(const Stretch *s, int tile, TileScales *t) noexcept nogil:
+    load_vectors(s.scales + tile * s.scales_stride, s.scales_float32, t.scales_f32x8)
+    t.has_offsets = s.offsets != NULL
+    if t.has_offsets:
+        load_vectors(s.offsets + tile * s.offsets_stride, s.offsets_float32, t.offsets_f32x8)
 
 
 cdef inline void lut_gemv_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t blocks,
@@ -102,9 +107,9 @@ cdef inline void lut_gemv_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t
     # One kernel group of one tile or two and `rows` rows of x, added to y [tile][row][32].
     cdef TileScales t[2]
     cdef Py_ssize_t row
-    load_lookup_scales(s, 0, &t[0])
+    load_stretch_scales(s, 0, &t[0])
     if tiles == 2:
-        load_lookup_scales(s, s.scales_stride, &t[1])
+        load_stretch_scales(s, 1, &t[1])
     if digits == 3:
         for row in range(rows):
             lut_gemv_int16(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, t,
@@ -149,8 +154,8 @@ cdef inline void lut_gemv_stretch(Stretch s, const Stretch *next, Py_ssize_t gro
                      planes, digits, tiles)
         s.packed += s.group_bytes
         s.scales += s.scales_step
-        if s.midpoints != NULL:
-            s.midpoints += s.scales_step
+        if s.offsets != NULL:
+            s.offsets += s.offsets_step
         ahead.first = ahead.second + s.group_bytes
         scales += 2 * s.scales_step
         if 2 * g + 2 == groups:
@@ -162,7 +167,7 @@ cdef inline void lut_gemv_stretch(Stretch s, const Stretch *next, Py_ssize_t gro
         x_sums += step
 
 
-cdef inline void lut_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef inline void lut_gemv_piece(const Weights *w, const void *prepared, Py_ssize_t rows,
                                  float *out, Py_ssize_t out_stride, void *scratch,
                                  const Piece *piece,
                                  int planes, int digits) noexcept nogil:
@@ -217,3 +222,27 @@ cdef inline void lut_gemv_multiply(const Weights *w, const void *prepared, Py_ss
                            tile + t)
             tile += tiles
         row += block
+
+
+cdef void lut_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                           void *prepared, uint8_t *unfit, Py_ssize_t row_begin,
+                           Py_ssize_t row_end, int mode) noexcept nogil:
+    cdef float levels = SPECS[w.format].activation_levels[mode]
+    if mode == ACTIVATIONS_INT8:
+        prepare_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2, levels)
+    else:
+        prepare_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 3, levels)
+
+
+cdef void lut_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                            Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                            int mode) noexcept nogil:
+    # A loop of its own for each number of planes and digits.
+    if w.format == FORMAT_BINARY and mode == ACTIVATIONS_INT8:
+        lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1, 2)
+    elif w.format == FORMAT_BINARY:
+        lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1, 3)
+    elif mode == ACTIVATIONS_INT8:
+        lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 2, 2)
+    else:
+        lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 2, 3)

@@ -14,7 +14,7 @@ cdef inline __m512 high_entry(const float *table, __m512i bytes_u32x16) noexcept
 
 
 cdef inline void float_gemv_group(const uint8_t *packed, Py_ssize_t k8s, const float *tables,
-                                  const __m512 *scales_f32x16, const __m512 *midpoints_f32x16,
+                                  const __m512 *scales_f32x16, const __m512 *offsets_f32x16,
                                   float x_sum, float *y, int planes) noexcept nogil:
     # One kernel group of one row of x and 32 columns, added to y; no midpoints are NULL.
     cdef __m512 sums_f32x16[2]
@@ -46,13 +46,13 @@ cdef inline void float_gemv_group(const uint8_t *packed, Py_ssize_t k8s, const f
     for r in range(2):
         sums_f32x16[r] = _mm512_fmadd_ps(
             sums_f32x16[r], scales_f32x16[r], _mm512_loadu_ps(y + r * 16))
-        if midpoints_f32x16 != NULL:
+        if offsets_f32x16 != NULL:
             sums_f32x16[r] = _mm512_add_ps(
-                sums_f32x16[r], _mm512_mul_ps(_mm512_set1_ps(x_sum), midpoints_f32x16[r]))
+                sums_f32x16[r], _mm512_mul_ps(_mm512_set1_ps(x_sum), offsets_f32x16[r]))
         _mm512_storeu_ps(y + r * 16, sums_f32x16[r])
 
 
-cdef inline void float_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef inline void float_gemv_piece(const Weights *w, const void *prepared, Py_ssize_t rows,
                                      float *out, Py_ssize_t out_stride, void *scratch,
                                      const Piece *piece,
                                      int planes) noexcept nogil:
@@ -61,8 +61,8 @@ cdef inline void float_gemv_multiply(const Weights *w, const void *prepared, Py_
     cdef const float *x_sums = tables + w.groups * rows * size
     cdef float *y = <float *>scratch
     cdef __m512 scales_f32x16[2]
-    cdef __m512 midpoints_f32x16[2]
-    cdef bint two_levels = planes == 1 and w.zero_points != NULL
+    cdef __m512 offsets_f32x16[2]
+    cdef bint has_offsets = w.zero == ZERO_OFFSET
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
@@ -71,12 +71,14 @@ cdef inline void float_gemv_multiply(const Weights *w, const void *prepared, Py_
         for group in range(w.groups):
             at = scales_at(w, tile, group)
             load_32_scales(<const char *>w.scales + at, w.scales_float32, scales_f32x16)
-            if two_levels:
-                load_32_scales(<const char *>w.zero_points + at, w.scales_float32, midpoints_f32x16)
+            if has_offsets:
+                load_32_scales(<const char *>w.offsets + (
+                    scale_block(w, tile, group) * (128 if w.offsets_float32 else 64)),
+                    w.offsets_float32, offsets_f32x16)
             for row in range(count):
                 at = group * rows + first + row
                 float_gemv_group(
                     w.packed + (tile * w.groups + group) * w.group_size * 4 * planes,
                     w.group_size >> 3, tables + at * size, scales_f32x16,
-                    midpoints_f32x16 if two_levels else NULL, x_sums[at], y + row * 32, planes)
+                    offsets_f32x16 if has_offsets else NULL, x_sums[at], y + row * 32, planes)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)

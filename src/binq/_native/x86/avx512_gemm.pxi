@@ -3,17 +3,19 @@
 # large by is the same for all k of a group and is taken off once, times the sum of the activations:
 #   ternary  a + b   less 1             int4   nibble   less its zero point (8 where symmetric)
 
-cdef inline Py_ssize_t wide_scratch_bytes(Py_ssize_t rows) noexcept nogil:
+cdef Py_ssize_t plane_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # y of all rows.
     return rows * 128
 
 
 cdef struct WideScales:
     # What one tile and kernel group adds to y: what its codes are too large by, and scales.
-    bint same_offset              # of all rows: offset, else offsets
-    int32_t offset
-    __m512i offsets_i32x16[2]
+    bint same_zero                # of all rows: zero, else zeros
+    int32_t zero
+    __m512i zeros_i32x16[2]
     __m512 scales_f32x16[2]
+    bint has_offsets
+    __m512 offsets_f32x16[2]
 
 
 cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
@@ -21,13 +23,18 @@ cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile,
     cdef __m512i nibbles_i32x16
     load_32_scales(<const char *>w.scales + scales_at(w, tile, group), w.scales_float32,
                    t.scales_f32x16)
-    t.same_offset = format != FORMAT_INT4 or w.zero_points == NULL
-    t.offset = 8 if format == FORMAT_INT4 else 1
-    if not t.same_offset:
+    t.has_offsets = w.zero == ZERO_OFFSET
+    if t.has_offsets:
+        load_32_scales(<const char *>w.offsets + (
+            scale_block(w, tile, group) * (128 if w.offsets_float32 else 64)),
+            w.offsets_float32, t.offsets_f32x16)
+    t.same_zero = w.zero != ZERO_CODE
+    t.zero = common_zero(w, format)
+    if not t.same_zero:
         nibbles_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(
-            <const __m128i *>(<const uint8_t *>w.zero_points + scale_block(w, tile, group) * 16)))
-        t.offsets_i32x16[0] = _mm512_and_si512(nibbles_i32x16, _mm512_set1_epi32(15))
-        t.offsets_i32x16[1] = _mm512_srli_epi32(nibbles_i32x16, 4)
+            <const __m128i *>(w.zero_points + scale_block(w, tile, group) * 16)))
+        t.zeros_i32x16[0] = _mm512_and_si512(nibbles_i32x16, _mm512_set1_epi32(15))
+        t.zeros_i32x16[1] = _mm512_srli_epi32(nibbles_i32x16, 4)
 
 
 cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int planes,
@@ -35,18 +42,24 @@ cdef inline void add_row(const WideScales *t, const __m512i *sums_i32x16, int pl
     # y += sum * (w_scale * x_scale), each operation rounded by itself, for one row of x.
     cdef int h
     cdef __m512i sum_i32x16
+    cdef __m512 y_f32x16
     cdef __m512 x_scale_f32x16 = _mm512_set1_ps(x_scale)
     for h in range(2):
         sum_i32x16 = sums_i32x16[h]
         if planes == 2:
             sum_i32x16 = _mm512_add_epi32(_mm512_slli_epi32(sum_i32x16, 8), sums_i32x16[2 + h])
-        if not t.same_offset:
+        if not t.same_zero:
             sum_i32x16 = _mm512_sub_epi32(sum_i32x16, _mm512_mullo_epi32(
-                t.offsets_i32x16[h], _mm512_set1_epi32(x_sum)))
-        _mm512_storeu_ps(y + h * 16, _mm512_add_ps(
+                t.zeros_i32x16[h], _mm512_set1_epi32(x_sum)))
+        y_f32x16 = _mm512_add_ps(
             _mm512_loadu_ps(y + h * 16),
             _mm512_mul_ps(_mm512_cvtepi32_ps(sum_i32x16),
-                          _mm512_mul_ps(t.scales_f32x16[h], x_scale_f32x16))))
+                          _mm512_mul_ps(t.scales_f32x16[h], x_scale_f32x16)))
+        if t.has_offsets:
+            y_f32x16 = _mm512_add_ps(y_f32x16, _mm512_mul_ps(
+                _mm512_set1_ps(<float>x_sum),
+                _mm512_mul_ps(t.offsets_f32x16[h], x_scale_f32x16)))
+        _mm512_storeu_ps(y + h * 16, y_f32x16)
 
 
 cdef inline void plane_block(const Weights *w, const uint8_t *packed, const int8_t *x,
@@ -59,8 +72,8 @@ cdef inline void plane_block(const Weights *w, const uint8_t *packed, const int8
     for n in range(rows):
         # Of two planes the first is the high bytes.
         starts[n * planes] = 0
-        starts[n * planes + planes - 1] = -t.offset * x_sums[n] if t.same_offset else 0
-    if format == FORMAT_INT4:
+        starts[n * planes + planes - 1] = -t.zero * x_sums[n] if t.same_zero else 0
+    if SPECS[format].row_bytes > 1:
         int4_dots(packed, x, starts, w.group_size, sums_i32x16, rows * planes)
     else:
         ternary_dots(packed, x, starts, w.group_size, sums_i32x16, rows * planes)
@@ -99,12 +112,12 @@ cdef inline Py_ssize_t plane_rows(const Weights *w, const uint8_t *packed, const
     return 1
 
 
-cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 const Piece *piece,
                                 int format, int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
-    cdef Py_ssize_t group_bytes = w.group_size * (16 if format == FORMAT_INT4 else 8)
+    cdef Py_ssize_t group_bytes = w.group_size * block_bytes(format) // 8
     cdef const int8_t *x = <const int8_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
@@ -125,3 +138,17 @@ cdef inline void plane_multiply(const Weights *w, const void *prepared, Py_ssize
                 row += plane_rows(w, packed, x + (at + row) * size, &t, x_scales + at + row,
                                   x_sums + at + row, y + row * 32, format, planes, count - row)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)
+
+
+cdef void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                         int mode) noexcept nogil:
+    # A loop of its own for each format and number of planes.
+    if w.format == FORMAT_TERNARY and mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_TERNARY, 1)
+    elif w.format == FORMAT_TERNARY:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_TERNARY, 2)
+    elif mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 1)
+    else:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 2)

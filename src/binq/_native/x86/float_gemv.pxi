@@ -1,5 +1,5 @@
 # What the kernels of few rows of float32 activations share: avx2_float_gemv.pxi, avx512_float_gemv.pxi,
-# each with a float_gemv_multiply of its own.
+# each with a float_gemv_piece of its own.
 
 cdef enum:
     FLOAT_GEMV_AHEAD = 8192   # bytes of weights asked for ahead, into L2
@@ -18,13 +18,10 @@ cdef inline void pair_bits(const uint8_t *packed, uint8_t *pairs) noexcept nogil
         _mm256_andnot_si256(two_u8x32, second_u8x32)))
 
 
-cdef void float_gemv_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                            float *out, Py_ssize_t out_stride, void *scratch,
-                            const Piece *piece) noexcept nogil:
-    float_gemv_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1)
-
-
-cdef void float_gemv_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                             float *out, Py_ssize_t out_stride, void *scratch,
-                             const Piece *piece) noexcept nogil:
-    float_gemv_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2)
+cdef void float_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                              Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                              int mode) noexcept nogil:
+    if w.format == FORMAT_BINARY:
+        float_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1)
+    else:
+        float_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 2)

@@ -34,16 +34,22 @@ cdef inline Py_ssize_t lut_span(const Weights *w, int planes) noexcept nogil:
     return min(w.group_size, <Py_ssize_t>(128 if planes == 1 else 64))
 
 
-cdef inline Py_ssize_t lut_gemm_prepared_bytes(const Weights *w, Py_ssize_t rows,
-                                              int lanes) noexcept nogil:
-    cdef Py_ssize_t count = lanes_of(lanes)
+cdef inline int lanes_for(int mode) noexcept nogil:
+    if mode == ACTIVATIONS_FLOAT32:
+        return LANES_FLOAT32
+    return LANES_INT32 if mode == ACTIVATIONS_INT16 else LANES_INT16
+
+
+cdef Py_ssize_t lut_gemm_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
+    cdef Py_ssize_t count = lanes_of(lanes_for(mode))
     return (rows + count - 1) // count * w.groups * (w.group_size * VECTOR_BYTES + count * 8)
 
 
-cdef inline Py_ssize_t lut_gemm_scratch_bytes(const Weights *w, int planes, int lanes) noexcept nogil:
+cdef Py_ssize_t lut_gemm_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # Tables, then of each tile sums of one group and y, both [32 rows of weights][row of x].
+    cdef int planes = SPECS[w.format].planes
     return (lut_span(w, planes) * entries_of(planes) * VECTOR_BYTES // 4
-            + LUT_TILES * 32 * (VECTOR_BYTES + 4 * lanes_of(lanes)))
+            + LUT_TILES * 32 * (VECTOR_BYTES + 4 * lanes_of(lanes_for(mode))))
 
 
 cdef inline void turn_columns(const float *values, const int16_t *codes, char *target,
@@ -64,7 +70,7 @@ cdef inline void turn_columns(const float *values, const int16_t *codes, char *t
                 _mm_storeu_si128(<__m128i *>(target + (k + i) * VECTOR_BYTES), turned[i])
 
 
-cdef inline void lut_gemm_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
+cdef inline void prepare_columns(const Weights *w, const float *x, Py_ssize_t x_stride,
                                  Py_ssize_t rows, void *prepared, uint8_t *unfit,
                                  Py_ssize_t row_begin, Py_ssize_t row_end,
                                  int lanes, float levels) noexcept nogil:
@@ -98,7 +104,7 @@ cdef inline void lut_gemm_prepare(const Weights *w, const float *x, Py_ssize_t x
                 elif lanes == LANES_FLOAT32:
                     memcpy(values + n * 256, source, size * sizeof(float))
                     memset(values + n * 256 + size, 0, (w.group_size - size) * sizeof(float))
-                    if w.zero_points != NULL:
+                    if w.zero == ZERO_OFFSET:
                         sums[at * count + row % count + n] = sum_of(source, size)
                 else:
                     fits[n] = round_columns(source, size, w.group_size, codes + n * 256, levels,
@@ -248,7 +254,7 @@ cdef inline void lut_gemm_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t gro
     cdef vector totals[LUT_ROWS]
     cdef uint8_t entries[16 * 32]
     cdef __m256 scales_f32x8[4]
-    cdef __m256 midpoints_f32x8[4]
+    cdef __m256 offsets_f32x8[4]
     cdef Py_ssize_t r, i
     cdef Py_ssize_t count = lanes_of(lanes)
     cdef Py_ssize_t at = scales_at(w, tile, group)
@@ -272,10 +278,10 @@ cdef inline void lut_gemm_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t gro
             for i in range(LUT_ROWS):
                 finish_columns(y + (r + i) * count, totals[i], (<float *>scales_f32x8)[r + i],
                                x_scales, lanes)
-    if planes == 1 and w.zero_points != NULL and last == w.group_size:
-        load_vectors(<const char *>w.zero_points + at, w.scales_float32, midpoints_f32x8)
+    if planes == 1 and w.zero == ZERO_OFFSET and last == w.group_size:
+        load_offsets(w, tile, group, offsets_f32x8)
         for r in range(32):
-            finish_midpoint(y + r * count, x_sums, (<float *>midpoints_f32x8)[r], x_scales, lanes)
+            finish_offset(y + r * count, x_sums, (<float *>offsets_f32x8)[r], x_scales, lanes)
 
 
 cdef inline void finish_columns(float *y, vector total, float w_scale, const float *x_scales,
@@ -286,7 +292,7 @@ cdef inline void finish_columns(float *y, vector total, float w_scale, const flo
         add_integers(y, total, w_scale, x_scales, lanes)
 
 
-cdef inline void finish_midpoint(float *y, const float *x_sums, float midpoint,
+cdef inline void finish_offset(float *y, const float *x_sums, float midpoint,
                                  const float *x_scales, int lanes) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(lanes_of(lanes)):
@@ -310,7 +316,7 @@ cdef inline void store_columns(const Weights *w, const float *y, Py_ssize_t rows
                    columns * sizeof(float))
 
 
-cdef inline void lut_gemm_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
+cdef inline void lut_gemm_piece(const Weights *w, const void *prepared, Py_ssize_t rows,
                                   float *out, Py_ssize_t out_stride, void *scratch,
                                   const Piece *piece,
                                   int planes, int lanes) noexcept nogil:

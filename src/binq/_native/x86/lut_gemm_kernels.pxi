@@ -1,85 +1,35 @@
-# The kernels of lut_gemm.pxi as the kernel table names them, one of each kind of lanes and format.
+# lut_gemm.pxi as the kernel table names it: a loop of its own for each format and kind of lanes.
 
-cdef Py_ssize_t lut_gemm_float32_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_prepared_bytes(w, rows, LANES_FLOAT32)
-
-
-cdef void lut_gemm_float32_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                                  void *prepared, uint8_t *unfit,
-                                  Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    lut_gemm_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, LANES_FLOAT32, 0.0)
-
-
-cdef Py_ssize_t lut_gemm_float32_binary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_scratch_bytes(w, 1, LANES_FLOAT32)
-
-
-cdef void lut_gemm_float32_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                 const Piece *piece) noexcept nogil:
-    lut_gemm_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1,
-                     LANES_FLOAT32)
+cdef void lut_gemm_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
+                           void *prepared, uint8_t *unfit, Py_ssize_t row_begin,
+                           Py_ssize_t row_end, int mode) noexcept nogil:
+    cdef float levels = SPECS[w.format].activation_levels[mode]
+    if mode == ACTIVATIONS_FLOAT32:
+        prepare_columns(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
+                        LANES_FLOAT32, levels)
+    elif mode == ACTIVATIONS_INT16:
+        prepare_columns(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
+                        LANES_INT32, levels)
+    else:
+        prepare_columns(w, x, x_stride, rows, prepared, unfit, row_begin, row_end,
+                        LANES_INT16, levels)
 
 
-cdef Py_ssize_t lut_gemm_float32_ternary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_scratch_bytes(w, 2, LANES_FLOAT32)
+cdef void lut_gemm_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                            Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                            int mode) noexcept nogil:
+    if w.format == FORMAT_BINARY:
+        lut_gemm_of(w, prepared, rows, out, out_stride, scratch, piece, mode, 1)
+    else:
+        lut_gemm_of(w, prepared, rows, out, out_stride, scratch, piece, mode, 2)
 
 
-cdef void lut_gemm_float32_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                  float *out, Py_ssize_t out_stride, void *scratch,
-                                  const Piece *piece) noexcept nogil:
-    lut_gemm_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2,
-                     LANES_FLOAT32)
-
-
-cdef Py_ssize_t lut_gemm_int16_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_prepared_bytes(w, rows, LANES_INT32)
-
-
-cdef void lut_gemm_int16_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                                void *prepared, uint8_t *unfit,
-                                Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    lut_gemm_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, LANES_INT32, 8191.0)
-
-
-cdef Py_ssize_t lut_gemm_int16_ternary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_scratch_bytes(w, 2, LANES_INT32)
-
-
-cdef void lut_gemm_int16_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                                float *out, Py_ssize_t out_stride, void *scratch,
-                                const Piece *piece) noexcept nogil:
-    lut_gemm_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2,
-                     LANES_INT32)
-
-
-cdef Py_ssize_t lut_gemm_int8_prepared(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_prepared_bytes(w, rows, LANES_INT16)
-
-
-cdef void lut_gemm_int8_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                               void *prepared, uint8_t *unfit,
-                               Py_ssize_t row_begin, Py_ssize_t row_end) noexcept nogil:
-    lut_gemm_prepare(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, LANES_INT16, 127.0)
-
-
-cdef Py_ssize_t lut_gemm_int8_binary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_scratch_bytes(w, 1, LANES_INT16)
-
-
-cdef void lut_gemm_int8_binary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                              float *out, Py_ssize_t out_stride, void *scratch,
-                              const Piece *piece) noexcept nogil:
-    lut_gemm_multiply(w, prepared, rows, out, out_stride, scratch, piece, 1,
-                     LANES_INT16)
-
-
-cdef Py_ssize_t lut_gemm_int8_ternary_scratch(const Weights *w, Py_ssize_t rows) noexcept nogil:
-    return lut_gemm_scratch_bytes(w, 2, LANES_INT16)
-
-
-cdef void lut_gemm_int8_ternary(const Weights *w, const void *prepared, Py_ssize_t rows,
-                               float *out, Py_ssize_t out_stride, void *scratch,
-                               const Piece *piece) noexcept nogil:
-    lut_gemm_multiply(w, prepared, rows, out, out_stride, scratch, piece, 2,
-                     LANES_INT16)
+cdef inline void lut_gemm_of(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                             Py_ssize_t out_stride, void *scratch, const Piece *piece, int mode,
+                             int planes) noexcept nogil:
+    if mode == ACTIVATIONS_FLOAT32:
+        lut_gemm_piece(w, prepared, rows, out, out_stride, scratch, piece, planes, LANES_FLOAT32)
+    elif mode == ACTIVATIONS_INT16:
+        lut_gemm_piece(w, prepared, rows, out, out_stride, scratch, piece, planes, LANES_INT32)
+    else:
+        lut_gemm_piece(w, prepared, rows, out, out_stride, scratch, piece, planes, LANES_INT16)

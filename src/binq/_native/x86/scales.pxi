@@ -5,16 +5,16 @@ cdef enum:
 
 
 cdef struct TileScales:
-    # What one tile and kernel group adds to y: offsets of the codes, scales, midpoints.
-    __m256i offsets_i32x8[4]
+    # What one tile and kernel group adds to y: what its codes are too large by, scales, offsets.
+    __m256i zeros_i32x8[4]
     __m256 scales_f32x8[4]
-    __m256 midpoints_f32x8[4]
-    bint two_levels
+    __m256 offsets_f32x8[4]
+    bint has_offsets
 
 
 cdef inline void load_vectors(const char *stored, bint is_float32,
                               __m256 *values_f32x8) noexcept nogil:
-    # 32 scales or midpoints of one tile and group.
+    # 32 scales or offsets of one tile and group.
     cdef Py_ssize_t r
     for r in range(4):
         if is_float32:
@@ -30,8 +30,20 @@ cdef inline Py_ssize_t scale_block(const Weights *w, Py_ssize_t tile, Py_ssize_t
 
 
 cdef inline Py_ssize_t scales_at(const Weights *w, Py_ssize_t tile, Py_ssize_t group) noexcept nogil:
-    # Bytes to the scales, and to the midpoints, of one tile and group.
+    # Bytes to the scales of one tile and group.
     return scale_block(w, tile, group) * (128 if w.scales_float32 else 64)
+
+
+cdef inline void load_offsets(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
+                              __m256 *offsets_f32x8) noexcept nogil:
+    load_vectors(
+        <const char *>w.offsets + scale_block(w, tile, group) * (128 if w.offsets_float32 else 64),
+        w.offsets_float32, offsets_f32x8)
+
+
+cdef inline int32_t common_zero(const Weights *w, int format) noexcept nogil:
+    # What all stored codes are too large by where no zero points say it.
+    return -SPECS[format].levels[0] if w.zero == ZERO_NONE else 0
 
 
 cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
@@ -41,21 +53,21 @@ cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile,
     cdef Py_ssize_t at = scales_at(w, tile, group)
     _mm_prefetch(<const char *>w.scales + at + PREFETCH_SCALES, _MM_HINT_T0)
     load_vectors(<const char *>w.scales + at, w.scales_float32, t.scales_f32x8)
-    t.two_levels = format == FORMAT_BINARY and w.zero_points != NULL
-    if t.two_levels:
-        load_vectors(<const char *>w.zero_points + at, w.scales_float32, t.midpoints_f32x8)
-    if format != FORMAT_INT4 or w.zero_points == NULL:
+    t.has_offsets = w.zero == ZERO_OFFSET
+    if t.has_offsets:
+        load_offsets(w, tile, group, t.offsets_f32x8)
+    if w.zero != ZERO_CODE:
         for r in range(4):
-            t.offsets_i32x8[r] = _mm256_set1_epi32(8)
+            t.zeros_i32x8[r] = _mm256_set1_epi32(common_zero(w, format))
         return
     nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
-        <const uint8_t *>w.zero_points + scale_block(w, tile, group) * 16))
+        w.zero_points + scale_block(w, tile, group) * 16))
     low_u8x16 = _mm_and_si128(nibbles_u8x16, _mm_set1_epi8(15))
     high_u8x16 = _mm_and_si128(_mm_srli_epi16(nibbles_u8x16, 4), _mm_set1_epi8(15))
-    t.offsets_i32x8[0] = _mm256_cvtepu8_epi32(low_u8x16)
-    t.offsets_i32x8[1] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(low_u8x16, 0x4E))
-    t.offsets_i32x8[2] = _mm256_cvtepu8_epi32(high_u8x16)
-    t.offsets_i32x8[3] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(high_u8x16, 0x4E))
+    t.zeros_i32x8[0] = _mm256_cvtepu8_epi32(low_u8x16)
+    t.zeros_i32x8[1] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(low_u8x16, 0x4E))
+    t.zeros_i32x8[2] = _mm256_cvtepu8_epi32(high_u8x16)
+    t.zeros_i32x8[3] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(high_u8x16, 0x4E))
 
 
 cdef inline void add_columns(const TileScales *t, int vector, __m256i sum_i32x8, float x_scale,
@@ -63,7 +75,7 @@ cdef inline void add_columns(const TileScales *t, int vector, __m256i sum_i32x8,
     # The sum of unsigned codes, for 8 columns of one row of x.
     add_sums(t, vector,
              _mm256_sub_epi32(sum_i32x8, _mm256_mullo_epi32(
-                 t.offsets_i32x8[vector], _mm256_set1_epi32(x_sum))),
+                 t.zeros_i32x8[vector], _mm256_set1_epi32(x_sum))),
              x_scale, x_sum, y)
 
 
@@ -75,10 +87,10 @@ cdef inline void add_sums(const TileScales *t, int vector, __m256i sum_i32x8, fl
         _mm256_loadu_ps(y),
         _mm256_mul_ps(_mm256_cvtepi32_ps(sum_i32x8),
                       _mm256_mul_ps(t.scales_f32x8[vector], x_scale_f32x8)))
-    if t.two_levels:
+    if t.has_offsets:
         y_f32x8 = _mm256_add_ps(y_f32x8, _mm256_mul_ps(
             _mm256_set1_ps(<float>x_sum),
-            _mm256_mul_ps(t.midpoints_f32x8[vector], x_scale_f32x8)))
+            _mm256_mul_ps(t.offsets_f32x8[vector], x_scale_f32x8)))
     _mm256_storeu_ps(y, y_f32x8)
 
 
