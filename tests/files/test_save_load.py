@@ -48,6 +48,15 @@ def test_packed_weights_come_back_as_they_were(tmp_path, q, other):
         assert file.metadata["note"] == "é"
 
 
+def known(values):
+    """Returns whether the installed safetensors has this type: complex64 came after 0.5."""
+    try:
+        safetensors.numpy.save({"x": values})
+    except safetensors.SafetensorError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
 def test_arrays_of_every_dtype_and_layout_come_back_equal(tmp_path, dtype, layout):
@@ -58,7 +67,7 @@ def test_arrays_of_every_dtype_and_layout_come_back_equal(tmp_path, dtype, layou
     loaded = binq.load_file(path)["x"]
     assert loaded.dtype == np.dtype(dtype)
     assert loaded.tobytes() == values.tobytes()
-    if np.dtype(dtype).kind != "V" and "float8" not in np.dtype(dtype).name:
+    if np.dtype(dtype).kind != "V" and "float8" not in np.dtype(dtype).name and known(values):
         np.testing.assert_array_equal(safetensors.numpy.load_file(path)["x"], values)
 
 
