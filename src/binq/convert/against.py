@@ -73,13 +73,14 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
                 unseen.pop(name, None)
                 yield from _compare_packed(source, tensor, packed[name], method)
                 continue
-            stored = tensor.stored if tensor.copyable and twin is None else (name,)
-            for name in stored:
-                if name in plain:
-                    unseen.pop(name, None)
-                    yield from _compare_kept(source, tensor, name, plain[name])
+            copies = tensor.copies if tensor.copyable else {tensor.name: name}
+            for there, here in copies.items():
+                here = here if twin is None else name
+                if here in plain:
+                    unseen.pop(here, None)
+                    yield from _compare_kept(source, tensor, there, here, plain[here])
                 else:
-                    yield f"{name}: in {against}, missing here"
+                    yield f"{here}: in {against}, missing here"
         for name in unseen:
             yield f"{name}: not in {against}"
 
@@ -98,14 +99,12 @@ def _text(settings: dict[str, Any], key: str) -> str | None:
 
 
 def _compare_kept(
-    source: Checkpoint, tensor: LogicalTensor, name: str, file: SafetensorsFile
+    source: Checkpoint, tensor: LogicalTensor, there: str, name: str, file: SafetensorsFile
 ) -> Iterator[str]:
     """Kept tensors have the type, the shape and the bytes that they had, or are rounded right."""
     here = file.info(name)
-    tied = tensor.copyable and name not in tensor.stored  # it has the name of its twin here
-    label = tensor.name if tied else name
+    label = name if name in tensor.copies.values() else tensor.name
     if tensor.copyable:
-        there = tensor.stored[0] if tied else name
         info = source.info(there)
         dtype, shape = info.dtype, info.shape
     else:
@@ -115,9 +114,10 @@ def _compare_kept(
         found = f"{numpy_dtype(here.dtype)} {here.shape}"
         yield f"{label}: {found}, in {source.path} {numpy_dtype(dtype)} {shape}"
         return
-    pieces = (
-        _bytes(source, there, here.nbytes) if tensor.copyable else _rounded(source, tensor, dtype)
-    )
+    if tensor.copyable:
+        pieces = _bytes(source, there, here.nbytes)
+    else:
+        pieces = _rounded(source, tensor, dtype)
     start = 0
     for wanted in pieces:
         if not np.array_equal(file.read_bytes(name, start, start + wanted.size), wanted):

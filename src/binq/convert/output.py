@@ -8,6 +8,7 @@ from binq.convert.fingerprint import source_sample
 from binq.convert.plan import Plan, Settings
 from binq.files.checkpoint import Checkpoint
 from binq.models import find_family
+from binq.models.gguf_names import LLAMA_CPP, convention
 
 # Files that hold weights in some way: everything else is copied.
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
@@ -59,6 +60,8 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
         "kept": sorted(item.tensor.name for item in plan.items if item.kept and not item.tied),
         "tied": {item.tensor.name: item.tied for item in plan.items if item.tied},
     }
+    if source.is_gguf:
+        block["convention"] = convention(source) if settings.family is None else LLAMA_CPP
     if before:
         block["source_quantization_config"] = before[-1]
     return config | {"quantization_config": block}

@@ -15,6 +15,7 @@ from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
 from binq.files.writer import name_room
 from binq.models import is_tied, logical_tensors, what_is_unknown
+from binq.models.gguf_names import what_differs
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
 from binq.storage.base import Exact
@@ -91,7 +92,7 @@ class Item:
             return tuple(self.description.part_names(self.tensor.name))
         if self.tied:
             return ()
-        return self.tensor.stored if self.tensor.copyable else (self.tensor.name,)
+        return tuple(self.tensor.copies.values()) if self.tensor.copyable else (self.tensor.name,)
 
     def report(self, source: Checkpoint) -> TensorReport:
         """Returns what is known of it beforehand."""
@@ -151,7 +152,7 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
         options["head"] = parse_option("lm_head", settings.lm_head, settings.default)
     tensors = logical_tensors(source, settings.family)
     for rule in rules:
-        matched = [tensor for tensor in tensors if rule.matches(tensor.name)]
+        matched = [tensor for tensor in tensors if _matches(source, rule, tensor)]
         if not matched:
             raise ValueError(f"rule {rule.text!r} matches no tensor of {source.path}")
         if rule.choice is not None and not any(map(_is_weight, matched)):
@@ -198,6 +199,10 @@ def _notes(
     unknown = what_is_unknown(source, settings.family)
     if unknown:
         yield unknown
+    if source.is_gguf and settings.family is None:
+        differs = what_differs(source)
+        if differs:
+            yield differs
     roles = {tensor.role for tensor in tensors}
     if settings.lm_head not in (None, KEEP) and "head" not in roles:
         what = f"lm_head={settings.lm_head!r} (--lm-head) did nothing: no tensor is an output head"
@@ -234,7 +239,7 @@ def _decide(
     default: Choice,
 ) -> Item:
     original = tensor
-    rule = next((r for r in rules if r.matches(tensor.name)), None)
+    rule = next((r for r in rules if _matches(source, r, tensor)), None)
     if rule is not None:
         choice, reason = rule.choice, f"rule {rule.text}"
     elif tensor.role in options:
@@ -283,6 +288,13 @@ def _item(tensor: LogicalTensor, choice: Choice, exact: Exact | None) -> Item:
     if exact is not None:
         exact = replace(exact, packing=exact.packing.fitted(columns))
     return Item(tensor, choice, exact)
+
+
+def _matches(source: Checkpoint, rule: Rule, tensor: LogicalTensor) -> bool:
+    """Returns whether a rule is meant for a tensor, in a GGUF file also by llama.cpp's name."""
+    if rule.matches(tensor.name):
+        return True
+    return source.is_gguf and rule.matches(tensor.stored[0])
 
 
 def _is_weight(tensor: LogicalTensor) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from binq.array.packed import Packed
 from binq.convert.health import Health, moments
-from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, Item, lanes
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS, Item, lanes
 from binq.convert.rewrite import HALF, Rounding, round_to
 from binq.convert.tensor_report import TensorReport
 from binq.errors import NonFiniteError
@@ -37,6 +37,7 @@ from binq.methods.quantize import (
     with_zeros,
 )
 from binq.models.tensor import LogicalTensor
+from binq.storage.base import to_float32
 
 Progress = Callable[[int], None]
 
@@ -152,9 +153,9 @@ def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progre
     if item.tied:
         progress(report.bytes_before)
     elif item.tensor.copyable:
-        for name in item.tensor.stored:
+        for name, copy in item.tensor.copies.items():
             info = source.info(name)
-            writer.begin(name, info.dtype, info.shape)
+            writer.begin(copy, info.dtype, info.shape)
             for start in range(0, info.nbytes, COPY_BYTES):
                 stop = min(start + COPY_BYTES, info.nbytes)
                 writer.write(source.read_bytes(name, start, stop))
@@ -166,13 +167,17 @@ def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progre
 
 
 def _rewrite(source: Checkpoint, item: Item, writer: AppendWriter, report: TensorReport) -> None:
-    """Writes a kept tensor of a type that the output does not have, and reports its error."""
+    """Writes the values of a kept tensor, rounded where the output does not have its type."""
     tensor, name = item.tensor, item.tensor.name
     mark = writer.mark()
-    writer.begin(name, "F16", tensor.shape)
+    writer.begin(name, item.kept_dtype, tensor.shape)
+    if tensor.dtype in FLOATS:
+        for values in tensor.read_all(source, BLOCK_BYTES):
+            writer.write(values)
+        return
     rounding = Rounding()
     for values in tensor.read_all(source, BLOCK_BYTES):
-        writer.write(rounding.add(values))
+        writer.write(rounding.add(to_float32(values)))
     if rounding.dtype != HALF:
         writer.rewind(mark)
         writer.begin(name, "BF16", tensor.shape)

@@ -6,7 +6,7 @@ and what the family's policy does with it. :func:`register` adds a family.
 
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.models import generic, gguf, table
+from binq.models import generic, gguf, gguf_names, table
 from binq.models.basis import check_basis
 from binq.models.family import UNKNOWN, Family, Rule, judge, text_config
 from binq.models.table import FAMILIES, register
@@ -79,11 +79,15 @@ def logical_tensors(source: Checkpoint, family: str | None = None) -> list[Logic
 
     - family: the name of a family, for a model whose configuration does not tell it
 
+    Tensors of GGUF files whose convention is known have Hugging Face's names and values.
+
     Raises UnsupportedFormatError, with its name, for a quantization method or a packing that is
     not known, and for weights in a rotated basis: nothing is guessed.
     """
     check_basis(source)
-    return _tensors_of(source, find_family(source, family))
+    found = find_family(source, family)
+    tensors = _tensors_of(source, found)
+    return gguf_names.translate(source, tensors) if found is gguf.FAMILY else tensors
 
 
 def _tensors_of(source: Checkpoint, family: Family) -> list[LogicalTensor]:

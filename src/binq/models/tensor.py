@@ -57,8 +57,15 @@ class LogicalTensor:
 
     @property
     def copyable(self) -> bool:
-        """Returns whether keeping it means copying ``stored``; if not, write float32 values."""
+        """Returns whether keeping it means copying ``stored``; if not, values are written."""
         return self.storage.copyable
+
+    @property
+    def copies(self) -> dict[str, str]:
+        """Returns the name of each stored tensor and the name that its copy has."""
+        if len(self.stored) == 1:
+            return {self.stored[0]: self.name}
+        return {name: name for name in self.stored}
 
     @property
     def has_floats(self) -> bool:
@@ -111,21 +118,21 @@ class LogicalTensor:
     def read(self, source: Checkpoint) -> NDArray[np.float32]:
         """Returns the whole tensor as float32 in its logical shape."""
         if len(self.shape) < 2 or self.size == 0:
-            return to_float32(source.read(self.stored[0])).reshape(self.shape)
+            return to_float32(self.storage.read_whole(source)).reshape(self.shape)
         out = np.empty((self.matrices, *self.shape[-2:]), np.float32)
         for matrix in range(self.matrices):
             for start, stop in self.blocks(SCAN_BYTES):
                 out[matrix, start:stop] = self.read_values(source, matrix, start, stop)
         return out.reshape(self.shape)
 
-    def read_all(self, source: Checkpoint, budget: int) -> Iterator[NDArray[np.float32]]:
-        """Yields all values in order, float32, in blocks of rows of about ``budget`` bytes."""
-        if len(self.shape) < 2:
-            yield self.read(source)
+    def read_all(self, source: Checkpoint, budget: int) -> Iterator[NDArray[Any]]:
+        """Yields all values in order, as they are stored, in blocks of about ``budget`` bytes."""
+        if len(self.shape) < 2 or self.size == 0:
+            yield self.storage.read_whole(source).reshape(self.shape)
             return
         for matrix in range(self.matrices):
             for start, stop in self.blocks(budget):
-                yield self.read_rows(source, matrix, start, stop)
+                yield self.read_values(source, matrix, start, stop)
 
     def blocks(self, budget: int) -> list[tuple[int, int]]:
         """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""

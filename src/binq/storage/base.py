@@ -59,6 +59,10 @@ class Storage(ABC):
     def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
         """Returns rows of one matrix, in a float dtype that holds them exactly."""
 
+    def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
+        """Returns a tensor of fewer than two axes, as it is stored."""
+        return source.read(self.stored[0])
+
     def good_rows(self, budget: int) -> int:
         """Returns how many rows to read at a time to stay within about ``budget`` bytes."""
         rows = budget // max(1, 12 * self.shape[-1])

@@ -1,0 +1,157 @@
+"""Turns GGUF tensors back to what Hugging Face has: names, order of rows, norms.
+
+llama.cpp stores some models otherwise than they were published: the rows of q and k in the order
+of its rotary embedding, norms with 1 added. Where that is undone here, tensors get the names whose
+convention they then follow; all other files keep llama.cpp's names and its convention.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from binq.errors import FormatError
+from binq.files.checkpoint import Checkpoint
+from binq.models.tensor import LogicalTensor
+from binq.storage.base import Storage
+from binq.storage.turned import Order, Turned, Undone
+
+HUGGING_FACE, LLAMA_CPP = "Hugging Face", "llama.cpp"
+
+_MODEL = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_LAYER = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_EXPERTS = {
+    "ffn_gate_inp": "block_sparse_moe.gate",
+    "ffn_gate_exps": "block_sparse_moe.switch_mlp.gate_proj",
+    "ffn_up_exps": "block_sparse_moe.switch_mlp.up_proj",
+    "ffn_down_exps": "block_sparse_moe.switch_mlp.down_proj",
+}
+_FOUR_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+)\.(weight|bias)")
+
+
+@dataclass(frozen=True)
+class _Convention:
+    """How an architecture's file differs from what Hugging Face has.
+
+    - layer: the names of a layer's tensors, without number and ending
+    - rotary: whether the rows of q and k are in the order of llama.cpp's rotary embedding
+    - norms: whether norms have 1 added
+    """
+
+    layer: Mapping[str, str]
+    rotary: bool = False
+    norms: bool = False
+
+
+_LLAMA = _Convention(_LAYER | _EXPERTS, rotary=True)
+_CONVENTIONS = {
+    "llama": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "arcee": _LLAMA,
+    "gemma": _Convention(_LAYER, norms=True),
+    "gemma2": _Convention(_LAYER | _FOUR_NORMS, norms=True),
+    "gemma3": _Convention(_LAYER | _FOUR_NORMS, norms=True),
+}
+# Only the names differ.
+_SAME = (
+    "cohere2", "command-r", "exaone4", "hunyuan-dense", "olmo2", "olmoe", "phi3", "qwen2",
+    "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "seed_oss", "stablelm",
+)  # fmt: skip
+
+
+def convention(source: Checkpoint) -> str:
+    """Returns whose names and values a GGUF file's tensors have when they were read."""
+    return HUGGING_FACE if _architecture(source) in _CONVENTIONS else LLAMA_CPP
+
+
+def what_differs(source: Checkpoint) -> str:
+    """Returns a sentence on values that stay as llama.cpp stores them, and "" for none."""
+    kind = _architecture(source)
+    if kind in _SAME or kind in _CONVENTIONS:
+        return ""
+    return (
+        f"GGUF architecture {kind!r}: names and values of the output are llama.cpp's, which may "
+        "differ from Hugging Face's in the order of rows, in norms and in gates"
+    )
+
+
+def translate(source: Checkpoint, tensors: list[LogicalTensor]) -> list[LogicalTensor]:
+    """Returns the tensors of a GGUF file with the names and values that Hugging Face has.
+
+    Those of an architecture for which that is not known, and single tensors that Hugging Face does
+    not have, are as they were. Raises FormatError where the metadata do not say how q and k lie.
+    """
+    rules = _CONVENTIONS.get(_architecture(source))
+    if rules is None:
+        return tensors
+    return [_translate(source, rules, tensor) for tensor in tensors]
+
+
+def _translate(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) -> LogicalTensor:
+    name, _, ending = tensor.name.rpartition(".")
+    if name in _MODEL:
+        storage = _norm(rules, tensor) if name == "output_norm" else tensor.storage
+        return replace(tensor, name=f"{_MODEL[name]}.{ending}", storage=storage)
+    block = _BLOCK.fullmatch(tensor.name)
+    if block is None or block[2] not in rules.layer:
+        return tensor
+    name = f"model.layers.{int(block[1])}.{rules.layer[block[2]]}.{block[3]}"
+    storage = tensor.storage
+    if block[2].endswith("norm"):
+        storage = _norm(rules, tensor)
+    elif rules.rotary and block[2] in ("attn_q", "attn_k"):
+        storage = _rotary(source, tensor, block[2], int(block[1]))
+    return replace(tensor, name=name, storage=storage)
+
+
+def _norm(rules: _Convention, tensor: LogicalTensor) -> Storage:
+    if not rules.norms or not tensor.name.endswith(".weight"):
+        return tensor.storage
+    return Undone(tensor.storage, "minus 1", tensor.shape)
+
+
+def _rotary(source: Checkpoint, tensor: LogicalTensor, which: str, layer: int) -> Storage:
+    """Returns q or k with the halves of each head one after the other, not by turns."""
+    key = f"{_architecture(source)}.attention.head_count"
+    keys = [key] if which == "attn_q" else [f"{key}_kv", key]
+    heads = next(filter(None, (_of_layer(source.config.get(key), layer) for key in keys)), None)
+    rows = tensor.shape[0]
+    if heads is None or rows % (2 * heads):
+        raise FormatError(
+            f"{source.path}: {tensor.name!r} has {rows} rows in the order of llama.cpp's rotary "
+            f"embedding, of which {keys[0]} = {heads!r} does not tell the heads"
+        )
+    return Turned(tensor.storage, Order((heads, rows // heads // 2, 2), (1, 2)))
+
+
+def _of_layer(value: Any, layer: int) -> int | None:
+    """Returns a number that is the same for all layers, or the one of a layer."""
+    if isinstance(value, list):
+        value = value[layer] if layer < len(value) else None
+    return value if type(value) is int and 0 < value < 1 << 16 else None
+
+
+def _architecture(source: Checkpoint) -> str:
+    return str(source.config.get("general.architecture"))
