@@ -8,7 +8,7 @@ from checkpoints.fixtures import F32, Written, floats, gguf_file, gguf_tensor
 
 import binq
 from binq.convert.verify import verify
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
 
@@ -64,7 +64,8 @@ def llama(tmp_path):
     stored = dict(
         zip(
             [B + "attn_q.weight", B + "attn_k.weight", B + "attn_v.weight",
-             B + "attn_output.weight", B + "ffn_up.weight", B + "attn_norm.weight", B + "attn_q.bias", "token_embd.weight",
+             B + "attn_output.weight", B + "ffn_up.weight", B + "attn_norm.weight",
+             B + "attn_q.bias", "token_embd.weight",
              "output_norm.weight", "output.weight", "rope_freqs.weight"],
             hf.values(), strict=True,
         )
@@ -217,3 +218,120 @@ def test_other_files_keep_the_names_and_values_of_llama_cpp(tmp_path, kind, doub
     assert [f"'{kind}': names and values" in w for w in report.warnings] == [True] * doubtful
     settings = json.loads((tmp_path / "t/config.json").read_text())["quantization_config"]
     assert settings["convention"] == "llama.cpp"
+
+
+QWEN = {"general.architecture": "qwen35", "qwen35.ssm.group_count": 4,
+        "qwen35.ssm.time_step_rank": 12, "qwen35.ssm.state_size": 32,
+        "qwen35.ssm.inner_size": 12 * 64, "qwen35.block_count": 5,
+        "qwen35.nextn_predict_layers": 1}  # fmt: skip
+A = L + "linear_attn."
+
+
+def tiled(values, width, start=0, axis=0):
+    """Value heads as llama.cpp has them: the first of each key head, then the second of each."""
+    values = np.moveaxis(values, axis, 0)
+    heads = values[start:].reshape(4, 3, width, *values.shape[1:]).swapaxes(0, 1)
+    turned = np.concatenate([values[:start], heads.reshape(-1, *values.shape[1:])])
+    return np.ascontiguousarray(np.moveaxis(turned, 0, axis))
+
+
+def qwen35():
+    """Returns what Hugging Face has of a layer of linear attention, and what llama.cpp stores."""
+    rows = 2 * 4 * 32 + 12 * 64
+    hf = {
+        A + "in_proj_qkv.weight": floats("qkv", (rows, WIDTH)),
+        A + "in_proj_z.weight": floats("z", (768, WIDTH)),
+        A + "in_proj_a.weight": floats("a", (12, WIDTH)),
+        A + "in_proj_b.weight": floats("b", (12, WIDTH)),
+        A + "conv1d.weight": floats("conv", (rows, 1, 4)),
+        A + "A_log": floats("A", (12,)),
+        A + "dt_bias": floats("dt", (12,)),
+        A + "norm.weight": floats("norm", (64,)),
+        A + "out_proj.weight": floats("out", (WIDTH, 768)),
+        L + "post_attention_layernorm.weight": floats("post", (WIDTH,)),
+        "model.norm.weight": floats("last", (WIDTH,)),
+    }
+    stored = {
+        B + "attn_qkv.weight": tiled(hf[A + "in_proj_qkv.weight"], 64, 256),
+        B + "attn_gate.weight": tiled(hf[A + "in_proj_z.weight"], 64),
+        B + "ssm_alpha.weight": tiled(hf[A + "in_proj_a.weight"], 1),
+        B + "ssm_beta.weight": tiled(hf[A + "in_proj_b.weight"], 1),
+        B + "ssm_conv1d.weight": tiled(hf[A + "conv1d.weight"][:, 0], 64, 256),
+        B + "ssm_a": tiled(-np.exp(hf[A + "A_log"]), 1),
+        B + "ssm_dt.bias": tiled(hf[A + "dt_bias"], 1),
+        B + "ssm_norm.weight": hf[A + "norm.weight"],
+        B + "ssm_out.weight": tiled(hf[A + "out_proj.weight"], 64, axis=1),
+        B + "post_attention_norm.weight": hf[L + "post_attention_layernorm.weight"] + F32(1),
+        "output_norm.weight": hf["model.norm.weight"] + F32(1),
+    }
+    return hf, stored
+
+
+def test_linear_attention_of_qwen35_is_turned_back(tmp_path):
+    hf, stored = qwen35()
+    stored["blk.4.attn_norm.weight"] = hf["blk.4.attn_norm.weight"] = floats("mtp", (WIDTH,))
+    path = write(tmp_path, QWEN, {name: f32(values) for name, values in stored.items()})
+    found = read(path)
+    assert found.keys() == hf.keys()
+    for name, values in hf.items():
+        assert found[name].shape == values.shape
+        exact = name.endswith(("norm.weight", "A_log")) and "linear_attn.norm" not in name
+        np.testing.assert_allclose(found[name], values, atol=5e-7 if exact else 0, err_msg=name)
+    report = binq.quantize_checkpoint(path, tmp_path / "t", group_size=64)
+    assert report.warnings == []
+    made = binq.load_file(next((tmp_path / "t").glob("*.safetensors")))
+    for name in ("in_proj_qkv", "in_proj_z", "out_proj"):
+        expected = binq.quantize(hf[f"{A}{name}.weight"], "int4", group_size=64)
+        assert made[f"{A}{name}.weight"] == expected
+    assert made[A + "A_log"].dtype == F32
+    assert list(verify(tmp_path / "t", path)) == []
+
+
+@pytest.mark.parametrize(("kind", "exact"), [("Q4_0", True), ("TQ2_0", False)])
+def test_columns_stay_exact_where_heads_are_whole_groups(tmp_path, kind, exact):
+    written = Written(tmp_path)
+    name = B + "ssm_out.weight"
+    path = write(tmp_path, QWEN, {name: gguf_tensor(written, name, kind, (64, 768))})
+    hf = written.values[name].reshape(64, 3, 4, 64).swapaxes(1, 2).reshape(64, 768)
+    np.testing.assert_array_equal(read(path)[A + "out_proj.weight"], hf)
+    report = binq.quantize_checkpoint(path, tmp_path / "t")
+    assert ("exact" in report.tensors[0].format) == exact
+    if exact:
+        made = binq.load_file(next((tmp_path / "t").glob("*.safetensors")))
+        np.testing.assert_array_equal(made[A + "out_proj.weight"].dequantize(), hf)
+    assert list(verify(tmp_path / "t", path)) == []
+
+
+@pytest.mark.parametrize("key", ["ssm.group_count", "ssm.time_step_rank", "ssm.inner_size"])
+@pytest.mark.parametrize("value", [None, 7, "4", 0])
+def test_heads_that_the_metadata_do_not_tell_are_refused(tmp_path, key, value):
+    metadata = {k: v for k, v in QWEN.items() if k != f"qwen35.{key}"}
+    if value is not None:
+        metadata[f"qwen35.{key}"] = value
+    path = write(tmp_path, metadata, {B + "attn_gate.weight": f32(floats("z", (768, 32)))})
+    with Checkpoint(path) as source, pytest.raises(FormatError, match=r"attn_gate"):
+        logical_tensors(source)
+
+
+def test_experts_and_gates_of_qwen35moe_have_names(tmp_path):
+    metadata = {key.replace("qwen35", "qwen35moe"): value for key, value in QWEN.items()}
+    metadata["general.architecture"] = "qwen35moe"
+    tensors = {
+        B + "ffn_gate_exps.weight": floats("e", (4, 64, WIDTH)),
+        B + "ffn_gate_inp.weight": floats("r", (4, WIDTH)),
+        B + "ffn_gate_inp_shexp.weight": floats("s", (WIDTH,)),
+        B + "ffn_up_shexp.weight": floats("u", (64, WIDTH)),
+    }
+    found = read(write(tmp_path, metadata, {name: f32(values) for name, values in tensors.items()}))
+    assert {name: values.shape for name, values in found.items()} == {
+        L + "mlp.switch_mlp.gate_proj.weight": (4, 64, WIDTH),
+        L + "mlp.gate.weight": (4, WIDTH),
+        L + "mlp.shared_expert_gate.weight": (1, WIDTH),
+        L + "mlp.shared_expert.up_proj.weight": (64, WIDTH),
+    }
+
+
+def test_weights_with_a_scale_of_their_own_are_refused(tmp_path):
+    path = write(tmp_path, LLAMA, {B + "ffn_up.scale": f32(np.ones(1, F32))})
+    with Checkpoint(path) as source, pytest.raises(UnsupportedFormatError, match=r"ffn_up\.scale"):
+        logical_tensors(source)

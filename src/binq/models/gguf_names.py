@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
+from binq.models import gguf_linear_attention
 from binq.models.tensor import LogicalTensor
 from binq.storage.base import Storage
 from binq.storage.turned import Order, Turned, Undone
@@ -47,7 +48,19 @@ _FOUR_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+)\.(weight|bias)")
+_MIXTURE = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_gate_up_exps": "mlp.switch_mlp.gate_up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+_AFTER = {"post_attention_norm": "post_attention_layernorm"}
+_BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -57,11 +70,13 @@ class _Convention:
     - layer: the names of a layer's tensors, without number and ending
     - rotary: whether the rows of q and k are in the order of llama.cpp's rotary embedding
     - norms: whether norms have 1 added
+    - linear_attention: whether there is linear attention, as Qwen 3.5 has it
     """
 
     layer: Mapping[str, str]
     rotary: bool = False
     norms: bool = False
+    linear_attention: bool = False
 
 
 _LLAMA = _Convention(_LAYER | _EXPERTS, rotary=True)
@@ -73,6 +88,8 @@ _CONVENTIONS = {
     "gemma": _Convention(_LAYER, norms=True),
     "gemma2": _Convention(_LAYER | _FOUR_NORMS, norms=True),
     "gemma3": _Convention(_LAYER | _FOUR_NORMS, norms=True),
+    "qwen35": _Convention(_LAYER | _AFTER, norms=True, linear_attention=True),
+    "qwen35moe": _Convention(_LAYER | _AFTER | _MIXTURE, norms=True, linear_attention=True),
 }
 # Only the names differ.
 _SAME = (
@@ -115,15 +132,40 @@ def _translate(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) ->
         storage = _norm(rules, tensor) if name == "output_norm" else tensor.storage
         return replace(tensor, name=f"{_MODEL[name]}.{ending}", storage=storage)
     block = _BLOCK.fullmatch(tensor.name)
-    if block is None or block[2] not in rules.layer:
+    if block is None or int(block[1]) >= _layers(source):
         return tensor
-    name = f"model.layers.{int(block[1])}.{rules.layer[block[2]]}.{block[3]}"
+    layer = f"model.layers.{int(block[1])}"
+    if rules.linear_attention and block[2] in gguf_linear_attention.NAMES:
+        storage = gguf_linear_attention.turn_back(source, tensor, block[2])
+        name = gguf_linear_attention.NAMES[block[2]]
+        return replace(tensor, name=f"{layer}.{name}", storage=storage)
+    what, _, ending = block[2].rpartition(".")
+    if what not in rules.layer or ending not in ("weight", "bias"):
+        if ending == "scale":
+            raise UnsupportedFormatError(
+                f"{source.path}: {tensor.name!r} scales a weight, which is not supported for the "
+                f"architecture {_architecture(source)!r}"
+            )
+        return tensor
     storage = tensor.storage
-    if block[2].endswith("norm"):
+    if what.endswith("norm"):
         storage = _norm(rules, tensor)
-    elif rules.rotary and block[2] in ("attn_q", "attn_k"):
-        storage = _rotary(source, tensor, block[2], int(block[1]))
-    return replace(tensor, name=name, storage=storage)
+    elif rules.rotary and what in ("attn_q", "attn_k"):
+        storage = _rotary(source, tensor, what, int(block[1]))
+    elif what == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:
+        storage = Undone(storage, "itself", (1, *tensor.shape))
+    return replace(tensor, name=f"{layer}.{rules.layer[what]}.{ending}", storage=storage)
+
+
+def _layers(source: Checkpoint) -> int:
+    """Returns how many layers the model has, without those that draft tokens."""
+    kind = _architecture(source)
+    count, drafting = (
+        source.config.get(f"{kind}.{name}") for name in ("block_count", "nextn_predict_layers")
+    )
+    if type(count) is not int:
+        return 1 << 20
+    return count - (drafting if type(drafting) is int else 0)
 
 
 def _norm(rules: _Convention, tensor: LogicalTensor) -> Storage:
