@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from binq._version import __version__
 from binq.array.array import QuantizedArray
+from binq.array.joining import concatenate, stack
 from binq.array.linear import linear, matmul, prepare
 from binq.errors import (
     FormatError,
@@ -40,6 +41,7 @@ __all__ = [
     "UnknownModelWarning",
     "UnsupportedFormatError",
     "__version__",
+    "concatenate",
     "cpu_info",
     "dequantize",
     "get_num_threads",
@@ -51,6 +53,7 @@ __all__ = [
     "quantize_checkpoint",
     "save_file",
     "set_num_threads",
+    "stack",
 ]
 
 # Loaded on first use: files and checkpoints bring libraries that products never need.

@@ -16,7 +16,7 @@ from cpython.buffer cimport (
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int8_t, int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from binq._native._threads cimport MAX_THREADS, Task, parallel_for, thread_limit
 from binq._native.table cimport *
@@ -217,6 +217,7 @@ cdef int check_values(_View values, int input_type, Py_ssize_t row_stride,
 
 
 include "_native/product.pxi"
+include "_native/rows.pxi"
 
 
 cdef struct Elementwise:
@@ -359,6 +360,44 @@ cdef class PackedMatrix:
         e.floats = <float *>out_view.buffer.buf
         with nogil:
             run_elementwise(dequantize_task, &e)
+
+    def dequantize_rows(self, rows, out):
+        """Writes some rows of the weights as float32 to ``out``."""
+        cdef _View rows_view = view("rows", rows, b"lq", 1, False)
+        cdef _View out_view = view("out", out, b"f", 2, True)
+        cdef const Weights *w = &self.weights
+        cdef RowsJob r
+        cdef Py_ssize_t blocks
+        cdef int threads
+        if out_view.size(0) != rows_view.size(0) or out_view.size(1) != w.in_features:
+            raise ValueError(
+                f"the output must have shape {(rows_view.size(0), w.in_features)}, "
+                f"got {(out_view.size(0), out_view.size(1))}"
+            )
+        if out_view.nbytes() == 0:
+            return
+        r.w = w
+        r.dequantize = kernels.dequantize
+        r.rows = <const int64_t *>rows_view.buffer.buf
+        r.count = rows_view.size(0)
+        r.out = <float *>out_view.buffer.buf
+        check_rows(r.rows, r.count, w.out_features)
+        r.word = SPECS[w.format].row_bytes
+        r.scale_word = 4 if w.scales_float32 else 2
+        r.offset_word = 4 if w.offsets_float32 else 2
+        r.group_bytes = (w.group_size >> 3) * block_bytes(w.format)
+        r.groups_at_once = max(<Py_ssize_t>1, min(w.groups, TILE_BYTES // r.group_bytes))
+        r.scratch_bytes = aligned(r.groups_at_once * (
+            r.group_bytes + TILE_ROWS * (r.scale_word + r.offset_word) + TILE_ROWS // 2))
+        blocks = (r.count + TILE_ROWS - 1) // TILE_ROWS
+        threads = threads_for(<double>r.count * w.in_features * SLOW)
+        with nogil:
+            r.scratch = <char *>allocate(threads * r.scratch_bytes)
+            if r.scratch != NULL:
+                parallel_for(rows_task, &r, blocks, grain_for(blocks, threads), threads)
+            release(r.scratch)
+        if r.scratch == NULL:
+            raise MemoryError("not enough memory to take rows")
 
     def unpack(self, codes):
         """Writes the codes to ``codes``."""

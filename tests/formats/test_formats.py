@@ -11,7 +11,6 @@ from binq.formats import (
     FORMATS,
     Geometry,
     get_format,
-    take_rows,
     tile_rows,
     untile_rows,
 )
@@ -75,16 +74,6 @@ def test_tile_rows(shape, group_size, seed):
         row = tiled[..., n // 32, :, n % 32]
         expected = values[..., n, :] if n < geometry.out_features else np.zeros_like(row)
         np.testing.assert_array_equal(row, expected)
-
-
-def test_take_rows_moves_bytes():
-    stored = np.arange(2 * 3 * 5 * 32 * 4).reshape(2, 3, 5, 32, 4)
-    rows = np.array([95, 0, 33, 33])
-    taken = take_rows(stored, 1, -2, rows)
-    assert taken.shape == (2, 1, 5, 32, 4)
-    for at, row in enumerate(rows):
-        np.testing.assert_array_equal(taken[:, 0, :, at], stored[:, row // 32, :, row % 32])
-    assert not taken[:, :, :, 4:].any()
 
 
 @pytest.mark.parametrize(

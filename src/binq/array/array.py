@@ -1,19 +1,22 @@
 """QuantizedArray: weights with few bits that behave as an immutable numpy-like array."""
 
+import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from binq import _memory
+from binq.array.caller import who_asks
 from binq.array.checks import check_codes, check_float_dtype, check_group_values, check_out
 from binq.array.choices import FormatName
 from binq.array.packed import Packed
-from binq.array.packing import FLOAT16, FLOAT32, Packing
+from binq.array.packing import FLOAT16, FLOAT32, Packing, fits_float16
 from binq.array.protocols import PackedOperand
 from binq.array.slicing import select, select_rows
-from binq.array.transposed import Transposed
+from binq.array.transposed import Transposed, transpose
 from binq.formats import untile_rows
 from binq.formats.zeros import CODE, OFFSET, unpack_zeros
 
@@ -111,13 +114,13 @@ class QuantizedArray(PackedOperand):
         checked = check_codes("codes", codes, levels)
         logical = (*checked.shape[:-1], packing.geometry(checked.shape).scale_groups)
         values = check_group_values("scales", scales, logical)
-        dtype = FLOAT16 if _fits_float16(values) else FLOAT32
+        dtype = FLOAT16 if fits_float16(values) else FLOAT32
         zeros: NDArray[Any] | None = None
         if packing.zero == CODE:
             zeros = check_codes(zeros_name, given, levels, logical)
         elif packing.zero == OFFSET:
             zeros = check_group_values(zeros_name, given, logical)
-            dtype = dtype if _fits_float16(zeros) else FLOAT32
+            dtype = dtype if fits_float16(zeros) else FLOAT32
             zeros = zeros.astype(dtype)
         return cls._of(Packed.of_codes(packing, checked, values.astype(dtype), zeros))
 
@@ -242,7 +245,7 @@ class QuantizedArray(PackedOperand):
         if out is None:
             out = np.empty(shape, dtype)
         if dtype == FLOAT32 and out.flags.c_contiguous and out.flags.aligned:
-            self._data.each_matrix(out, lambda matrix, target: matrix.dequantize(target))
+            self._data.dequantize(out)
         elif len(shape) > 2:
             for index in range(len(self)):
                 self[index].dequantize(out=out[index])
@@ -254,8 +257,20 @@ class QuantizedArray(PackedOperand):
         return out
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return self._as_array(dtype, copy, sys._getframe(1))
+
+    def _as_array(
+        self, dtype: DTypeLike | None, copy: bool | None, frame: FrameType
+    ) -> NDArray[Any]:
+        """Returns the floats, if what the frame does is to ask for them."""
         if copy is False:
             raise ValueError("packed weights become a float array only by a copy: copy=False fails")
+        # np.array(q) alone says copy=True.
+        if copy is None and (caller := who_asks(frame)):
+            raise TypeError(
+                f"{caller} would turn packed weights into floats unseen: write np.asarray(q) or "
+                "q.dequantize() where you want them"
+            )
         weights = self.dequantize()
         return weights if dtype is None else weights.astype(dtype, copy=False)
 
@@ -279,9 +294,18 @@ class QuantizedArray(PackedOperand):
     def __getitem__(self, key: Any) -> Self:
         """Returns part of the leading axes and of the rows; columns stay whole.
 
-        Leading axes take integers and slices. Rows take a slice or a 1-D array of integers, and
-        remain an axis: ``q[5:6]`` has one row. Slices between multiples of 32 rows (or to the last
-        row) share memory with q, other rows are copied.
+        Leading axes take integers and slices, rows take slices and remain an axis: ``q[5:6]`` has
+        one row. One axis may take a list or an array of integers of any shape, or a mask, as in
+        numpy: ``q[ids]`` of a matrix has shape ``ids.shape + (in_features,)``, and its
+        ``dequantize()`` reads these rows only. Slices between multiples of 32 rows (or to the last
+        row) share memory with q, other slices are copied.
+
+        Raises TypeError for keys of other kinds and for columns, IndexError out of bounds.
+
+        >>> import numpy as np, binq
+        >>> q = binq.quantize(np.eye(96, 64), "ternary")
+        >>> q[[[1, 2, 3], [5, 7, -1]]].shape
+        (2, 3, 64)
         """
         return self._of(select(self._data, key))
 
@@ -292,14 +316,27 @@ class QuantizedArray(PackedOperand):
             )
         return (self[index] for index in range(len(self)))
 
+    def transpose(self, *axes: Any) -> Any:
+        """Returns the view with the last two axes swapped, as ``T`` and ``mT`` do.
+
+        Raises ValueError for axes in any other order: packed weights end with rows and columns.
+        """
+        return transpose(self, axes)
+
     # Copies, comparison, pickling.
+
+    def copy(self) -> Self:
+        """Returns the same weights in memory of their own: no longer a view of a file, for one."""
+        return self._of(self._data.with_parts(_memory.copy))
+
+    def _like(self, data: Packed) -> Self:
+        return self._of(data)
 
     def __copy__(self) -> Self:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Returns a copy in memory of its own: no longer a view of a file, for one."""
-        return self._of(self._data.with_parts(_memory.copy))
+        return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Returns the recipe for pickle; protocol 5 moves the arrays out of band, uncopied."""
@@ -325,11 +362,6 @@ def _restore(
 ) -> QuantizedArray:
     """Returns the array that a pickle holds; its parts are checked, as any given ones are."""
     return kind._of(Packed.checked(packing, shape, *parts))
-
-
-def _fits_float16(values: NDArray[np.float32]) -> bool:
-    with np.errstate(over="ignore", under="ignore"):
-        return bool((values.astype(np.float16).astype(np.float32) == values).all())
 
 
 def _readable_bytes(count: int) -> str:

@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from binq.array.array import QuantizedArray
 from binq.array.batch import multiply_each, multiply_experts
 from binq.array.choices import ActivationsName
+from binq.array.operands import matmul_operands
 from binq.array.prepared import DEFAULT_ACTIVATIONS, Prepared
 from binq.array.product import multiply
-from binq.array.protocols import PackedOperand, matmul_operands
+from binq.array.protocols import PackedOperand
 
 
 @overload

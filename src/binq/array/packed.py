@@ -117,9 +117,9 @@ class Packed:
         """Returns the bytes of the stored arrays, padding included."""
         return sum(part.nbytes for part in self.parts)
 
-    def with_parts(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> Self:
+    def with_parts(self, change: Callable[[NDArray[Any]], NDArray[Any]]) -> "Packed":
         """Returns the same weights with each stored array replaced by ``change`` of it."""
-        return type(self)(self.packing, self.shape, *map(change, self.parts))
+        return Packed(self.packing, self.shape, *map(change, self.parts))
 
     def matrices(self) -> tuple[_core.PackedMatrix, ...]:
         """Returns one native matrix for each matrix of the stack, or () for no weights."""
@@ -151,6 +151,10 @@ class Packed:
         if matrices := self.matrices():
             for matrix, part in zip(matrices, target.reshape(-1, *self.shape[-2:]), strict=True):
                 write(matrix, part)
+
+    def dequantize(self, out: NDArray[np.float32]) -> None:
+        """Writes the weights to a contiguous array of their shape."""
+        self.each_matrix(out, lambda matrix, target: matrix.dequantize(target))
 
     def same_as(self, other: "Packed") -> bool:
         """Returns whether the other has the same packing, shape and bytes (NaN equals itself)."""

@@ -5,6 +5,7 @@ from math import prod
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binq.array.checks import check_bool, check_choice, check_group_size
 from binq.formats import GROUP_SIZES, Format, Geometry, get_format
@@ -135,6 +136,12 @@ class Packing:
         """Returns the bytes of weights of a shape, padding included."""
         parts = self.parts(shape, scale_dtype, offset_dtype)
         return sum(part.dtype.itemsize * prod(part.shape) for part in parts)
+
+
+def fits_float16(values: NDArray[np.float32]) -> bool:
+    """Returns whether float16 holds every value exactly."""
+    with np.errstate(over="ignore", under="ignore"):
+        return bool((values.astype(np.float16).astype(np.float32) == values).all())
 
 
 def _check_zero(kind: Format, symmetric: object, zero: object) -> str:

@@ -5,24 +5,40 @@ takes array-likes: a hidden copy eight to thirty times the size of the weights.
 """
 
 from collections.abc import Callable
-from math import prod
-from typing import Any, ClassVar
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
-from binq.array.checks import Opaque, as_float32, check_out, plain_array
-from binq.array.packed import Packed
-from binq.array.product import multiply, stack_shape
+from binq.array.arithmetic import negative, scaled
+from binq.array.checks import plain_array
+from binq.array.functions import FUNCTIONS
+from binq.array.operands import Operand, matmul_operands
 
-_FLOAT32 = np.dtype(np.float32)
 _MATMUL = np.matmul
 # What ``x @= q.T`` passes: the axes that matmul has anyway.
 _INPLACE_AXES = [(-2, -1), (-2, -1), (-2, -1)]
 
 
-class PackedOperand(Opaque, NDArrayOperatorsMixin):
+def _refused(name: str) -> TypeError:
+    return TypeError(
+        f"numpy.{name} does not work on packed weights: call .dequantize() for a float array"
+    )
+
+
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    """Returns a method that says what the function of its name says."""
+
+    def method(self: Operand, *args: Any, **kwargs: Any) -> NoReturn:
+        raise _refused(name)
+
+    method.__name__ = name
+    method.__doc__ = f"Raises TypeError, as numpy.{name} does: call ``dequantize()`` for floats."
+    return method
+
+
+class PackedOperand(Operand, NDArrayOperatorsMixin):
     """Base of QuantizedArray and of its transposed view: operators and numpy's protocols.
 
     The mixin sends every operator to ``__array_ufunc__``, which words the refusals.
@@ -30,33 +46,6 @@ class PackedOperand(Opaque, NDArrayOperatorsMixin):
 
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
-
-    # Whether the operand is a transposed view, and the weights. Plain attributes: a product of one
-    # row costs microseconds, so that calls for these would show.
-    _is_transposed: ClassVar[bool]
-    _data: Packed
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
-
-    @property
-    def ndim(self) -> int:
-        """Returns the number of axes, 2 or more."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Returns the number of weights."""
-        return prod(self.shape)
-
-    @property
-    def dtype(self) -> np.dtype[np.float32]:
-        """Returns float32: what ``dequantize`` and products give."""
-        return _FLOAT32
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __eq__(self, other: object) -> Any:
         """Returns whether the other holds the same format, shape and bytes (one bool)."""
@@ -85,6 +74,15 @@ class PackedOperand(Opaque, NDArrayOperatorsMixin):
                 raise TypeError(f"matmul with packed weights takes no {', '.join(kwargs)}=")
             a, b = inputs
             return matmul_operands(a, b, out=out)
+        handler = _UFUNCS.get(ufunc) if method == "__call__" else None
+        if handler is not None:
+            if "out" in kwargs:
+                raise TypeError("packed weights cannot be changed: write q = 2 * q, not q *= 2")
+            if kwargs:
+                raise TypeError(
+                    f"numpy.{ufunc.__name__} of packed weights takes no {', '.join(kwargs)}="
+                )
+            return handler(*inputs)
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         raise _refused(name)
 
@@ -95,101 +93,57 @@ class PackedOperand(Opaque, NDArrayOperatorsMixin):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        handler = _FUNCTIONS.get(func)
+        handler = FUNCTIONS.get(func)
         if handler is None:
             raise _refused(func.__name__)
         return handler(*args, **kwargs)
 
+    # What numpy's arrays have as methods too: those that work are methods of the classes.
+    astype = _refusing("astype")
+    flatten = _refusing("flatten")
+    item = _refusing("item")
+    max = _refusing("max")
+    mean = _refusing("mean")
+    min = _refusing("min")
+    prod = _refusing("prod")
+    ravel = _refusing("ravel")
+    reshape = _refusing("reshape")
+    squeeze = _refusing("squeeze")
+    std = _refusing("std")
+    sum = _refusing("sum")
+    swapaxes = _refusing("swapaxes")
+    take = _refusing("take")
+    tolist = _refusing("tolist")
+    var = _refusing("var")
 
-def matmul_operands(
-    a: Any, b: Any, activations: str = "int16", out: Any = None
-) -> NDArray[np.float32]:
-    """Returns ``a @ b`` where one of the two holds packed weights.
 
-    The kernels sum over in_features only, so the pairs are ``x @ q.mT`` and ``q @ x``.
-    """
-    if isinstance(b, PackedOperand):
-        if b._is_transposed and not isinstance(a, PackedOperand):
-            return multiply(a, b._data, None, activations, out)
-        if isinstance(a, PackedOperand):
-            raise TypeError(
-                "the product of two packed arrays is not supported: call .dequantize() on one"
-            )
-        raise _input_major(a, b.shape)
-    if not isinstance(a, PackedOperand):
+def _multiply(a: Any, b: Any) -> Any:
+    """Returns packed weights times numbers, in either order."""
+    q, factors = (a, b) if isinstance(a, Operand) else (b, a)
+    if isinstance(factors, Operand):
         raise TypeError(
-            "matmul needs a QuantizedArray or its transpose, got "
-            f"{type(a).__name__} and {type(b).__name__}"
+            "two packed arrays cannot be multiplied with each other: call .dequantize()"
         )
-    if a._is_transposed:
-        raise TypeError(
-            "q.T @ x sums over the rows of q, which are not stored for that: "
-            "write q.dequantize().T @ x, or quantize(w.T, ...) @ x with w the floats of q"
-        )
-    x = plain_array("x", b)
-    if x.ndim < 2:
-        return multiply(x, a._data, None, activations, out)
-    # Checked as they are given: after the transposition, errors would name other axes.
-    if x.dtype != _FLOAT32:
-        x = as_float32("x", x)
-    shape = a.shape
-    if x.shape[-2] != shape[-1]:
-        raise ValueError(
-            f"x must have shape (..., {shape[-1]}, columns) to meet weights of shape {shape}, "
-            f"got {x.shape}"
-        )
-    if out is not None:
-        lead = stack_shape(x.shape, shape)[:-2]
-        checked = check_out(out, (*lead, shape[-2], x.shape[-1]), _FLOAT32)
-        multiply(x.mT, a._data, None, activations, checked.mT)
-        return checked
-    return multiply(x.mT, a._data, None, activations).mT
+    return q._like(scaled(q._data, _for_rows(q, factors), "factors"))
 
 
-def _input_major(x: Any, shape: tuple[int, ...]) -> TypeError:
-    """Returns what to say of ``x @ q``, which sums over the rows of q, of a shape.
-
-    A hint of x @ q.T would be silently wrong where the weights were (in_features, out_features)
-    and square, so it is given only where the shapes rule that out.
-    """
-    *lead, rows, columns = shape
-    said = (
-        f"x @ q sums over the rows of q, of shape {shape}: packed weights are "
-        "(out_features, in_features) and sum over in_features"
-    )
-    sizes = getattr(x, "shape", (0,))
-    if sizes[-1:] == (columns,) and columns != rows:
-        return TypeError(f"{said}: write x @ q.{'mT' if lead else 'T'}")
-    w_t = "w.mT" if lead else "w.T"
-    return TypeError(
-        f"{said}. Weights w (in_features, out_features), multiplied as x @ w, are quantized as "
-        f"quantize({w_t}, ...); then the product is binq.linear(x, q)"
-    )
+def _divide(a: Any, b: Any) -> Any:
+    if not isinstance(a, Operand) or isinstance(b, Operand):
+        raise _refused("divide")
+    return a._like(scaled(a._data, _for_rows(a, b), "factors", divide=True))
 
 
-def _dot(a: Any, b: Any, out: Any = None) -> Any:
-    """Returns np.dot(a, b), which is matmul for as long as the weights are one matrix."""
-    weights = b if isinstance(b, PackedOperand) else a
-    if weights.ndim > 2:
-        raise TypeError("numpy.dot takes no stack of packed weights: use numpy.matmul or @")
-    if weights is a and np.ndim(b) > 2:
-        raise TypeError("numpy.dot(q, x) takes an x of 1 or 2 axes: use numpy.matmul or @")
-    return matmul_operands(a, b, out=out)
+def _for_rows(q: Operand, factors: Any) -> Any:
+    """Returns factors as they meet weights that are not transposed."""
+    array = plain_array("factors", factors)
+    if q._is_transposed and array.ndim:
+        return array[:, None] if array.ndim == 1 else array.mT
+    return array
 
 
-def _size(a: PackedOperand, axis: int | None = None) -> int:
-    return a.size if axis is None else a.shape[axis]
-
-
-_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    np.dot: _dot,
-    np.shape: lambda a: a.shape,
-    np.ndim: lambda a: a.ndim,
-    np.size: _size,
+_UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
+    np.negative: lambda a: a._like(negative(a._data)),
+    np.positive: lambda a: a,
+    np.multiply: _multiply,
+    np.divide: _divide,
 }
-
-
-def _refused(name: str) -> TypeError:
-    return TypeError(
-        f"numpy.{name} does not work on packed weights: call .dequantize() for a float array"
-    )

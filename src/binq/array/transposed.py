@@ -1,6 +1,8 @@
 """Transposed: what ``q.T`` is."""
 
-from typing import Any, Generic, NoReturn, Protocol, TypeVar
+import sys
+from types import FrameType
+from typing import Any, Generic, NoReturn, Protocol, Self, TypeVar
 
 from numpy.typing import DTypeLike, NDArray
 
@@ -19,8 +21,12 @@ class Weights(Protocol):
 
     def dequantize(self, dtype: DTypeLike | None = None) -> NDArray[Any]: ...
 
-    def __array__(
-        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    def copy(self) -> Self: ...
+
+    def _like(self, data: Packed) -> Self: ...
+
+    def _as_array(
+        self, dtype: DTypeLike | None, copy: bool | None, frame: FrameType
     ) -> NDArray[Any]: ...
 
 
@@ -70,7 +76,18 @@ class Transposed(PackedOperand, Generic[Base]):
         return self._base.dequantize(dtype).mT
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        return self._base.__array__(dtype, copy).mT
+        return self._base._as_array(dtype, copy, sys._getframe(1)).mT
+
+    def transpose(self, *axes: Any) -> Any:
+        """Returns the weights themselves, as ``T`` and ``mT`` do."""
+        return transpose(self, axes)
+
+    def copy(self) -> Self:
+        """Returns a view of weights in memory of their own."""
+        return type(self)(self._base.copy())
+
+    def _like(self, data: Packed) -> Self:
+        return type(self)(self._base._like(data))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._base,)
@@ -83,3 +100,20 @@ class Transposed(PackedOperand, Generic[Base]):
 
     def __iter__(self) -> NoReturn:
         raise TypeError("a transposed view cannot be iterated over: iterate over q.dequantize().T")
+
+
+def transpose(a: Any, axes: tuple[Any, ...]) -> Any:
+    """Returns a with its axes in that order: itself, or with the last two swapped."""
+    if len(axes) == 1 and (axes[0] is None or isinstance(axes[0], tuple | list)):
+        axes = tuple(axes[0] or ())
+    count = a.ndim
+    order = [axis % count for axis in axes] if axes else list(range(count))[::-1]
+    straight = list(range(count))
+    if order == straight:
+        return a
+    if order == [*straight[:-2], count - 1, count - 2]:
+        return a.mT
+    raise ValueError(
+        f"axes of packed weights of shape {a.shape} are transposed only by swapping the last two "
+        f"(q.mT), got {tuple(axes) or tuple(order)}"
+    )

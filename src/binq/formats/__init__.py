@@ -9,7 +9,6 @@ from binq.formats.layout import (
     GROUP_SIZES,
     TILE_ROWS,
     Geometry,
-    take_rows,
     tile_rows,
     untile_rows,
 )
@@ -36,7 +35,6 @@ __all__ = [
     "Format",
     "Geometry",
     "get_format",
-    "take_rows",
     "tile_rows",
     "untile_rows",
 ]

@@ -76,19 +76,3 @@ def untile_rows(tiled: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
     *lead, tiles, n, _ = tiled.shape
     rows = tiled.swapaxes(-1, -2).reshape(*lead, tiles * TILE_ROWS, n)
     return rows[..., : geometry.out_features, :]
-
-
-def take_rows(
-    stored: NDArray[Any], tile_axis: int, row_axis: int, rows: NDArray[np.intp]
-) -> NDArray[Any]:
-    """Returns stored tiles that hold the given rows of ``stored``, in that order.
-
-    ``tile_axis`` counts the tiles and ``row_axis`` the 32 rows of a tile; the bytes themselves
-    are moved, never decoded, so this serves the packed codes and the scales of every format.
-    """
-    by_row = np.moveaxis(stored, (tile_axis, row_axis), (0, 1))
-    tiles = -(-len(rows) // TILE_ROWS)
-    taken = np.zeros((tiles * TILE_ROWS, *by_row.shape[2:]), stored.dtype)
-    taken[: len(rows)] = by_row[rows // TILE_ROWS, rows % TILE_ROWS]
-    tiled = taken.reshape(tiles, TILE_ROWS, *by_row.shape[2:])
-    return np.ascontiguousarray(np.moveaxis(tiled, (0, 1), (tile_axis, row_axis)))
