@@ -68,7 +68,7 @@ def integers(name: str, low: int, high: int, shape: tuple[int, ...]) -> np.ndarr
 
 
 def scales_of(name: str, shape: tuple[int, ...], dtype: Any = F16) -> np.ndarray:
-    return np.exp2(rng(name + "scales").uniform(-6, -2, shape)).astype(dtype)
+    return np.asarray(np.exp2(rng(name + "scales").uniform(-6, -2, shape)), dtype)
 
 
 def by_group(values: np.ndarray, group: int, columns: int) -> np.ndarray:

@@ -47,7 +47,7 @@ class LogicalTensor:
 
     @property
     def scheme(self) -> str:
-        """Returns the name of the storage scheme, such as ``"plain"`` or ``"fp8_block"``."""
+        """Returns the name of the storage scheme, such as ``"plain"`` or ``"fp8"``."""
         return self.storage.scheme
 
     @property

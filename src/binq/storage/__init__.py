@@ -14,13 +14,15 @@ from binq.storage import (
     awq,
     bitnet,
     compressed_tensors,
-    fp8_block,
+    fp8,
     gguf_blocks,
     gptq,
     mlx,
+    modelopt,
     mxfp4,
 )
 from binq.storage.base import Storage
+from binq.storage.fp8 import Float8
 from binq.storage.plain import FLOATS, Plain, Transposed
 
 __all__ = ["METHODS", "collect_storage"]
@@ -29,8 +31,9 @@ _Collect = Callable[[Checkpoint, Mapping[str, Any], Set[str]], dict[str, Storage
 
 # quant_method of config.json -> scheme.
 METHODS: dict[str, _Collect] = {
-    module.METHOD: module.collect
-    for module in (awq, bitnet, compressed_tensors, fp8_block, gptq, mxfp4)
+    method: module.collect
+    for module in (awq, bitnet, compressed_tensors, fp8, gptq, modelopt, mxfp4)
+    for method in module.METHODS
 }
 # Integers that nobody would store as they are: packed weights.
 _PACKED_DTYPES = ("U8", "I8", "U32", "I32")
@@ -49,10 +52,15 @@ def collect_storage(source: Checkpoint, input_major: Callable[[str], bool]) -> d
     consumed = {stored for storage in packed.values() for stored in storage.stored}
     found = {}
     for name, storage in packed.items():
+        if isinstance(storage, Float8) and len(storage.shape) == 3 and input_major(name):
+            raise UnsupportedFormatError(
+                f"{source.path}: {name!r}: plain experts of this family are stored input-major; of "
+                "float8 ones that is not known"
+            )
         if name in names and name not in consumed:
             raise FormatError(f"{source.path}: {name!r} is stored both plain and packed")
         found[storage.stored[0]] = (name, storage)
-    for name in names - consumed:
+    for name in sorted(names - consumed):
         weight = name.removesuffix("_scale_inv")
         if weight != name and weight in names and source.info(weight).dtype in FLOATS:
             raise FormatError(

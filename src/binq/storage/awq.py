@@ -16,7 +16,7 @@ from binq.storage.base import CodedStorage, Storage, to_float32
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
-METHOD = "awq"
+METHODS = ("awq",)
 _PACKED = ".qweight"
 _FLOATS = ("F16", "BF16", "F32")
 # The byte of a word that holds each of 8 columns, and where in it.

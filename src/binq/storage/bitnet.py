@@ -18,7 +18,7 @@ from binq.storage.base import CodedStorage, Storage, to_float32
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
-METHOD = "bitnet"
+METHODS = ("bitnet",)
 _SUFFIX = "_scale"
 
 

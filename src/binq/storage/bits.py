@@ -42,3 +42,17 @@ def unpack_columns(words: NDArray[Any], bits: int, start: int, stop: int) -> NDA
     skip = start % 32
     last = -(-stop * bits // 32)
     return unpack(words[..., first:last], bits, skip + stop - start)[..., skip:]
+
+
+def unpack_loose(words: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
+    """Returns the first ``count`` codes of each row, uint8, of words that hold ``32 // bits``.
+
+    No code lies across two words: of 3 bits, a word holds 10 and leaves its highest 2 bits unused.
+
+    >>> import numpy as np
+    >>> unpack_loose(np.array([[0b_011_010_001]], np.uint32), 3, 3).tolist()
+    [[1, 2, 3]]
+    """
+    places = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
+    codes = (words.view(np.uint32)[..., None] >> places) & np.uint32((1 << bits) - 1)
+    return codes.astype(np.uint8).reshape(*words.shape[:-1], -1)[..., :count]

@@ -1,204 +1,272 @@
-"""compressed-tensors, format pack-quantized: integers of 1 to 8 bits with group or row scales.
+"""compressed-tensors: packed integers, int8, float8, MXFP4, MXFP8 and NVFP4 weights.
 
-``(code - 2**(bits-1) - zero_point) * scale``: codes lie densely along the input axis in 32-bit
-words, zero points likewise but along the output axis. Source: the compressed-tensors library.
+A configuration has several schemes, which may be of several formats; the stored tensors of a module
+say which of them it can have. Source: the compressed-tensors library; of releases before 0.18 the
+words of 3, 5, 6 and 7 bits, of those before 0.10 zero points in bytes.
 """
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, column_order, to_float32
-from binq.storage.bits import unpack, unpack_columns
+from binq.storage.base import Storage, column_order
+from binq.storage.compressed_schemes import WeightScheme, choose, weight_schemes
+from binq.storage.fp8 import Float8
+from binq.storage.integers import Integers
+from binq.storage.mxfp4 import BLOCK, Mxfp4
+from binq.storage.nvfp4 import GROUP, Nvfp4, fp4_shape, nvfp4
+from binq.storage.scaled import E8M0, FLOATS, scale_grid, scale_type
+from binq.storage.small_floats import FLOAT8
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
-METHOD = "compressed-tensors"
-_FORMAT = "pack-quantized"
-_PACKED = ".weight_packed"
-_FLOATS = ("F16", "BF16", "F32")
+METHODS = ("compressed-tensors",)
+_PACK, _MXFP4, _NVFP4 = "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized"
+_INTS = ("int-quantized", "naive-quantized")
+_FLOAT8S = ("float-quantized", "naive-quantized", "mxfp8-quantized")
+# The release from which codes of 3, 5, 6 and 7 bits lie densely.
+_DENSE_SINCE = (0, 18)
 
 
 @dataclass(frozen=True)
-class PackQuantized(CodedStorage):
-    """Packed codes (rows, words), scales (rows, groups) and perhaps packed zero points."""
+class CompressedIntegers(Integers):
+    """Integers as compressed-tensors stores them."""
 
     scheme = "compressed_tensors"
-    name: str
-    scales: str
-    shape_tensor: str
-    zero_points: str | None
-    rows: int
-    columns: int
-    words: int
-    bits: int
-    group_size: int | None
-    order: str | None = None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.rows, self.columns)
-
-    @property
-    def dtype(self) -> str:
-        return "I32"
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        optional = (self.zero_points, self.order)
-        names = (self.name, self.scales, self.shape_tensor, *optional)
-        return tuple(name for name in names if name is not None)
-
-    @property
-    def group(self) -> int | None:
-        return self.group_size
-
-    @property
-    def levels(self) -> tuple[int, int]:
-        if self.zero_points is None:
-            return (-self._half, self._half - 1)
-        return (0, 2 * self._half - 1)
-
-    @property
-    def _half(self) -> int:
-        return int(1 << (self.bits - 1))
-
-    @property
-    def _groups(self) -> int:
-        return 1 if self.group is None else -(-self.columns // self.group)
-
-    def read_order(self, source: "Checkpoint") -> NDArray[Any] | None:
-        if self.order is None:
-            return None
-        return column_order(source, self.order, self.columns, self.group)
-
-    def read_codes(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
-        words = source.read_span(self.name, start, stop, (self.words,))
-        codes = unpack(words, self.bits, self.columns)
-        if self.zero_points is None:
-            return codes.astype(np.int16) - np.int16(self._half)
-        return codes
-
-    def read_groups(
-        self, source: "Checkpoint", matrix: int, start: int, stop: int
-    ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
-        scales = to_float32(source.read_span(self.scales, start, stop, (self._groups,)))
-        if self.zero_points is None:
-            return scales, None
-        words = np.ascontiguousarray(source.read(self.zero_points).T)
-        return scales, unpack_columns(words, self.bits, start, stop).T
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the packed weights of a checkpoint by name (``X.weight`` of ``X.weight_packed``)."""
-    arguments = list(_arguments(source, config))
+    reader = _Reader(source, config, names)
     found: dict[str, Storage] = {}
     for name in sorted(names):
-        if name.endswith(_PACKED):
-            found[name.removesuffix("_packed")] = _weight(source, name, arguments, names)
+        dtype = source.info(name).dtype
+        module, _, part = name.rpartition(".")
+        if part == "weight_packed":
+            found[f"{module}.weight"] = (
+                reader.floats4(module) if dtype == "U8" else reader.packed(module)
+            )
+        elif part == "weight" and dtype in FLOAT8:
+            found[name] = reader.floats8(module)
+        elif part == "weight" and dtype == "I8":
+            found[name] = reader.bytes(module)
     return found
 
 
-def _arguments(source: "Checkpoint", config: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the distinct weight schemes of the configuration, all of them supported."""
-    for key in ("transform_config", "sparsity_config"):
-        value = config.get(key)
-        dense = isinstance(value, Mapping) and value.get("format", "") == "dense"
-        if value and not dense:
-            raise UnsupportedFormatError(f"{source.path}: compressed-tensors with a {key}")
-    groups = config.get("config_groups")
-    if not isinstance(groups, Mapping):
-        raise FormatError(f"{source.path}: compressed-tensors without config_groups")
-    seen = []
-    for group in groups.values():
-        weights = group.get("weights") if isinstance(group, Mapping) else group
-        if weights is None:
-            continue
-        if not isinstance(weights, Mapping) or not isinstance(group, Mapping):
-            raise FormatError(f"{source.path}: config_groups holds {weights!r}")
-        format = group.get("format") or config.get("format")
-        kinds = {key: weights.get(key) for key in ("num_bits", "strategy", "group_size", "type")}
-        bits = kinds["num_bits"]
-        whole = type(bits) is int and 1 <= bits <= 8
-        if format != _FORMAT or kinds["type"] != "int" or not whole:
-            raise UnsupportedFormatError(
-                f"{source.path}: compressed-tensors format {format!r}, "
-                f"{bits!r}-bit {kinds['type']!r} weights"
-            )
-        if kinds["strategy"] not in ("group", "channel"):
-            raise UnsupportedFormatError(
-                f"{source.path}: compressed-tensors strategy {kinds['strategy']!r}"
-            )
-        kinds["symmetric"] = bool(weights.get("symmetric", True))
-        if kinds["strategy"] == "channel":
-            kinds["group_size"] = None
-        elif type(kinds["group_size"]) is not int or kinds["group_size"] < 1:
-            raise FormatError(f"{source.path}: group_size is {kinds['group_size']!r}")
-        # With these the columns of a group lie anywhere, and a tensor says where.
-        kinds["reordered"] = weights.get("actorder") not in (None, False, "weight", "static")
-        if kinds not in seen:
-            seen.append(kinds)
-            yield kinds
+class _Reader:
+    """Finds for each module the scheme that its tensors have."""
 
+    def __init__(self, source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> None:
+        self.source, self.config, self.names = source, config, names
+        self.schemes = weight_schemes(source, config)
 
-def _weight(
-    source: "Checkpoint", name: str, arguments: list[dict[str, Any]], names: Set[str]
-) -> Storage:
-    module = name.removesuffix(_PACKED)
-    scales, shape_name = module + ".weight_scale", module + ".weight_shape"
-    zeros, order = module + ".weight_zero_point", module + ".weight_g_idx"
-    for part in (scales, shape_name):
-        if part not in names:
-            raise FormatError(f"{source.path}: {name!r} has no {part!r}")
-    packed, scale = source.info(name), source.info(scales)
-    sizes = source.info(shape_name)
-    if sizes.shape != (2,) or sizes.dtype not in ("I64", "I32"):
-        raise FormatError(f"{source.path}: {shape_name!r} does not hold two sizes")
-    rows, columns = (int(size) for size in source.read(shape_name))
-    zero_shape = source.info(zeros).shape if zeros in names else None
-    if zeros in names and source.info(zeros).dtype != "I32":
-        raise FormatError(
-            f"{source.path}: {zeros!r} is {source.info(zeros).dtype}, expected packed I32"
-        )
-    fitting = []
-    for weights in arguments:
-        bits, group = weights["num_bits"], weights["group_size"]
+    def _part(self, module: str, part: str) -> str:
+        """Returns the name of a tensor that the module must have."""
+        name = f"{module}.{part}"
+        if name not in self.names:
+            whole = "weight" if f"{module}.weight" in self.names else "weight_packed"
+            raise FormatError(f"{self.source.path}: {f'{module}.{whole}'!r} has no {name!r}")
+        return name
+
+    def _shown(self, *parts: str) -> str:
+        """Returns the tensors of an error message with their types and shapes."""
+        infos = [(part, self.source.info(part)) for part in parts if part in self.names]
+        return ", ".join(f"{name!r} is {info.dtype} {info.shape}" for name, info in infos)
+
+    def packed(self, module: str) -> Storage:
+        """Returns weights of integers in 32-bit words."""
+        source = self.source
+        name, scales = self._part(module, "weight_packed"), self._part(module, "weight_scale")
+        sizes = self._part(module, "weight_shape")
+        zeros, order = f"{module}.weight_zero_point", f"{module}.weight_g_idx"
+        if zeros in self.names and source.info(zeros).dtype not in ("I32", "I8"):
+            raise FormatError(
+                f"{source.path}: {zeros!r} is {source.info(zeros).dtype}, expected packed I32"
+            )
+        shape = self._logical_shape(sizes, len(source.info(name).shape))
+        fitting = []
+        for scheme in self.schemes:
+            if (scheme.format, scheme.kind) == (_PACK, "int"):
+                weights = self._packed(scheme, name, scales, zeros, shape, (sizes,))
+                if weights is not None:
+                    fitting.append((scheme, weights))
+        shown = f"{self._shown(name, scales, zeros)} of shape {shape}"
+        chosen = choose(source, module, shown, fitting, self.schemes, (_PACK,))
+        if order not in self.names:
+            if all(scheme.reordered for scheme, meaning in fitting if meaning == chosen):
+                raise FormatError(
+                    f"{source.path}: actorder is set and {module!r} has no weight_g_idx"
+                )
+            return chosen
+        column_order(source, order, shape[-1], chosen.group)
+        return chosen.ordered_by(order)
+
+    def _logical_shape(self, name: str, axes: int) -> tuple[int, ...]:
+        info = self.source.info(name)
+        if info.shape != (axes,) or info.dtype not in ("I64", "I32") or axes < 2:
+            wanted = {2: "two", 3: "three"}.get(axes, str(axes))
+            raise FormatError(f"{self.source.path}: {name!r} does not hold {wanted} sizes")
+        sizes = tuple(int(size) for size in self.source.read(name))
+        if min(sizes) < 0:
+            raise FormatError(f"{self.source.path}: {name!r} holds sizes {sizes}")
+        return sizes
+
+    def _packed(
+        self,
+        scheme: WeightScheme,
+        name: str,
+        scales: str,
+        zeros: str,
+        shape: tuple[int, ...],
+        others: tuple[str, ...],
+    ) -> CompressedIntegers | None:
+        """Returns the weights as a scheme has them, None where its tensors would be others."""
+        source, bits = self.source, scheme.bits
+        *lead, rows, columns = shape
+        stored = source.info(name)
+        grouped = self._groups(scheme, scales, shape)
+        container = self._container(stored.shape[-1], columns, bits, name)
+        if stored.dtype != "I32" or stored.shape[:-1] != shape[:-1] or not container or not grouped:
+            return None
+        group, one_scale = grouped
         groups = 1 if group is None else -(-columns // group)
-        zero_words = None if weights["symmetric"] else (-(-rows * bits // 32), groups)
-        if (
-            packed.dtype == "I32"
-            and packed.shape == (rows, -(-columns * bits // 32))
-            and scale.shape == (rows, groups)
-            and scale.dtype in _FLOATS
-            and zero_shape == zero_words
-        ):
-            fitting.append((bits, group, weights["reordered"]))
-    if len({weights[:2] for weights in fitting}) != 1:
-        raise FormatError(
-            f"{source.path}: {name!r} is {packed.dtype} {packed.shape} of ({rows}, {columns}), "
-            f"scales {scale.shape}, zero points {zero_shape}: {len(fitting)} of the "
-            f"{len(arguments)} schemes of the configuration fit"
+        found, kind = None, "dense"
+        if zeros in self.names:
+            info = source.info(zeros)
+            if info.dtype == "I8":
+                kind = "bytes"
+                fits = info.shape == source.info(scales).shape
+            else:
+                kind = self._container(
+                    info.shape[-2] if len(info.shape) > 1 else 0, rows, bits, zeros
+                )
+                fits = bool(kind) and (*info.shape[:-2], info.shape[-1]) == (*lead, groups)
+            found = zeros
+            if scheme.symmetric:
+                # Zero points of nothing, as early releases stored them.
+                fits = fits and kind == "bytes" and not source.read(zeros).any()
+                found, others = None, (*others, zeros)
+            if not fits:
+                return None
+        return CompressedIntegers(
+            name,
+            shape,
+            bits,
+            container,
+            stored.shape[-1],
+            scales,
+            group,
+            one_scale,
+            found,
+            kind,
+            others=others,
         )
-    bits, group, _ = fitting[0]
-    ordered = order in names
-    if not ordered and all(reordered for *_, reordered in fitting):
-        raise FormatError(f"{source.path}: actorder is set and {module!r} has no weight_g_idx")
-    if ordered:
-        column_order(source, order, columns, group)
-    return PackQuantized(
-        name,
-        scales,
-        shape_name,
-        zeros if zero_shape is not None else None,
-        rows,
-        columns,
-        packed.shape[1],
-        bits,
-        group,
-        order if ordered else None,
-    )
+
+    def _groups(
+        self, scheme: WeightScheme, scales: str, shape: tuple[int, ...]
+    ) -> tuple[int | None, bool] | None:
+        """Returns the group size and whether a matrix has one scale, None where scales differ."""
+        info = self.source.info(scales)
+        *lead, rows, columns = shape
+        if info.dtype not in FLOATS or scheme.strategy not in ("group", "channel", "tensor"):
+            return None
+        # A group that holds a row is a row.
+        group = scheme.group if scheme.group is not None and scheme.group < columns else None
+        groups = 1 if group is None else -(-columns // group)
+        if scheme.strategy == "tensor" and prod(info.shape) == prod(lead):
+            return None, True
+        row = info.shape == (*lead, rows) and groups == 1
+        return (group, False) if row or info.shape == (*lead, rows, groups) else None
+
+    def _container(self, words: int, count: int, bits: int, name: str) -> str:
+        """Returns how words hold codes, "" where they hold another number of them."""
+        dense = -(-count * bits // 32) == words
+        loose = -(-count // (32 // bits)) == words
+        if dense and loose and words > 1 and bits in (3, 5, 6, 7):
+            version = str(self.config.get("version", "")).split(".")
+            if len(version) < 2 or not all(part.isdecimal() for part in version[:2]):
+                raise UnsupportedFormatError(
+                    f"{self.source.path}: {name!r}: {count} codes of {bits} bits in {words} words "
+                    "may lie densely or word by word, and no version of the settings tells"
+                )
+            return "dense" if (int(version[0]), int(version[1])) >= _DENSE_SINCE else "loose"
+        return "dense" if dense else "loose" if loose else ""
+
+    def bytes(self, module: str) -> Storage:
+        """Returns weights of integers in a byte each."""
+        source = self.source
+        name, scales = self._part(module, "weight"), self._part(module, "weight_scale")
+        zeros = f"{module}.weight_zero_point"
+        shape = source.info(name).shape
+        if len(shape) < 2:
+            raise FormatError(f"{source.path}: {name!r} is no matrix: {shape}")
+        fitting = []
+        for scheme in self.schemes:
+            grouped = self._groups(scheme, scales, shape)
+            if scheme.format not in _INTS or scheme.kind != "int" or grouped is None:
+                continue
+            stored = zeros in self.names
+            if stored:
+                info = source.info(zeros)
+                if info.dtype != "I8" or info.shape != source.info(scales).shape:
+                    continue
+                if scheme.symmetric and source.read(zeros).any():
+                    continue
+            weights = CompressedIntegers(
+                name,
+                shape,
+                scheme.bits,
+                "bytes",
+                shape[-1],
+                scales,
+                *grouped,
+                zeros if stored and not scheme.symmetric else None,
+                "bytes",
+                others=(zeros,) if stored and scheme.symmetric else (),
+            )
+            fitting.append((scheme, weights))
+        shown = self._shown(name, scales, zeros)
+        return choose(source, module, shown, fitting, self.schemes, _INTS)
+
+    def floats8(self, module: str) -> Storage:
+        """Returns float8 weights."""
+        source = self.source
+        name, scales = self._part(module, "weight"), self._part(module, "weight_scale")
+        info = source.info(name)
+        if len(info.shape) < 2:
+            raise FormatError(f"{source.path}: {name!r} is no matrix: {info.shape}")
+        fitting = []
+        for scheme in self.schemes:
+            if scheme.format not in _FLOAT8S or (scheme.kind, scheme.bits) != ("float", 8):
+                continue
+            block = scheme.block if scheme.group is None else (1, scheme.group)
+            powers = E8M0 if scheme.format == "mxfp8-quantized" else None
+            try:
+                grid, size = scale_grid(source, scales, info.shape, block)
+                kind = scale_type(source, scales, powers)
+            except FormatError:
+                continue
+            weights = Float8(name, info.dtype, info.shape, scales, kind, grid, size)
+            fitting.append((scheme, weights))
+        return choose(source, module, self._shown(name, scales), fitting, self.schemes, _FLOAT8S)
+
+    def floats4(self, module: str) -> Storage:
+        """Returns 4-bit floats: NVFP4 where they have a scale of the whole tensor, else MXFP4."""
+        source = self.source
+        name, scales = self._part(module, "weight_packed"), self._part(module, "weight_scale")
+        overall = f"{module}.weight_global_scale"
+        fitting: list[tuple[WeightScheme, Nvfp4 | Mxfp4]] = []
+        for scheme in self.schemes:
+            if (scheme.kind, scheme.bits) != ("float", 4):
+                continue
+            if scheme.format == _NVFP4 and overall in self.names and scheme.group == GROUP:
+                fitting.append((scheme, nvfp4(source, name, scales, overall, divides=True)))
+            elif scheme.format == _MXFP4 and overall not in self.names:
+                *lead, rows, columns = fp4_shape(source, name, scales, BLOCK, E8M0)
+                mx = Mxfp4.of(name, scales, tuple(lead), rows, columns // BLOCK)
+                fitting.append((scheme, mx))
+        shown = self._shown(name, scales, overall)
+        return choose(source, module, shown, fitting, self.schemes, (_NVFP4, _MXFP4))

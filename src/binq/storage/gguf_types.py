@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.storage.bits import unpack
-from binq.storage.mxfp4 import FP4, power_of_two
+from binq.storage.small_floats import FP4, power_of_two
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]

@@ -23,7 +23,7 @@ from binq.storage.patterns import matches
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
-METHOD = "gptq"
+METHODS = ("gptq",)
 _PACKED = ".qweight"
 _FLOATS = ("F16", "BF16", "F32")
 # A 1 in each field of a word.

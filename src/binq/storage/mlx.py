@@ -283,4 +283,4 @@ def _mxfp4(source: "Checkpoint", name: str, scales: str) -> Mxfp4:
             f"{source.path}: {name!r} is {codes.dtype} {codes.shape}, scales {exponents.dtype} "
             f"{exponents.shape}: no MLX weights of mode mxfp4"
         )
-    return Mxfp4(name, scales, tuple(lead), rows, blocks)
+    return Mxfp4.of(name, scales, tuple(lead), rows, blocks)

@@ -6,65 +6,35 @@ the OCP microscaling specification and the weights of gpt-oss.
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Self
 
 from binq.errors import FormatError
 from binq.storage.base import Storage
+from binq.storage.scaled import E8M0, Scaled
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
-METHOD = "mxfp4"
+METHODS = ("mxfp4",)
 BLOCK = 32
-FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-# Both weights of a byte at once.
-_PAIRS = np.stack([np.tile(FP4, 16), np.repeat(FP4, 16)], axis=-1).view(np.uint64)[:, 0]
 _BLOCKS, _SCALES = "_blocks", "_scales"
 
 
 @dataclass(frozen=True)
-class Mxfp4(Storage):
+class Mxfp4(Scaled):
     """A tensor of 4-bit floats, 16 bytes a block, and the tensor of their exponents."""
 
     scheme = "mxfp4"
-    name: str
-    scales: str
-    lead: tuple[int, ...]
-    rows: int
-    blocks: int
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (*self.lead, self.rows, self.blocks * BLOCK)
+    @classmethod
+    def of(cls, name: str, scales: str, lead: tuple[int, ...], rows: int, blocks: int) -> Self:
+        """Returns the weights of two tensors whose bytes lie row by row."""
+        shape = (*lead, rows, blocks * BLOCK)
+        return cls(name, "F4", shape, scales, E8M0, (rows, blocks), (1, BLOCK))
 
     @property
     def dtype(self) -> str:
         return "MXFP4"
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        return (self.name, self.scales)
-
-    def read_values(
-        self, source: "Checkpoint", matrix: int, start: int, stop: int
-    ) -> NDArray[np.float32]:
-        first, last = (matrix * self.rows + row for row in (start, stop))
-        width = self.blocks * (BLOCK // 2)
-        codes = source.read_bytes(self.name, first * width, last * width)
-        exponents = source.read_bytes(self.scales, first * self.blocks, last * self.blocks)
-        values = _PAIRS[codes].view(np.float32).reshape(-1, BLOCK)
-        values *= power_of_two(exponents)[:, None]
-        return values.reshape(stop - start, -1)
-
-
-def power_of_two(exponents: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Returns ``2**(exponent - 127)`` as float32; 255 is NaN, as the specification has it."""
-    powers = np.full(256, np.nan, np.float32)
-    powers[:255] = np.ldexp(1.0, np.arange(255) - 127)
-    return powers[exponents]
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
@@ -89,5 +59,5 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
                 f"expected U8 {codes.shape[:-1]}"
             )
         *lead, rows, blocks, _ = codes.shape
-        found[base] = Mxfp4(name, scales, tuple(lead), rows, blocks)
+        found[base] = Mxfp4.of(name, scales, tuple(lead), rows, blocks)
     return found
