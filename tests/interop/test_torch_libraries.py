@@ -5,6 +5,8 @@ import pytest
 from checkpoints.fixtures import Written, integers, save, scales_of
 from checkpoints.models import QWEN3, ct_config
 
+import binq
+import binq.storage
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
 
@@ -56,3 +58,25 @@ def test_bitnet_packed_by_transformers(tmp_path):
     settings = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
     config = {"model_type": "bitnet", "quantization_config": settings}
     np.testing.assert_array_equal(read(written, config), codes * scale.astype(np.float32))
+
+
+@pytest.mark.parametrize("group", [32, 128, None])
+@pytest.mark.parametrize("format", ["binary", "ternary", "int4", "int4 asymmetric"])
+def test_compressed_tensors_that_are_written_are_read_by_the_library(format, group):
+    config = pytest.importorskip("compressed_tensors.quantization")
+    base = pytest.importorskip("compressed_tensors.compressors.pack_quantized.base")
+    w = np.random.default_rng(2).standard_normal((64, 256)).astype(np.float32)
+    name, _, asymmetric = format.partition(" ")
+    more = {"symmetric": False, "zero": "code"} if asymmetric else {}
+    q = binq.quantize(w, name, group_size=group, **more)
+    scheme = binq.storage.get("compressed-tensors")
+    settings = config.QuantizationConfig.model_validate(scheme.settings({f"{MODULE}.weight": q}))
+    parts = {
+        part.removeprefix(f"{MODULE}."): torch.from_numpy(array.copy())
+        for part, array in scheme.write(f"{MODULE}.weight", q).items()
+    }
+    # The library multiplies in the type of the scales: in float32, nothing is rounded.
+    parts["weight_scale"] = parts["weight_scale"].float()
+    (group_scheme,) = settings.config_groups.values()
+    read = base.PackedQuantizationCompressor.decompress(parts, group_scheme)["weight"]
+    np.testing.assert_array_equal(read.float().numpy(), q.dequantize())

@@ -7,6 +7,7 @@ from binq._version import __version__
 from binq.convert.fingerprint import source_sample
 from binq.convert.plan import Plan, Settings
 from binq.files.checkpoint import Checkpoint
+from binq.files.settings import SIDE_FILES
 from binq.models import find_family
 from binq.models.gguf_names import LLAMA_CPP, convention
 
@@ -74,7 +75,8 @@ def other_files(source: Checkpoint) -> list[Path]:
     """
     if source.is_gguf or not source.path.is_dir():
         return []
-    known = {*source.files, "config.json"}
+    # Settings of the source's quantization, which is no longer that of the output.
+    known = {*source.files, "config.json", *SIDE_FILES}
     return [
         path
         for path in sorted(source.path.iterdir())

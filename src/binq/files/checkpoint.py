@@ -20,6 +20,7 @@ from binq.files.gguf_model import GgufModel, one_of_each
 from binq.files.header import is_unicode
 from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
+from binq.files.settings import with_settings
 from binq.files.strict_json import parse_json
 
 # The index that binq writes. No other library takes the folder for a model of plain weights, finds
@@ -49,7 +50,8 @@ class Checkpoint:
       ``binq.safetensors.index.json`` (whose weight map alone says what belongs to the model:
       nothing is globbed), or ``model.safetensors``, or one GGUF file (of a split one, all parts);
       or the path of such a file
-    - config: the parsed ``config.json``, or for GGUF the metadata of the file
+    - config: the parsed ``config.json``, with the settings of quantization that stand elsewhere
+      (:mod:`binq.files.settings`), or for GGUF the metadata of the file
 
     Files are opened when first needed. Safe to read from several threads; pickles as its path.
 
@@ -93,9 +95,12 @@ class Checkpoint:
                 )
             self._open_gguf(found[0])
             return
-        config = self._folder / "config.json"
-        if config.exists():
-            self.config = _load_object(config)
+        self.config = with_settings(self._json("config.json") or {}, self._json, self.path)
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        """Returns the object of a JSON file beside the weights, None where there is none."""
+        path = self._folder / name
+        return _load_object(path) if path.exists() else None
 
     def _open_gguf(self, path: Path) -> None:
         self._gguf = GgufModel(path)

@@ -1,8 +1,9 @@
 """The ways in which weights are stored, one file each, all of one shape.
 
-A scheme has ``collect(source, config, names)``, which returns the weights that it understands by
-name, as :class:`binq.checkpoint.tensors.Storage`. ``config`` is its part of ``config.json``. The
-configuration says which scheme a checkpoint has; one that is not known here is refused by name.
+A scheme has ``collect(source, settings, names)``, which returns the weights that it understands by
+name, as :class:`binq.storage.base.Storage`. ``settings`` is its part of ``config.json``, which says
+which scheme a checkpoint has; one that is not known here is refused by name. Others are registered
+(:func:`register`).
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -11,33 +12,43 @@ from typing import Any
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.storage import (
+    auto_round,
     awq,
     bitnet,
     compressed_tensors,
     fp8,
+    gemma,
     gguf_blocks,
     gptq,
     mlx,
     modelopt,
     mxfp4,
 )
-from binq.storage.base import Storage
+from binq.storage.base import CodedStorage, Exact, Storage
 from binq.storage.fp8 import Float8
 from binq.storage.plain import FLOATS, Plain, Transposed
+from binq.storage.scheme import Reader, Scheme, get, register, unregister
+from binq.storage.small_floats import FLOAT8
 
-__all__ = ["METHODS", "collect_storage"]
+__all__ = [
+    "CodedStorage",
+    "Exact",
+    "Scheme",
+    "Storage",
+    "collect_storage",
+    "get",
+    "register",
+    "unregister",
+]
 
-_Collect = Callable[[Checkpoint, Mapping[str, Any], Set[str]], dict[str, Storage]]
+for _module in (auto_round, awq, bitnet, fp8, gemma, gptq, modelopt, mxfp4):
+    for _name in _module.METHODS:
+        register(Reader(_name, _module.collect))
+register(compressed_tensors.CompressedTensors())
 
-# quant_method of config.json -> scheme.
-METHODS: dict[str, _Collect] = {
-    method: module.collect
-    for module in (awq, bitnet, compressed_tensors, fp8, gptq, modelopt, mxfp4)
-    for method in module.METHODS
-}
 # Integers that nobody would store as they are: packed weights.
 _PACKED_DTYPES = ("U8", "I8", "U32", "I32")
-_FLOAT8_DTYPES = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")
+_SMALL_FLOATS = (*FLOAT8, "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2")
 
 
 def collect_storage(source: Checkpoint, input_major: Callable[[str], bool]) -> dict[str, Storage]:
@@ -69,10 +80,10 @@ def collect_storage(source: Checkpoint, input_major: Callable[[str], bool]) -> d
             )
         info = source.info(name)
         dense = info.dtype in _PACKED_DTYPES and len(info.shape) >= 2
-        if dense or info.dtype in _FLOAT8_DTYPES:
+        if dense or info.dtype in _SMALL_FLOATS:
             raise UnsupportedFormatError(
                 f"{source.path}: {name!r} is {info.dtype} {info.shape}, which the configuration "
-                "does not explain"
+                f"does not explain{_said(source)}"
             )
         turned = len(info.shape) in (2, 3) and input_major(name)
         kind = Transposed if turned else Plain
@@ -89,20 +100,33 @@ def _packed(source: Checkpoint, names: Set[str]) -> dict[str, Storage]:
         if value is not None and not isinstance(value, Mapping):
             raise FormatError(f"{source.path}: {key} of config.json is no object")
     if config is not None and "quant_method" in config:
-        method = config["quant_method"]
-        if not isinstance(method, str) or method not in METHODS:
-            raise UnsupportedFormatError(f"{source.path}: quantization method {method!r}")
-        return METHODS[method](source, config, names)
+        try:
+            scheme = get(config["quant_method"])
+        except UnsupportedFormatError as error:
+            raise UnsupportedFormatError(f"{source.path}: {error}") from None
+        found = scheme.collect(source, config, names)
+        # MLX packs what it can of other models, such as the embeddings of BitNet.
+        names = mlx.parts(source, names - {n for storage in found.values() for n in storage.stored})
+        return {**found, **_affine(source, affine or config, names)}
     # MLX names no method, and writes its settings twice.
     if affine and config and affine != config:
         raise FormatError(
             f"{source.path}: quantization and quantization_config of config.json differ"
         )
-    affine = affine or config
-    if affine is None:
+    return _affine(source, affine or config or {}, names)
+
+
+def _affine(source: Checkpoint, settings: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
+    """Returns what MLX has packed, where the settings are its."""
+    if "bits" not in settings or "group_size" not in settings:
         return {}
-    if "bits" not in affine or "group_size" not in affine:
-        raise UnsupportedFormatError(
-            f"{source.path}: a quantization_config without quant_method: {sorted(affine)}"
-        )
-    return mlx.collect(source, affine, names)
+    return mlx.collect(source, settings, names)
+
+
+def _said(source: Checkpoint) -> str:
+    """Returns what settings say that name no method, for an error."""
+    for key in ("quantization_config", "quantization"):
+        settings = source.config.get(key)
+        if isinstance(settings, Mapping) and "quant_method" not in settings:
+            return f": its {key} without quant_method has {sorted(map(str, settings))}"
+    return ""

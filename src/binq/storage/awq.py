@@ -82,17 +82,29 @@ class Awq(CodedStorage):
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the packed weights of a checkpoint by name (``X.weight`` of ``X.qweight``)."""
-    version = str(config.get("version", "gemm")).lower()
-    bits, group = config.get("bits"), config.get("group_size")
+    modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
+    if not modules:
+        return {}
+    version = str(_one_of(source, config, "version", "checkpoint_format", "format") or "gemm")
+    bits = _one_of(source, config, "bits", "w_bit")
+    group = _one_of(source, config, "group_size", "q_group_size")
     zero_point = config.get("zero_point", True)
-    if version != "gemm" or type(bits) is not int or bits != 4 or zero_point is not True:
+    if version.lower() != "gemm" or type(bits) is not int or bits != 4 or zero_point is not True:
         raise UnsupportedFormatError(
             f"{source.path}: AWQ version {version!r}, {bits!r} bits, zero_point {zero_point!r}"
         )
     if type(group) is not int or (group < 1 and group != -1):
         raise FormatError(f"{source.path}: group_size is {group!r}")
-    modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
     return {f"{module}.weight": _weight(source, module, names, group) for module in modules}
+
+
+def _one_of(source: "Checkpoint", config: Mapping[str, Any], *keys: str) -> Any:
+    """Returns a setting that stands under any of several keys; where two stand, they must agree."""
+    given = {key: config[key] for key in keys if config.get(key) is not None}
+    values = [value.lower() if isinstance(value, str) else value for value in given.values()]
+    if any(value != values[0] for value in values):
+        raise FormatError(f"{source.path}: settings of AWQ differ: {given}")
+    return values[0] if values else None
 
 
 def _weight(source: "Checkpoint", module: str, names: Set[str], group: int) -> Storage:

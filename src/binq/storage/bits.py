@@ -56,3 +56,22 @@ def unpack_loose(words: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8
     places = np.arange(32 // bits, dtype=np.uint32) * np.uint32(bits)
     codes = (words.view(np.uint32)[..., None] >> places) & np.uint32((1 << bits) - 1)
     return codes.astype(np.uint8).reshape(*words.shape[:-1], -1)[..., :count]
+
+
+def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
+    """Returns the little-endian words of codes (..., count), least significant bit first.
+
+    The inverse of :func:`unpack`; bits behind the last code are 0.
+
+    >>> import numpy as np
+    >>> hex(pack(np.array([1, 2, 3, 4], np.uint8), 4)[0])
+    '0x4321'
+    """
+    count = codes.shape[-1]
+    planes = np.unpackbits(codes[..., None], axis=-1, bitorder="little", count=bits)
+    flat = planes.reshape(*codes.shape[:-1], count * bits)
+    missing = -flat.shape[-1] % 32
+    if missing:
+        flat = np.concatenate([flat, np.zeros((*flat.shape[:-1], missing), np.uint8)], axis=-1)
+    packed: NDArray[np.uint32] = np.packbits(flat, axis=-1, bitorder="little").view("<u4")
+    return packed

@@ -54,6 +54,10 @@ def weight_schemes(source: "Checkpoint", config: Mapping[str, Any]) -> list[Weig
 
     Raises UnsupportedFormatError for rotated and sparse weights, FormatError for what is malformed.
     """
+    inner = config.get("quantization_config")
+    if "config_groups" not in config and isinstance(inner, Mapping):
+        # As transformers wrote it where weights were sparse as well.
+        config = {**config, **inner}
     for key in ("transform_config", "sparsity_config"):
         value = config.get(key)
         dense = isinstance(value, Mapping) and value.get("format", "") == "dense"

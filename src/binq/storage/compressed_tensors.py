@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.storage import compressed_writer
 from binq.storage.base import Storage, column_order
 from binq.storage.compressed_schemes import WeightScheme, choose, weight_schemes
 from binq.storage.fp8 import Float8
@@ -18,12 +22,12 @@ from binq.storage.integers import Integers
 from binq.storage.mxfp4 import BLOCK, Mxfp4
 from binq.storage.nvfp4 import GROUP, Nvfp4, fp4_shape, nvfp4
 from binq.storage.scaled import E8M0, FLOATS, scale_grid, scale_type
+from binq.storage.scheme import Scheme
 from binq.storage.small_floats import FLOAT8
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
-METHODS = ("compressed-tensors",)
 _PACK, _MXFP4, _NVFP4 = "pack-quantized", "mxfp4-pack-quantized", "nvfp4-pack-quantized"
 _INTS = ("int-quantized", "naive-quantized")
 _FLOAT8S = ("float-quantized", "naive-quantized", "mxfp8-quantized")
@@ -54,6 +58,23 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
         elif part == "weight" and dtype == "I8":
             found[name] = reader.bytes(module)
     return found
+
+
+class CompressedTensors(Scheme):
+    """Reads all formats of compressed-tensors, writes pack-quantized."""
+
+    name = "compressed-tensors"
+
+    def collect(
+        self, source: "Checkpoint", settings: Mapping[str, Any], names: Set[str]
+    ) -> dict[str, Storage]:
+        return collect(source, settings, names)
+
+    def write(self, name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
+        return compressed_writer.write(name, weights)
+
+    def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
+        return compressed_writer.settings(weights)
 
 
 class _Reader:
@@ -140,9 +161,8 @@ class _Reader:
                 kind = "bytes"
                 fits = info.shape == source.info(scales).shape
             else:
-                kind = self._container(
-                    info.shape[-2] if len(info.shape) > 1 else 0, rows, bits, zeros
-                )
+                height = info.shape[-2] if len(info.shape) > 1 else 0
+                kind = self._container(height, rows, bits, zeros, container)
                 fits = bool(kind) and (*info.shape[:-2], info.shape[-1]) == (*lead, groups)
             found = zeros
             if scheme.symmetric:
@@ -181,19 +201,24 @@ class _Reader:
         row = info.shape == (*lead, rows) and groups == 1
         return (group, False) if row or info.shape == (*lead, rows, groups) else None
 
-    def _container(self, words: int, count: int, bits: int, name: str) -> str:
-        """Returns how words hold codes, "" where they hold another number of them."""
+    def _container(self, words: int, count: int, bits: int, name: str, like: str = "") -> str:
+        """Returns how words hold codes, "" where they hold another number of them.
+
+        like: how they hold them where both ways take as many words.
+        """
         dense = -(-count * bits // 32) == words
         loose = -(-count // (32 // bits)) == words
-        if dense and loose and words > 1 and bits in (3, 5, 6, 7):
-            version = str(self.config.get("version", "")).split(".")
-            if len(version) < 2 or not all(part.isdecimal() for part in version[:2]):
-                raise UnsupportedFormatError(
-                    f"{self.source.path}: {name!r}: {count} codes of {bits} bits in {words} words "
-                    "may lie densely or word by word, and no version of the settings tells"
-                )
-            return "dense" if (int(version[0]), int(version[1])) >= _DENSE_SINCE else "loose"
-        return "dense" if dense else "loose" if loose else ""
+        if not (dense and loose):
+            return "dense" if dense else "loose" if loose else ""
+        if like or words < 2 or bits in (1, 2, 4, 8):
+            return like or "dense"
+        version = str(self.config.get("version", "")).split(".")
+        if len(version) < 2 or not all(part.isdecimal() for part in version[:2]):
+            raise UnsupportedFormatError(
+                f"{self.source.path}: {name!r}: {count} codes of {bits} bits in {words} words may "
+                "lie densely or word by word, and no version of the settings tells"
+            )
+        return "dense" if (int(version[0]), int(version[1])) >= _DENSE_SINCE else "loose"
 
     def bytes(self, module: str) -> Storage:
         """Returns weights of integers in a byte each."""

@@ -137,8 +137,10 @@ class _Settings:
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the packed weights of a checkpoint by name (``X.weight`` of ``X.qweight``)."""
-    general = _Settings.of(source, config, _version(source, config))
     modules = [name.removesuffix(_PACKED) for name in sorted(names) if name.endswith(_PACKED)]
+    if not modules:
+        return {}
+    general = _Settings.of(source, config, _version(source, config))
     found: dict[str, Storage] = {}
     for module in modules:
         own = dynamic_settings(source, config, module)

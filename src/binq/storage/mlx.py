@@ -200,6 +200,18 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
     return found
 
 
+def parts(source: "Checkpoint", names: Set[str]) -> Set[str]:
+    """Returns the tensors of modules that can be nothing else than MLX's."""
+    kinds = ("weight", "scales", "biases")
+    return {
+        f"{module}.{kind}"
+        for module in {name.removesuffix(".scales") for name in names if name.endswith(".scales")}
+        if f"{module}.weight" in names and source.info(f"{module}.weight").dtype == "U32"
+        for kind in kinds
+        if f"{module}.{kind}" in names
+    }
+
+
 def _sizes(
     source: "Checkpoint",
     config: Mapping[str, Any],

@@ -7,7 +7,7 @@ types of the tensors say which. Source: ModelOpt's exporter and vLLM's reader of
 from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Any
 
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.storage.base import Storage
 from binq.storage.fp8 import float8
 from binq.storage.nvfp4 import nvfp4
@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 
 METHODS = ("modelopt", "modelopt_fp4")
 _BLOCK = (128, 128)
+# Algorithms whose tensors are of the two kinds.
+_ALGORITHMS = (
+    None, "FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO", "NVFP4", "W4A16_NVFP4",
+    "MIXED_PRECISION",
+)  # fmt: skip
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the float8 and NVFP4 weights of a checkpoint by name."""
+    algorithm = config.get("quant_algo")
+    if algorithm not in _ALGORITHMS:
+        raise UnsupportedFormatError(f"{source.path}: ModelOpt's quant_algo {algorithm!r}")
     found: dict[str, Storage] = {}
     for name in sorted(names):
         dtype = source.info(name).dtype

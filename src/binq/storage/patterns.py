@@ -7,7 +7,7 @@ automata, Baeza-Yates and Gonnet). Captures, back references and flags do not ex
 has besides is refused by name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -41,17 +41,39 @@ def matches(
     >>> matches(None, "dynamic", "mlp", "model.mlp.up_proj", begin=True)
     False
     """
+    text = _Text(name)
+    return bool(_checked(source, key, pattern).reach(text, 1 if begin else text.everywhere))
+
+
+def first_match(
+    source: "Checkpoint", key: str, patterns: Iterable[object], name: str
+) -> int | None:
+    """Returns which pattern matches first in a name, as their alternation would find it.
+
+    That is the one that matches furthest to the left, of several there the first.
+
+    >>> first_match(None, "k", ["mlp", "layers", "embed"], "model.layers.0.mlp")
+    1
+    """
+    nodes = [_checked(source, key, pattern) for pattern in patterns]
+    text = _Text(name)
+    for place in range(text.length + 1):
+        for number, node in enumerate(nodes):
+            if node.reach(text, 1 << place):
+                return number
+    return None
+
+
+def _checked(source: "Checkpoint", key: str, pattern: object) -> "_Node":
     try:
         if not isinstance(pattern, str) or len(pattern) > _MOST:
             raise ValueError(f"no string of at most {_MOST} characters")
-        parsed = _parse(pattern)
+        return _parse(pattern)
     except ValueError as error:
         where = getattr(source, "path", "")
         raise UnsupportedFormatError(
             f"{where}: {key} has the pattern {str(pattern)[:200]!r}: {error}"
         ) from None
-    text = _Text(name)
-    return bool(parsed.reach(text, 1 if begin else text.everywhere))
 
 
 class _Text:

@@ -1,0 +1,108 @@
+"""Writes packed weights as compressed-tensors, format pack-quantized, without loss.
+
+Binary and ternary weights become 2-bit integers −1, 0, 1, which vLLM and transformers run too; int4
+stays what it is, its zero points packed along the rows.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
+from binq.errors import UnsupportedFormatError
+from binq.formats.layout import untile_rows
+from binq.formats.zeros import CODE, NONE, unpack_zeros
+from binq.storage.bits import pack
+
+# Formats whose weights are ``scale * (code - zero point)``, and the bits that hold their codes.
+_BITS = {"binary": 2, "ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8}
+_SUFFIX = ".weight"
+
+
+def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
+    """Returns ``X.weight_packed``, its scales and shape, and its zero points where it has them.
+
+    Raises UnsupportedFormatError for offsets, for levels that are no integers, and for a ragged
+    last group, none of which the format has; ValueError for a name that does not end in
+    ``.weight``.
+    """
+    if not name.endswith(_SUFFIX):
+        raise ValueError(f"the name of a weight must end in {_SUFFIX!r}, got {name!r}")
+    bits = _check(name, weights)
+    data = weights._data
+    half = 1 << (bits - 1)
+    zeros = None
+    codes = weights.codes()
+    if data.packing.zero == CODE:
+        # Unsigned codes already.
+        zeros = unpack_zeros(CODE, data.zeros, data.geometry) if data.zeros is not None else None
+    else:
+        codes = codes.astype(np.int16) + np.int16(half)
+    parts = {
+        f"{name}_packed": pack(codes.astype(np.uint8), bits).view(np.int32),
+        f"{name}_scale": np.ascontiguousarray(untile_rows(data.scales, data.geometry)),
+        f"{name}_shape": np.array(weights.shape, np.int64),
+    }
+    if zeros is not None:
+        across = pack(np.ascontiguousarray(zeros.swapaxes(-1, -2)), bits)
+        packed = np.ascontiguousarray(across.swapaxes(-1, -2))
+        parts[f"{name}_zero_point"] = packed.view(np.int32)
+    return parts
+
+
+def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
+    """Returns the ``quantization_config`` of a checkpoint with these weights.
+
+    One group of settings for each packing, which targets all linear layers where it is alone and
+    the modules by name where it is not.
+    """
+    modules: dict[tuple[int, int | None, bool], list[str]] = {}
+    for name, q in weights.items():
+        size = q.group_size
+        whole = size is None or size >= q.shape[-1]
+        kind = (_check(name, q), None if whole else size, q._data.packing.zero == NONE)
+        modules.setdefault(kind, []).append(name.removesuffix(_SUFFIX))
+    groups = {}
+    for number, ((bits, size, symmetric), names) in enumerate(modules.items()):
+        groups[f"group_{number}"] = {
+            "format": "pack-quantized",
+            "targets": ["Linear"] if len(modules) == 1 else sorted(names),
+            "input_activations": None,
+            "output_activations": None,
+            "weights": {
+                "num_bits": bits,
+                "type": "int",
+                "symmetric": symmetric,
+                "strategy": "channel" if size is None else "group",
+                "group_size": size,
+                "dynamic": False,
+            },
+        }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": [],
+    }
+
+
+def _check(name: str, weights: QuantizedArray) -> int:
+    """Returns the bits of the codes. Raises UnsupportedFormatError for what they cannot hold."""
+    packing = weights._data.packing
+    what = ""
+    if packing.format not in _BITS:
+        what = f"weights of format {packing.format!r}"
+    elif packing.zero not in (NONE, CODE):
+        what = "an offset a group"
+    elif packing.group_size is not None and _ragged(packing.group_size, weights.shape[-1]):
+        what = f"{weights.shape[-1]} inputs in groups of {packing.group_size}, the last ragged"
+    if what:
+        raise UnsupportedFormatError(f"{name}: compressed-tensors cannot hold {what}")
+    return _BITS[packing.format]
+
+
+def _ragged(group_size: int, columns: int) -> bool:
+    return columns > group_size and columns % group_size != 0
