@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+import binq
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
+from binq.storage.gguf_writer import write_blocks
 
 pytestmark = pytest.mark.interop
 gguf = pytest.importorskip("gguf")
@@ -59,3 +61,20 @@ def test_weights_that_the_library_quantized_are_read_exactly(tmp_path, name):
     with written(tmp_path, kind, blocks) as source:
         tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == NAME)
         np.testing.assert_array_equal(tensor.read(source), gguf.dequantize(blocks, kind))
+
+
+@pytest.mark.parametrize(
+    ("format", "group", "name"),
+    [
+        ("int4", 32, "Q4_0"),
+        ("int4", 128, "Q5_0"),
+        ("ternary", 256, "TQ2_0"),
+        ("binary", 64, "Q8_0"),
+    ],
+)
+def test_the_library_reads_what_is_written(format, group, name):
+    weights = np.random.default_rng(4).standard_normal((40, 512)).astype(np.float32)
+    q = binq.quantize(weights, format, group_size=group)
+    kind, blocks = write_blocks(q, name)
+    values = gguf.dequantize(blocks, gguf.GGMLQuantizationType[kind])
+    np.testing.assert_array_equal(values, q.dequantize())
