@@ -44,7 +44,9 @@ FORCE_INLINE = {False: "inline __attribute__((always_inline))", True: "__forcein
 # What Windows shows of a module besides its initialisation: threadpoolctl looks for these.
 EXPORTS = {"binq._native._threads": ["binq_get_num_threads", "binq_set_num_threads"]}
 # Every machine's: they choose and share out, the kernels compute; one searches for scales.
-DOORS = ("binq._core", "binq._native._search", "binq._native._threads")
+DOORS = tuple(
+    f"binq.{name}" for name in ("_core", "_native._gptq", "_native._search", "_native._threads")
+)
 
 
 def source(name):

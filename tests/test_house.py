@@ -21,6 +21,7 @@ FLOORS = (
     ("convert",),
     ("models",),
     ("storage",),
+    ("calibrator",),
     ("files",),
     ("methods",),
     ("runtime",),

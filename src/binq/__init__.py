@@ -29,10 +29,12 @@ from binq.methods.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from binq.calibrator import Calibrator
     from binq.convert import quantize_checkpoint
     from binq.files import load_file, save_file
 
 __all__ = [
+    "Calibrator",
     "FormatError",
     "NonFiniteError",
     "QuantizedArray",
@@ -58,6 +60,7 @@ __all__ = [
 
 # Loaded on first use: files and checkpoints bring libraries that products never need.
 _LAZY = {
+    "Calibrator": "binq.calibrator",
     "load_file": "binq.files",
     "quantize_checkpoint": "binq.checkpoint",
     "save_file": "binq.files",

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 FormatName: TypeAlias = Literal["binary", "ternary", "int4"]
-MethodName: TypeAlias = Literal["mse", "absmax", "absmean"]
+MethodName: TypeAlias = Literal["mse", "absmax", "absmean", "gptq"]
 ZeroName: TypeAlias = Literal["code", "offset"]
 ActivationsName: TypeAlias = Literal["float32", "int16", "int8"]
 NonfiniteName: TypeAlias = Literal["raise", "zero"]

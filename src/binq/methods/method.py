@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from binq import _core, _memory
 from binq.array.packed import Packed
 from binq.array.packing import Packing
+from binq.methods.moments import Moments
 from binq.methods.signals import Nonfinite, ScaleRange
 from binq.methods.weighted import quantize_weighted
 
@@ -28,13 +29,15 @@ class Task:
     - importance: None, or float32 ``(in_features,)``: how much the square of each input's error
       counts
     - statistics: None, or what a calibration knows of the inputs, for methods that use it
+    - centred: whether errors along the mean of the inputs cost nothing, as a bias will undo them
     """
 
     weights: NDArray[Any]
     packing: Packing
     scale_dtype: np.dtype[Any]
     importance: NDArray[np.float32] | None = None
-    statistics: Any = None
+    statistics: Moments | None = None
+    centred: bool = False
 
 
 class Method(ABC):

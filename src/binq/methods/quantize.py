@@ -3,25 +3,73 @@
 import warnings
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from binq.array import QuantizedArray
-from binq.array.checks import as_float32, check_choice, is_ml_float, plain_array
+from binq.array.checks import (
+    as_float32,
+    check_bool,
+    check_choice,
+    check_int,
+    is_ml_float,
+    plain_array,
+)
 from binq.array.choices import FormatName, MethodName, NonfiniteName, ScaleDType, ZeroName
 from binq.array.packed import Packed
 from binq.array.packing import FLOAT32, Packing
 from binq.errors import NonFiniteError, ScaleRangeWarning, SizeWarning
+from binq.methods.gptq import Gptq
 from binq.methods.method import Method, Native, Nonfinite, ScaleRange, Task
+from binq.methods.moments import Moments, check_moments
 
-METHODS: dict[str, Method] = {name: Native(name) for name in ("mse", "absmax", "absmean")}
+METHODS: dict[str, Method] = {
+    **{name: Native(name) for name in ("mse", "absmax", "absmean")},
+    "gptq": Gptq(),
+}
 
 _SCALE_DTYPES = ("float16", "float32")
 _NATIVE_INPUTS = ("float32", "float16", "bfloat16", "float64")
 # Weights are looked at for inf and NaN in blocks of about this many.
 _BLOCK = 1 << 20
+
+
+@overload
+def quantize(
+    w: ArrayLike,
+    format: FormatName,
+    *,
+    group_size: int | None = 128,
+    method: MethodName | Method = "mse",
+    symmetric: bool = True,
+    zero: ZeroName | None = None,
+    scale_dtype: ScaleDType = "float16",
+    nonfinite: NonfiniteName = "raise",
+    importance: ArrayLike | None = None,
+    stats: Moments | None = None,
+    sweeps: int | None = None,
+    return_bias: Literal[False] = False,
+) -> QuantizedArray: ...
+
+
+@overload
+def quantize(
+    w: ArrayLike,
+    format: FormatName,
+    *,
+    group_size: int | None = 128,
+    method: MethodName | Method = "mse",
+    symmetric: bool = True,
+    zero: ZeroName | None = None,
+    scale_dtype: ScaleDType = "float16",
+    nonfinite: NonfiniteName = "raise",
+    importance: ArrayLike | None = None,
+    stats: Moments | None = None,
+    sweeps: int | None = None,
+    return_bias: Literal[True],
+) -> tuple[QuantizedArray, NDArray[np.float32]]: ...
 
 
 def quantize(
@@ -35,7 +83,10 @@ def quantize(
     scale_dtype: ScaleDType = "float16",
     nonfinite: NonfiniteName = "raise",
     importance: ArrayLike | None = None,
-) -> QuantizedArray:
+    stats: Moments | None = None,
+    sweeps: int | None = None,
+    return_bias: bool = False,
+) -> QuantizedArray | tuple[QuantizedArray, NDArray[np.float32]]:
     """Returns w in packed form: a few bits a weight and a scale for each group.
 
     The weights of a group become ``scale * code``, or with symmetric=False
@@ -51,7 +102,8 @@ def quantize(
     - method: ``"mse"``: the scale (and zero point) with the least squared error of all there are,
       found exactly in each group; or a quick rule: ``"absmax"`` (int4: ``max|w| / 7``; asymmetric:
       from the smallest to the largest weight) and ``"absmean"`` (``mean|w|``, as in BitNet b1.58
-      for ternary and XNOR-Net for binary); or a :class:`Method` of your own
+      for ternary and XNOR-Net for binary); ``"gptq"`` (not binary): the least change of what the
+      layer computes, with ``stats``; or a :class:`Method` of your own
     - symmetric: False gives each group a zero point (int4) or any two levels (binary); ternary
       has no such form
     - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
@@ -61,6 +113,11 @@ def quantize(
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
     - importance: ``(in_features,)``, what the square of each input's error is multiplied by in
       ``"mse"``: numbers of 0 or more, such as the mean square of each input
+    - stats: what a :class:`binq.Calibrator` knows of the layer's inputs, ``cal[name]``
+    - sweeps: how often ``"gptq"`` improves all codes and scales once more, 2 unless said
+    - return_bias: return ``(q, correction)``: the correction ``(w − ŵ)·mean``, float32
+      ``(..., out_features)``, is to be added to the layer's bias. ``"gptq"`` then counts only what
+      a bias cannot undo: the inputs' covariance instead of their second moment
 
     Raises NonFiniteError (a ValueError) if w has inf or NaN, naming the first; TypeError for
     wrong types and dtypes; ValueError for the rest, such as a number that float32 cannot hold.
@@ -77,12 +134,15 @@ def quantize(
     array([[ 0, -1,  1,  1]], dtype=int8)
     """
     packing = Packing.checked(format, group_size, symmetric, zero)
-    chosen = get_method(method, packing)
+    chosen = _with_sweeps(get_method(method, packing), sweeps)
     dtype = _check_scale_dtype(scale_dtype)
     check_choice("nonfinite", nonfinite, ("raise", "zero"))
     weights = check_weights(w)
     packing = packing.fitted(weights.shape[-1])
-    task = Task(weights, packing, dtype, _check_importance(importance, weights, chosen))
+    important = _check_importance(importance, weights, chosen)
+    centred = check_bool("return_bias", return_bias)
+    known = _check_stats(stats, weights, chosen, centred)
+    task = Task(weights, packing, dtype, important, known, centred)
     packed, widened = quantize_task(task, chosen, nonfinite)
     if widened:
         warnings.warn(
@@ -97,7 +157,22 @@ def quantize(
             SizeWarning,
             stacklevel=2,
         )
-    return QuantizedArray._of(packed)
+    q = QuantizedArray._of(packed)
+    if not centred:
+        return q
+    assert known is not None
+    if nonfinite == "zero":
+        weights = with_zeros(weights)
+    return q, bias_correction(weights, q, known)
+
+
+def bias_correction(
+    weights: NDArray[Any], q: QuantizedArray, stats: Moments
+) -> NDArray[np.float32]:
+    """Returns ``(w − ŵ)·mean``, float32 ``(..., out_features)``: what the layer's bias lacks."""
+    mean = stats.mean.astype(np.float64)
+    exact: NDArray[Any] = weights.astype(np.float32, copy=False) - q.dequantize()
+    return (exact @ mean).astype(np.float32)
 
 
 def quantize_task(task: Task, method: Method, nonfinite: str = "raise") -> tuple[Packed, bool]:
@@ -173,6 +248,32 @@ def _check_importance(
         index = int(np.argmax(wrong))
         raise ValueError(f"importance must be finite and 0 or more, got {values[index]} at {index}")
     return values
+
+
+def _check_stats(
+    stats: Any, weights: NDArray[Any], method: Method, return_bias: bool
+) -> Moments | None:
+    """Returns the moments of the inputs, or None where none are given and none are needed."""
+    if stats is None:
+        if method.uses_statistics or return_bias:
+            what = f"method {str(method)!r}" if method.uses_statistics else "return_bias=True"
+            raise ValueError(f"stats must be given for {what}: binq.Calibrator collects them")
+        return None
+    if not (method.uses_statistics or return_bias):
+        raise ValueError(
+            f"stats must be None for method {str(method)!r}, which ignores them; "
+            "method='gptq' uses them"
+        )
+    return check_moments(stats, weights.shape[-1])
+
+
+def _with_sweeps(method: Method, sweeps: Any) -> Method:
+    """Returns the method with that number of sweeps, if one is given."""
+    if sweeps is None:
+        return method
+    if not isinstance(method, Gptq):
+        raise ValueError(f"sweeps must be None for method {str(method)!r}, which has none")
+    return Gptq(check_int("sweeps", sweeps, 0, 1000), method.damping)
 
 
 def check_weights(w: Any) -> NDArray[Any]:

@@ -1,0 +1,93 @@
+"""How much errors of weights cost: the damped moments of a layer's inputs, and their factor."""
+
+import threading
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.methods.moments import Moments
+
+# Of the diagonal's mean: what is more than this, H is nothing but the damping.
+_MOST_DAMPING = 1e6
+
+
+class Curvature:
+    """The damped moments H of the inputs; errors E of weights cost trace(E·H·Eᵀ).
+
+    H is the covariance where centred, else the second moment, divided by the mean of its diagonal;
+    then ``damping`` is added to the diagonal, and more by the ratio of inputs to rows where fewer
+    rows were seen than there are inputs. Where H is not positive definite all the same, damping
+    grows tenfold until it is.
+
+    - matrix: float32 H in the order of the weights
+    - order: the columns in the order in which they are rounded, the costly ones first
+    - unit: float32 U of H = U·D·Uᵀ in that order, upper triangular with a diagonal of ones
+    - pivots: the diagonal of D
+    """
+
+    def __init__(self, moments: Moments, centred: bool, damping: float) -> None:
+        exact = moments.covariance.astype(np.float64) if centred else moments.second_moment()
+        diagonal = exact.diagonal().copy()
+        typical = float(diagonal.mean()) if diagonal.size else 1.0
+        if not typical > 0:
+            typical = 1.0  # Inputs that never change: all errors cost alike.
+        exact /= typical
+        self.order: NDArray[np.intp] = np.argsort(-diagonal, kind="stable")
+        self.damping = damping * max(1.0, moments.in_features / moments.count)
+        while True:
+            found = _factor(exact, self.order, self.damping)
+            if found is not None:
+                break
+            self.damping *= 10
+            if self.damping > _MOST_DAMPING:
+                low = float(np.linalg.eigvalsh(exact)[0] * typical)
+                raise ValueError(f"stats.covariance must not have an eigenvalue below 0: {low:g}")
+        self.unit, self.pivots = found
+        exact[np.diag_indices(len(exact))] += self.damping
+        self.matrix: NDArray[np.float32] = exact.astype(np.float32)
+
+    @property
+    def importance(self) -> NDArray[np.float32]:
+        """Returns what the square of each input's error costs by itself."""
+        return np.ascontiguousarray(self.matrix.diagonal())
+
+
+def _factor(
+    exact: NDArray[np.float64], order: NDArray[np.intp], damping: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]] | None:
+    """Returns U and the diagonal of D, or None where H is not positive definite."""
+    from scipy.linalg import LinAlgError, cholesky
+
+    backwards = order[::-1]
+    damped = exact[np.ix_(backwards, backwards)]
+    damped[np.diag_indices(len(damped))] += damping
+    try:
+        # The transpose is the same matrix, and in the order that LAPACK overwrites.
+        lower = cholesky(damped.T, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return None
+    # H backwards = L·Lᵀ, so H = (L backwards)·(L backwards)ᵀ, with an upper triangle.
+    upper = lower[::-1, ::-1]
+    diagonal = upper.diagonal().copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit = np.ascontiguousarray(upper / diagonal, np.float32)
+    return (unit, diagonal * diagonal) if np.isfinite(unit).all() else None
+
+
+_lock = threading.Lock()
+_known: WeakKeyDictionary[Moments, dict[tuple[bool, float], Curvature]] = WeakKeyDictionary()
+
+
+def curvature_of(moments: Moments, centred: bool, damping: float) -> Curvature:
+    """Returns the curvature, the same one for as long as the moments live and no other is asked.
+
+    Blocks of rows of one matrix, and layers with the same inputs, share it.
+    """
+    with _lock:
+        known = _known.get(moments, {})
+        key = (centred, damping)
+        if key not in known:
+            known = {key: Curvature(moments, centred, damping)}
+            _known[moments] = known
+        return known[key]

@@ -1,0 +1,79 @@
+"""What a calibration knows of the inputs of one layer: their mean and covariance."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and covariance of the inputs of a layer, over the rows that were seen.
+
+    - covariance: float32 ``(in_features, in_features)``: the mean over all rows x of
+      ``(x − mean)·(x − mean)ᵀ``
+    - mean: float32 ``(in_features,)``
+    - count: how many rows were seen
+
+    The second moment, the mean of ``x·xᵀ``, is ``covariance + mean·meanᵀ``.
+    :class:`binq.Calibrator` makes them; arrays of one's own serve as well.
+    """
+
+    covariance: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    count: int
+
+    @property
+    def in_features(self) -> int:
+        """Returns how many inputs the layer has."""
+        return len(self.mean)
+
+    @property
+    def mean_square(self) -> NDArray[np.float32]:
+        """Returns the mean square of each input: an ``importance`` for :func:`binq.quantize`."""
+        mean = self.mean.astype(np.float64)
+        square = self.covariance.diagonal() + mean * mean
+        return np.maximum(square, 0.0).astype(np.float32)
+
+    def second_moment(self) -> NDArray[np.float64]:
+        """Returns covariance + mean·meanᵀ in float64."""
+        mean = self.mean.astype(np.float64)
+        moment = np.multiply.outer(mean, mean)
+        moment += self.covariance
+        return moment
+
+
+def check_moments(stats: Any, in_features: int) -> Moments:
+    """Returns ``stats`` if they are moments of that many inputs, of finite numbers that agree.
+
+    Raises TypeError for another type, ValueError that says which number is wrong.
+    """
+    if not isinstance(stats, Moments):
+        raise TypeError(f"stats must be the Moments of a Calibrator, got {type(stats).__name__}")
+    expected = {"covariance": (in_features, in_features), "mean": (in_features,)}
+    for name, shape in expected.items():
+        values = np.asarray(getattr(stats, name))
+        if values.shape != shape:
+            raise ValueError(
+                f"stats.{name} must have shape {shape}, as w has {in_features} columns, "
+                f"got {values.shape}"
+            )
+        if not np.isfinite(values).all():
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+            raise ValueError(f"stats.{name} must be finite, got {values[index]} at {index}")
+    if stats.count < 2:
+        raise ValueError(f"stats.count must be 2 or more rows of x, got {stats.count}")
+    covariance = stats.covariance
+    diagonal = covariance.diagonal()
+    if in_features and diagonal.min() < 0:
+        at = int(diagonal.argmin())
+        raise ValueError(f"stats.covariance must not be below 0 at ({at}, {at}): {diagonal[at]}")
+    uneven = np.abs(covariance - covariance.T)
+    if in_features and uneven.max() > 1e-3 * diagonal.max():
+        i, j = (int(k) for k in np.unravel_index(int(uneven.argmax()), uneven.shape))
+        raise ValueError(
+            f"stats.covariance must be symmetric, got {covariance[i, j]} at {(i, j)} and "
+            f"{covariance[j, i]} at {(j, i)}"
+        )
+    return stats
