@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = _parser().parse_args(arguments)
     _allow_files()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal has no characters for is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         with _ending_as_interrupted():
             return int(options.run(options))
@@ -33,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"binq: interrupted{more}", file=sys.stderr)
         return INTERRUPTED
     except (OSError, ValueError, NotImplementedError, MemoryError, KeyError) as error:
-        print(f"binq: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        if isinstance(error, MemoryError):
+            text = f"not enough memory{': ' * bool(text)}{text}"
+        _complain(text)
         return FAILED
 
 
@@ -65,8 +71,10 @@ def _allow_files() -> None:
 
 def _print(text: str) -> None:
     """Writes a line of results; where its reader went away, as ``head`` does, the work goes on."""
+    from binq.convert.tables import shown
+
     try:
-        print(text, flush=True)
+        print("\n".join(map(shown, text.split("\n"))), flush=True)
     except BrokenPipeError:
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())
@@ -174,8 +182,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _complain(text: str) -> None:
+    from binq.convert.tables import shown
+
+    print(f"binq: {shown(text)}", file=sys.stderr)
+
+
 def _usage(message: str) -> NoReturn:
-    print(f"binq: {message}", file=sys.stderr)
+    _complain(message)
     raise SystemExit(USAGE)
 
 
@@ -228,7 +242,7 @@ def _quantize(options: argparse.Namespace) -> int:
     if options.plot:
         report.plot(options.plot)
     for warning in report.warnings:
-        print(f"binq: {warning}", file=sys.stderr)
+        _complain(warning)
     return OK
 
 
@@ -251,13 +265,14 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from binq.convert.tables import shown
     from binq.convert.verify import verify
 
     problems = 0
     for problem in verify(options.path, options.against):
-        _print(problem)
+        _print(shown(problem))
         problems += 1
-    _print(f"{options.path}: {'ok' if not problems else f'{problems} problems'}")
+    _print(f"{shown(str(options.path))}: {'ok' if not problems else f'{problems} problems'}")
     return FAILED if problems else OK
 
 

@@ -259,7 +259,7 @@ def test_no_damage_does_worse_than_an_error(tmp_path_factory, data):
 def test_names_that_safetensors_do_not_have_are_refused_before_any_work(tmp_path, name):
     tensors = {name: (0, (4,), bytes(16))}
     path = write(tmp_path, gguf_file(QWEN3, tensors))
-    with pytest.raises(FormatError, match="tensor names must be valid Unicode without NUL"):
+    with pytest.raises(FormatError, match="tensor names must be valid Unicode"):
         quantize_checkpoint(path, tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
 

@@ -92,6 +92,7 @@ cdef bint run_unfit(Product *p) noexcept nogil:
 
 
 cdef const MatmulKernel *fastest(const MatmulKernel *tiers, Py_ssize_t rows) noexcept nogil:
+    rows = min(rows, <Py_ssize_t>ANY_ROWS)
     while tiers.most_rows < rows:
         tiers += 1
     return tiers

@@ -17,6 +17,7 @@ from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS, lanes
 from binq.convert.rewrite import round_to
+from binq.convert.tables import shown
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint
@@ -80,9 +81,9 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
                     unseen.pop(here, None)
                     yield from _compare_kept(source, tensor, there, here, plain[here])
                 else:
-                    yield f"{here}: in {against}, missing here"
+                    yield f"{shown(here)}: in {against}, missing here"
         for name in unseen:
-            yield f"{name}: not in {against}"
+            yield f"{shown(name)}: not in {against}"
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def _compare_packed(
     if d.shape != tensor.shape:
         tensor = tensor.as_matrices()
     if d.shape != tensor.shape:
-        yield f"{tensor.name}: shape {d.shape}, in the source {tensor.shape}"
+        yield f"{shown(tensor.name)}: shape {d.shape}, in the source {tensor.shape}"
         return
     if 0 in d.shape:
         return
@@ -179,7 +180,7 @@ def _compare_packed(
             where += f" of matrix {first.matrix}"
         more = f", and {len(wrong) - 1} other places" if len(wrong) > 1 else ""
         yield (
-            f"{tensor.name}: not the source's weights: {where}: SQNR {first.found:.1f} dB, "
+            f"{shown(tensor.name)}: not the source's weights: {where}: SQNR {first.found:.1f} dB, "
             f"quantizing the source gives {first.expected:.1f} dB{more}"
         )
 

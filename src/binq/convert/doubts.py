@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from binq.convert.tables import readable
+from binq.convert.tables import readable, shown
 from binq.convert.tensor_report import TensorReport
 
 # A zero point that is off by one gives 0.32; weights of trained models stay below 0.1.
@@ -61,4 +61,4 @@ def _of(found: Sequence[TensorReport], count: int, one: str, many: str) -> str:
 
 def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return ", ".join(map(shown, names[:_NAMED])) + more

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 
-from binq.convert.tables import readable
+from binq.convert.tables import readable, shown
 from binq.errors import UnsupportedFormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint
@@ -61,9 +61,9 @@ def inspect(path: Path) -> list[Entry]:
 
 def inspect_text(entries: list[Entry]) -> str:
     """Returns a table of the entries and their total."""
-    width = max([len(e.name) for e in entries], default=0)
+    width = max([len(shown(e.name)) for e in entries], default=0)
     lines = [
-        f"{e.name:{width}}  {e.format:18} {'x'.join(map(str, e.shape)):>20} "
+        f"{shown(e.name):{width}}  {e.format:18} {'x'.join(map(str, e.shape)):>20} "
         f"{e.bits_per_weight:7.3f} {readable(e.nbytes):>10}  {e.file}"
         for e in entries
     ]

@@ -299,6 +299,8 @@ def _matches(source: Checkpoint, rule: Rule, tensor: LogicalTensor) -> bool:
 
 def _is_weight(tensor: LogicalTensor) -> bool:
     """Returns whether quantizing the tensor can make sense: a glob may match its bias as well."""
+    if tensor.size == 0:
+        return False
     if len(tensor.shape) < 2 or tensor.role in ("bias", "norm"):
         return False
     return not tensor.has_floats or tensor.dtype in FLOATS

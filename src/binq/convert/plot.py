@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from binq.convert.tables import shown as shown_text
 from binq.convert.tensor_report import TensorReport
 
 _MOST_PARTS = 12
@@ -20,7 +21,7 @@ def draw(title: str, tensors: Sequence[TensorReport], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (sizes, layers, spread) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(_label(title))
     _sizes(sizes, tensors)
     _layers(layers, tensors)
     _spread(spread, tensors)
@@ -35,6 +36,11 @@ def _part(name: str) -> str:
     words = [w for w in name.split(".") if not w.isdecimal() and w not in ("model", "weight")]
     words = [w for w in words if w not in ("language_model", "layers", "blk", "experts")]
     return ".".join(words[-2:]) or name
+
+
+def _label(text: str) -> str:
+    """Returns text that is drawn as it is: a dollar would begin a formula."""
+    return shown_text(text)[:80].replace("$", r"\$")
 
 
 def _sizes(axes: Any, tensors: Sequence[TensorReport]) -> None:
@@ -52,7 +58,7 @@ def _sizes(axes: Any, tensors: Sequence[TensorReport]) -> None:
     places = range(len(shown))
     axes.barh(places, [before[p] / 1e6 for p in shown], 0.8, color="0.85", label="before")
     axes.barh(places, [after[p] / 1e6 for p in shown], 0.5, color="tab:blue", label="after")
-    axes.set_yticks(places, shown, fontsize=8)
+    axes.set_yticks(places, [_label(part) for part in shown], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("MB")
     axes.set_title("Size by part of the model")
@@ -62,7 +68,7 @@ def _sizes(axes: Any, tensors: Sequence[TensorReport]) -> None:
 def _layers(axes: Any, tensors: Sequence[TensorReport]) -> None:
     by_part: dict[str, dict[int, float]] = defaultdict(dict)
     for t in tensors:
-        layer = re.search(r"\.(\d+)\.", t.name)
+        layer = re.search(r"\.(\d{1,9})\.", t.name)
         if layer and t.sqnr_db is not None and math.isfinite(t.sqnr_db):
             layers = by_part[_part(t.name)]
             # Of a layer's experts, stored one by one, the one that lost most.
@@ -78,7 +84,7 @@ def _layers(axes: Any, tensors: Sequence[TensorReport]) -> None:
         points = sorted(by_part[part].items())
         # There are ten colors: the eleventh part begins again with dashes.
         style = {"marker": "o", "markersize": 3, "linestyle": "-" if i < 10 else "--"}
-        axes.plot(*zip(*points, strict=True), **style, label=part)
+        axes.plot(*zip(*points, strict=True), **style, label=_label(part))
     axes.set_ylim(*_at_least_one_decibel(*axes.get_ylim()))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)

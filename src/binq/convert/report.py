@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from binq.convert.doubts import doubts, growth
-from binq.convert.tables import align, readable
+from binq.convert.tables import align, readable, shown
 from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
 
@@ -100,7 +100,7 @@ class Report:
         for t in self.tensors:
             rows.append(
                 (
-                    t.name,
+                    shown(t.name),
                     "x".join(map(str, t.shape)) or "scalar",
                     t.format,
                     f"{t.bits_per_weight:.3f}",

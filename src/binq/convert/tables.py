@@ -4,6 +4,17 @@ import math
 from collections.abc import Sequence
 
 
+def shown(text: str) -> str:
+    """Returns text from a stranger's file as a terminal may show it: other characters escaped.
+
+    >>> print(shown("a" + chr(27) + "[2K" + chr(10) + "b"))
+    a\\x1b[2K\\nb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def readable(nbytes: int) -> str:
     """Returns a size as people write it: ``1.50 GB``, powers of 1000."""
     if nbytes < 1000:

@@ -186,8 +186,9 @@ class _Header:
                     f"{self._path}: tensor {name!r} has type {kind}, {known}: not supported"
                 )
             type, weights, nbytes = kinds[kind]
-            if (shape[-1] if shape else 1) % weights:
-                self._fail(f"tensor {name!r}: rows of {shape[-1]} are no whole {type} blocks")
+            columns = shape[-1] if shape else 1
+            if columns % weights:
+                self._fail(f"tensor {name!r}: rows of {columns} are no whole {type} blocks")
             if offset % alignment:
                 self._fail(f"tensor {name!r} lies at {offset}, no multiple of {alignment}")
             size = prod(shape) // weights * nbytes
@@ -210,7 +211,8 @@ class _Header:
             for (_, kind, shape, offset), end in zip(entries, ends, strict=True):
                 if kind == _Q2_0:
                     size = prod(shape) // weights * nbytes
-                    fits = fits and not shape[-1] % weights and 0 <= end - offset - size < alignment
+                    whole = bool(shape) and not shape[-1] % weights
+                    fits = fits and whole and 0 <= end - offset - size < alignment
             if fits:
                 fitting.append(layout)
         if len(fitting) != 1:

@@ -12,12 +12,14 @@ from typing import Any, NoReturn
 
 from binq.errors import FormatError
 from binq.files.dtypes import BITS
-from binq.files.strict_json import parse_json
+from binq.files.strict_json import parse_members, parse_string, parse_value
 
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 1_000_000
 MAX_AXES = 8
 MAX_SIZE = 2**48
+MAX_BITS = 2**63
+MAX_NAME = 1 << 16
 LENGTH_BYTES = 8
 METADATA = "__metadata__"
 
@@ -45,6 +47,9 @@ def checked_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     for size in shape:
         if not 0 <= size < MAX_SIZE:
             raise ValueError(f"shape has a size of {size}, outside 0 to 2**48 - 1")
+    # Where one axis is 0 the others count as well: numpy multiplies them.
+    if 0 in shape and BITS[dtype] * prod(size or 1 for size in shape) >= MAX_BITS:
+        raise ValueError(f"shape {list(shape)} has more elements than any array")
     bits = BITS[dtype] * prod(shape)
     if bits % 8:
         raise ValueError(f"{prod(shape)} elements of {dtype} are no whole number of bytes")
@@ -73,11 +78,7 @@ def parse_header(
     ``data_size`` is the number of bytes behind the header. Raises FormatError that names the
     file, the tensor and the reason.
     """
-    entries = _load_json(text, path)
-    metadata = _check_metadata(entries.pop(METADATA, {}), path)
-    if len(entries) > MAX_TENSORS:
-        raise FormatError(f"{path}: header lists {len(entries)} tensors, more than {MAX_TENSORS}")
-    tensors = {name: _check_entry(name, entry, path) for name, entry in entries.items()}
+    tensors, metadata = _load_json(text, path)
     tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
     end = 0
     for name, info in tensors.items():
@@ -90,17 +91,41 @@ def parse_header(
     return tensors, metadata
 
 
-def _load_json(text: bytes, path: object) -> dict[str, Any]:
+def _load_json(text: bytes, path: object) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Returns tensors and metadata, each checked as it is read, so that no JSON is kept."""
     if not text.startswith(b"{"):
         raise FormatError(f"{path}: header must begin with '{{', got {text[:1]!r}")
+    metadata: dict[str, str] = {}
+
+    def read_string(name: str, content: str, at: int) -> tuple[str, int]:
+        if content[at : at + 1] != '"':
+            raise FormatError(f"{path}: __metadata__[{name[:200]!r}] must be a string")
+        return parse_string(content, at)
+
+    def read_entry(name: str, content: str, at: int) -> tuple[TensorInfo | None, int]:
+        if name != METADATA:
+            entry, at = parse_value(content, at)
+            return _check_entry(name, entry, path), at
+        if content[at : at + 1] == "{":
+            strings, at = parse_members(content, at, MAX_TENSORS, read_string)
+        else:
+            strings, at = parse_value(content, at)
+        metadata.update(_check_metadata(strings, path))
+        return None, at
 
     try:
-        entries = parse_json(text, whole=True)
+        content = text.decode("utf-8")
+        entries, end = parse_members(content, 0, MAX_TENSORS + 1, read_entry)
+        if end != len(content):
+            raise ValueError(f"there is more behind the object, at character {end}")
+    except FormatError:
+        raise
     except ValueError as error:
         raise FormatError(f"{path}: header is not JSON as it must be: {error}") from None
-    if not isinstance(entries, dict):
-        raise FormatError(f"{path}: header must be an object")
-    return entries
+    entries.pop(METADATA, None)
+    if len(entries) > MAX_TENSORS:
+        raise FormatError(f"{path}: header lists {len(entries)} tensors, more than {MAX_TENSORS}")
+    return entries, metadata
 
 
 def _check_metadata(metadata: Any, path: object) -> dict[str, str]:
@@ -118,9 +143,10 @@ def _check_metadata(metadata: Any, path: object) -> dict[str, str]:
 
 def check_name(name: str) -> None:
     """Raises ValueError for what no reader takes for a tensor's name, ours included."""
-    if name == METADATA or "\0" in name or not is_unicode(name):
+    if name == METADATA or "\0" in name or not is_unicode(name) or len(name) > MAX_NAME:
         raise ValueError(
-            f"tensor names must be valid Unicode without NUL and not {METADATA!r}, got {name!r}"
+            f"tensor names must be valid Unicode of at most {MAX_NAME} characters, without NUL and "
+            f"not {METADATA!r}, got {name[:200]!r}"
         )
 
 
@@ -139,6 +165,8 @@ def _check_text(text: str, what: str) -> None:
 
 
 def _check_entry(name: str, entry: Any, path: object) -> TensorInfo:
+    if len(name) > MAX_NAME:
+        raise FormatError(f"{path}: a name of {len(name)} characters, more than {MAX_NAME}")
     _check_text(name, f"{path}: the tensor name {name!r}")
 
     def bad(reason: str) -> NoReturn:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, to_float32
+from binq.storage.base import CodedStorage, Storage, check_size, to_float32
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -93,8 +93,7 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
         raise UnsupportedFormatError(
             f"{source.path}: AWQ version {version!r}, {bits!r} bits, zero_point {zero_point!r}"
         )
-    if type(group) is not int or (group < 1 and group != -1):
-        raise FormatError(f"{source.path}: group_size is {group!r}")
+    group = check_size(source, "group_size", group, -1)
     return {f"{module}.weight": _weight(source, module, names, group) for module in modules}
 
 

@@ -172,6 +172,18 @@ class CodedStorage(Storage):
         return codes
 
 
+def check_size(source: "Checkpoint", name: str, value: object, *row: int) -> int:
+    """Returns a size that a configuration gives, or one of ``row``, which stand for a whole row.
+
+    Raises FormatError for what is not an integer from 1 to 2**31 - 1.
+    """
+    if type(value) is int and (1 <= value < 1 << 31 or value in row):
+        return value
+    raise FormatError(
+        f"{source.path}: {name} is {repr(value)[:40]}, not a size from 1 to 2**31 - 1"
+    )
+
+
 def packed_group(group: int | None, columns: int) -> int | None:
     """Returns the group size of packed weights with the same scales, or 0 where there is none."""
     if group is None or group in (32, 64, 128, 256):
@@ -200,7 +212,7 @@ def each_group(
     whole = columns // group
     parts = values[:, : whole * group].reshape(rows, whole, group)
     if not np.shares_memory(parts, values):  # a ragged last group: rows are not contiguous
-        operate(values, np.repeat(groups, group, axis=-1)[:, :columns], out=values)
+        operate(values, np.repeat(groups, min(group, columns), axis=-1)[:, :columns], out=values)
         return
     operate(parts, groups[:, :whole, None], out=parts)
     if whole * group < columns:
@@ -268,10 +280,14 @@ def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
 def row_blocks(storage: Storage, budget: int) -> list[tuple[int, int]]:
     """Returns the blocks of rows (start, stop) to read one matrix in ``budget`` bytes."""
     rows = storage.shape[-2]
+    if 0 in storage.shape:
+        return []  # an axis of any length may stand beside
     step = storage.good_rows(budget)
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
 def _all_blocks(storage: Storage) -> list[tuple[int, int, int]]:
     blocks = row_blocks(storage, SCAN_BYTES)
+    if not blocks:
+        return []
     return [(matrix, *block) for matrix in range(prod(storage.shape[:-2])) for block in blocks]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.storage.base import check_size
 from binq.storage.patterns import matches
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def _scheme(
     # As the library: a group size is one of groups, none of rows.
     strategy = weights.get("strategy") or ("tensor" if group is None else "group")
     if strategy in ("group", "tensor_group"):
-        if type(group) is not int or group < 1:
-            raise FormatError(f"{source.path}: group_size is {group!r}")
+        group = check_size(source, "group_size", group)
     elif strategy in ("channel", "tensor", "block"):
         group = None
     else:
@@ -103,10 +103,10 @@ def _scheme(
     block = weights.get("block_structure") if strategy == "block" else None
     sizes = _USUAL_BLOCK if strategy == "block" else None
     if block is not None:
-        right = isinstance(block, list) and len(block) == 2
-        if not right or not all(type(size) is int and size > 0 for size in block):
+        if not isinstance(block, list) or len(block) != 2:
             raise FormatError(f"{source.path}: block_structure must be two sizes, got {block!r}")
-        sizes = (block[0], block[1])
+        high, wide = (check_size(source, "block_structure", size) for size in block)
+        sizes = (high, wide)
     listed = targets if isinstance(targets, list) else [targets]
     return WeightScheme(
         format,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import Storage
+from binq.storage.base import Storage, check_size
 from binq.storage.scaled import E8M0, Scaled, scale_grid, scale_type
 from binq.storage.small_floats import FLOAT8
 
@@ -82,10 +82,7 @@ def _block_size(source: "Checkpoint", config: Mapping[str, Any]) -> tuple[int, i
     block = config.get("weight_block_size", list(_USUAL))
     if block is None:
         return None
-    if not (
-        isinstance(block, list)
-        and len(block) == 2
-        and all(type(size) is int and size > 0 for size in block)
-    ):
+    if not isinstance(block, list) or len(block) != 2:
         raise FormatError(f"{source.path}: weight_block_size must be two sizes, got {block!r}")
-    return block[0], block[1]
+    high, wide = (check_size(source, "weight_block_size", size) for size in block)
+    return high, wide

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, column_order, to_float32
+from binq.storage.base import CodedStorage, Storage, check_size, column_order, to_float32
 from binq.storage.bits import unpack, unpack_columns
 from binq.storage.patterns import matches
 
@@ -126,8 +126,7 @@ class _Settings:
             raise UnsupportedFormatError(
                 f"{source.path}: GPTQ weights of {bits!r} bits in {words!r}"
             )
-        if type(group) is not int or (group < 1 and group != -1):
-            raise FormatError(f"{source.path}: group_size is {group!r}")
+        group = check_size(source, "group_size", group, -1)
         symmetric, reordered = config.get("sym"), config.get("desc_act")
         for key, value in (("sym", symmetric), ("desc_act", reordered)):
             if value is not None and type(value) is not bool:

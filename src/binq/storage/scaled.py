@@ -92,8 +92,7 @@ class Scaled(Storage):
             scales = scales / one if self.divides else scales * one
         if high == 1:
             return scales
-        skipped = start - first * high
-        return np.repeat(scales, high, axis=0)[skipped : skipped + stop - start]
+        return scales[np.arange(start, stop) // high - first]
 
 
 def scale_grid(
