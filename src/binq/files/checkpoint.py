@@ -108,6 +108,13 @@ class Checkpoint:
         self.config = dict(self._gguf.metadata)
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """Returns the ``__metadata__`` of the first safetensors file, {} for GGUF."""
+        if self._gguf is not None or not self.files:
+            return {}
+        return dict(self._file(self.files[0]).metadata)
+
+    @property
     def is_gguf(self) -> bool:
         """Returns whether the checkpoint is a GGUF file."""
         return self._gguf is not None

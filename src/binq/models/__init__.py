@@ -6,7 +6,7 @@ and what the family's policy does with it. :func:`register` adds a family.
 
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.models import generic, gguf, gguf_names, table
+from binq.models import generic, gguf, gguf_names, mlx_form, table
 from binq.models.basis import check_basis
 from binq.models.family import UNKNOWN, Family, Rule, judge, text_config
 from binq.models.table import FAMILIES, register
@@ -79,7 +79,8 @@ def logical_tensors(source: Checkpoint, family: str | None = None) -> list[Logic
 
     - family: the name of a family, for a model whose configuration does not tell it
 
-    Tensors of GGUF files whose convention is known have Hugging Face's names and values.
+    Tensors of GGUF files whose convention is known have Hugging Face's names and values, those that
+    MLX stores in a form of its own Hugging Face's form.
 
     Raises UnsupportedFormatError, with its name, for a quantization method or a packing that is
     not known, and for weights in a rotated basis: nothing is guessed.
@@ -87,7 +88,9 @@ def logical_tensors(source: Checkpoint, family: str | None = None) -> list[Logic
     check_basis(source)
     found = find_family(source, family)
     tensors = _tensors_of(source, found)
-    return gguf_names.translate(source, tensors) if found is gguf.FAMILY else tensors
+    if found is gguf.FAMILY:
+        return gguf_names.translate(source, tensors)
+    return mlx_form.turn_back(source, tensors)
 
 
 def _tensors_of(source: Checkpoint, family: Family) -> list[LogicalTensor]:

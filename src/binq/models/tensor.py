@@ -117,7 +117,7 @@ class LogicalTensor:
 
     def read(self, source: Checkpoint) -> NDArray[np.float32]:
         """Returns the whole tensor as float32 in its logical shape."""
-        if len(self.shape) < 2 or self.size == 0:
+        if len(self.shape) < 2 or self.size == 0 or self.storage.whole:
             return to_float32(self.storage.read_whole(source)).reshape(self.shape)
         out = np.empty((self.matrices, *self.shape[-2:]), np.float32)
         for matrix in range(self.matrices):
@@ -127,7 +127,7 @@ class LogicalTensor:
 
     def read_all(self, source: Checkpoint, budget: int) -> Iterator[NDArray[Any]]:
         """Yields all values in order, as they are stored, in blocks of about ``budget`` bytes."""
-        if len(self.shape) < 2 or self.size == 0:
+        if len(self.shape) < 2 or self.size == 0 or self.storage.whole:
             yield self.storage.read_whole(source).reshape(self.shape)
             return
         for matrix in range(self.matrices):

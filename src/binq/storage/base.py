@@ -39,6 +39,8 @@ class Storage(ABC):
     scheme: ClassVar[str]
     # Whether the stored tensors can be copied as they are to a safetensors file.
     copyable: ClassVar[bool] = True
+    # Whether rows take as long to read as the whole tensor does, which is small.
+    whole: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -60,7 +62,7 @@ class Storage(ABC):
         """Returns rows of one matrix, in a float dtype that holds them exactly."""
 
     def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
-        """Returns a tensor of fewer than two axes, as it is stored."""
+        """Returns a tensor of fewer than two axes, or one that is read whole, as it is stored."""
         return source.read(self.stored[0])
 
     def good_rows(self, budget: int) -> int:

@@ -163,6 +163,7 @@ class Undone(Storage):
 
     scheme = "undone"
     copyable = False
+    whole = True
     inner: Storage
     formula: str
     logical_shape: tuple[int, ...]

@@ -1,0 +1,44 @@
+"""Convolutions whose axes another program stores in another order."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.storage.base import Storage
+
+if TYPE_CHECKING:
+    from binq.files.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Moved(Storage):
+    """A tensor stored ``(out, k, ..., in)`` and seen as ``(out, in, k, ...)``, as torch has it."""
+
+    scheme = "moved"
+    copyable = False
+    whole = True
+    name: str
+    stored_shape: tuple[int, ...]
+    stored_dtype: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        out, *kernel, channels = self.stored_shape
+        return (out, channels, *kernel)
+
+    @property
+    def dtype(self) -> str:
+        return self.stored_dtype
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
+        return np.ascontiguousarray(np.moveaxis(source.read(self.name), -1, 1))
+
+    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
+        whole = self.read_whole(source)
+        return whole.reshape(-1, *self.shape[-2:])[matrix, start:stop]
