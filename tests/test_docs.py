@@ -58,6 +58,8 @@ def test_links_to_files_lead_somewhere(page):
 def test_docstrings(name, capsys):
     if "_native" in name or name == "binq._core":
         pytest.skip("compiled")
+    if name.startswith("binq.torch"):
+        pytest.importorskip("torch")
     module = importlib.import_module(name)
     run(doctest.DocTestFinder(exclude_empty=True).find(module, name), capsys)
 

@@ -16,7 +16,7 @@ SOURCE = Path(binq.__file__).parent
 FLOORS = (
     ("__main__",),
     ("__init__", "checkpoint"),
-    ("cli",),
+    ("cli", "torch"),
     ("bench", "selftest"),
     ("convert",),
     ("models",),
