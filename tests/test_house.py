@@ -19,6 +19,7 @@ FLOORS = (
     ("cli", "torch"),
     ("bench", "selftest"),
     ("convert",),
+    ("loading",),
     ("models",),
     ("storage",),
     ("calibrator",),

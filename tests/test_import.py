@@ -77,5 +77,5 @@ def test_old_names_of_modules_still_work(name):
 
 
 def test_unknown_name():
-    with pytest.raises(AttributeError, match="module 'binq' has no attribute 'load'"):
-        _ = binq.load
+    with pytest.raises(AttributeError, match="module 'binq' has no attribute 'loads'"):
+        _ = binq.loads

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from binq.calibrator import Calibrator
     from binq.convert import quantize_checkpoint
     from binq.files import load_file, save_file
+    from binq.loading import describe, load
 
 __all__ = [
     "Calibrator",
@@ -46,8 +47,10 @@ __all__ = [
     "concatenate",
     "cpu_info",
     "dequantize",
+    "describe",
     "get_num_threads",
     "linear",
+    "load",
     "load_file",
     "matmul",
     "prepare",
@@ -61,6 +64,8 @@ __all__ = [
 # Loaded on first use: files and checkpoints bring libraries that products never need.
 _LAZY = {
     "Calibrator": "binq.calibrator",
+    "describe": "binq.loading",
+    "load": "binq.loading",
     "load_file": "binq.files",
     "quantize_checkpoint": "binq.checkpoint",
     "save_file": "binq.files",

@@ -21,6 +21,7 @@ from binq.files.header import is_unicode
 from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
 from binq.files.settings import with_settings
+from binq.files.signs import what_folder_holds
 from binq.files.strict_json import parse_json
 
 # The index that binq writes. No other library takes the folder for a model of plain weights, finds
@@ -91,7 +92,7 @@ class Checkpoint:
             if not found:
                 raise FileNotFoundError(
                     f"{self.path}: no {PLAIN_INDEX}, {INDEX}, {SINGLE} or GGUF file: "
-                    "not a checkpoint"
+                    f"not a checkpoint; {what_folder_holds(self.path)}"
                 )
             self._open_gguf(found[0])
             return

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.reading import ReadableFile
+from binq.files.signs import SIGN_BYTES, what_it_is
 
 MAGIC = b"GGUF"
 MAX_TENSORS = 1_000_000
@@ -135,7 +136,9 @@ class _Header:
         self._at = 0
         self._block, self._block_at = b"", 0  # what was read last, and from where
         if self._take(4, "magic") != MAGIC:
-            raise FormatError(f"{self._path}: not a GGUF file: it does not begin with 'GGUF'")
+            what = what_it_is(file.read(0, min(SIGN_BYTES, file.size), "magic"))
+            text = f"not a GGUF file but {what}" if what else "not a GGUF file"
+            raise FormatError(f"{self._path}: {text}: it does not begin with 'GGUF'")
         version = self._number("<I", "version")
         if version not in (2, 3):
             swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in (2, 3)

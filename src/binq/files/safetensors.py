@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.checks import check_path
-from binq.errors import UnsupportedFormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.dtypes import array_form, numpy_dtype
 from binq.files.header import LENGTH_BYTES, TensorInfo, header_length, parse_header
 from binq.files.reading import ReadableFile
+from binq.files.signs import SIGN_BYTES, what_it_is
 
 
 class SafetensorsFile:
@@ -32,8 +33,12 @@ class SafetensorsFile:
         self._file = ReadableFile(self.path)
         self.size = size = self._file.size
         try:
-            prefix = self._file.read(0, min(LENGTH_BYTES, size), "header")
-            length = header_length(prefix, size, self.path)
+            start = self._file.read(0, min(SIGN_BYTES, size), "header")
+            # Behind the length, the header's first brace.
+            what = what_it_is(start) if start[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{" else ""
+            if what:
+                raise FormatError(f"{self.path}: not a safetensors file but {what}")
+            length = header_length(start[:LENGTH_BYTES], size, self.path)
             self._data = LENGTH_BYTES + length
             text = self._file.read(LENGTH_BYTES, length, "header")
             self.tensors, self.metadata = parse_header(text, size - self._data, self.path)

@@ -71,13 +71,17 @@ def is_tied(source: Checkpoint) -> bool:
     return any(config.get("tie_word_embeddings") is True for config in configs)
 
 
-def logical_tensors(source: Checkpoint, family: str | None = None) -> list[LogicalTensor]:
+def logical_tensors(
+    source: Checkpoint, family: str | None = None, *, look: bool = True
+) -> list[LogicalTensor]:
     """Returns every tensor of a checkpoint with its role and the family's policy, in file order.
 
     Embeddings and output heads that are stored in one or two bits (Bonsai) are to be packed where
     that is lossless. Reads the headers of the files and little else.
 
     - family: the name of a family, for a model whose configuration does not tell it
+    - look: False reads the headers alone; embeddings and heads in one or two bits are then not
+      told from others
 
     Tensors of GGUF files whose convention is known have Hugging Face's names and values, those that
     MLX stores in a form of its own Hugging Face's form.
@@ -87,20 +91,20 @@ def logical_tensors(source: Checkpoint, family: str | None = None) -> list[Logic
     """
     check_basis(source)
     found = find_family(source, family)
-    tensors = _tensors_of(source, found)
+    tensors = _tensors_of(source, found, look)
     if found is gguf.FAMILY:
         return gguf_names.translate(source, tensors)
     return mlx_form.turn_back(source, tensors)
 
 
-def _tensors_of(source: Checkpoint, family: Family) -> list[LogicalTensor]:
+def _tensors_of(source: Checkpoint, family: Family, look: bool) -> list[LogicalTensor]:
     rules = family.rules_for(source.config)
     tensors = []
     for name, storage in collect_storage(source, family.is_input_major).items():
         verdict = judge(rules, name, storage.shape)
         if storage.scheme in ("plain", "transposed"):
             _check_orientation(source, verdict.role, name, storage)
-        if verdict.role in ("embedding", "head"):
+        if look and verdict.role in ("embedding", "head"):
             exact = _low_bit(source, storage)
             if exact is not None:
                 reason = _LOSSLESS.format(exact.packing.format)
