@@ -19,6 +19,8 @@ METHODS = [
     ("int4", "absmax", True),
     ("int4", "mse", False),
     ("int4", "absmax", False),
+    ("int2", "mse", True),
+    ("int2", "absmax", True),
     ("ternary", "mse", True),
     ("ternary", "absmean", True),
     ("binary", "mse", True),

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import binq
+from binq.formats import get_format
+from binq.methods import METHODS
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
-FORMATS = ("binary", "ternary", "int4")
+FORMATS = ("binary", "ternary", "int2", "int4")
 MODES = ("float32", "int16", "int8")
 INPUTS = ("Gaussian", "Student t5", "1 % outliers x 30")
 
@@ -28,7 +30,7 @@ def activations(kind: str) -> np.ndarray:
 def measured(format: str, mode: str, kind: str) -> float:
     """Returns the root mean square error of x @ q.T, relative to that of the exact product."""
     w = np.random.default_rng(6).standard_normal((512, 2048), dtype=np.float32)
-    q = binq.quantize(w, format, method="absmax" if format == "int4" else "absmean")
+    q = binq.quantize(w, format, method=METHODS[get_format(format).methods[-1]])
     x = activations(kind)
     exact = x.astype(np.float64) @ q.dequantize().T.astype(np.float64)
     y = binq.linear(x, q, activations=mode)

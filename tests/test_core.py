@@ -75,8 +75,8 @@ def test_empty_products():
     [
         (99, 32, 1024, "format must be one of"),
         (-1, 32, 1024, "format must be one of"),
-        (2, 4, 512, "group_size must be"),
-        (2, 32, 511, "packed must have 512 bytes, got 511"),
+        (3, 4, 512, "group_size must be"),
+        (3, 32, 511, "packed must have 512 bytes, got 511"),
     ],
 )
 def test_pack_refuses_what_its_kernels_do_not_know(format, group_size, nbytes, message):

@@ -6,8 +6,10 @@ from functools import partial
 
 import numpy as np
 
+from binq.array.choices import FORMAT_NAMES
 from binq.array.linear import linear
-from binq.methods.quantize import quantize
+from binq.formats import get_format
+from binq.methods.quantize import METHODS, quantize
 from binq.runtime import cpu_info
 
 ROWS = (1, 8, 128)
@@ -22,8 +24,8 @@ def bench(features: int, say: Callable[[str], None]) -> None:
     w = rng.standard_normal((features, features), dtype=np.float32)
     xs = [rng.standard_normal((rows, features), dtype=np.float32) for rows in ROWS]
     _row(say, "numpy float32", 32.0, w.size, [partial(np.matmul, x, w.T) for x in xs])
-    for format in ("binary", "ternary", "int4"):
-        q = quantize(w, format, method="absmax" if format == "int4" else "absmean")
+    for format in FORMAT_NAMES:
+        q = quantize(w, format, method=METHODS[get_format(format).methods[-1]])
         for mode in ("int8", "int16", "float32"):
             calls = [partial(linear, x, q, activations=mode) for x in xs]
             _row(say, f"{format} {mode}", q.bits_per_weight, w.size, calls)

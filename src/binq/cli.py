@@ -129,7 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize = commands.add_parser("quantize", help="quantize a checkpoint folder or GGUF file")
     quantize.add_argument("src", type=_path, help="folder or GGUF file to read")
     quantize.add_argument("dst", type=_path, help="folder to make")
-    quantize.add_argument("--format", default="int4", help="binary, ternary or int4 (default)")
+    quantize.add_argument(
+        "--format", default="int4", help="binary, ternary, int2 or int4 (default)"
+    )
     quantize.add_argument(
         "--group-size", type=_group_size, default=128, metavar="N", help="32..256, or 'row'"
     )

@@ -18,11 +18,12 @@ from binq.array.linear import linear
 from binq.convert import quantize_checkpoint
 from binq.convert.verify import verify
 from binq.files import save_file
-from binq.methods.quantize import quantize
+from binq.formats import get_format
+from binq.methods.quantize import METHODS, quantize
 from binq.runtime import cpu_info
 
 # sha256 over the products of _cases(): the same on every machine and kernel set.
-EXPECTED = "d0d39c58a6f2871b9fee264699bf762fc84e575bf5c8cf08e62c6d0f6fa928b3"
+EXPECTED = "474dcf738a4a3c0fec3f1f2f161aa6c10271432dd932d028251de1438f1c9235"
 _SAMPLE: tuple[tuple[int, ActivationsName], ...] = (
     (1, "int8"),
     (1, "int16"),
@@ -34,6 +35,7 @@ _SAMPLE: tuple[tuple[int, ActivationsName], ...] = (
 _LEVELS: tuple[tuple[FormatName, int, int], ...] = (
     ("binary", -1, 1),
     ("ternary", -1, 1),
+    ("int2", -2, 1),
     ("int4", -8, 7),
 )
 
@@ -83,7 +85,7 @@ def _case(format: FormatName, low: int, high: int) -> tuple[QuantizedArray, NDAr
 
 def _speed(format: FormatName, features: int = 2048) -> str:
     w = np.random.default_rng(0).standard_normal((features, features), dtype=np.float32)
-    q = quantize(w, format, method="absmax" if format == "int4" else "absmean")
+    q = quantize(w, format, method=METHODS[get_format(format).methods[-1]])
     parts = []
     for rows in (1, 64):
         x = np.ones((rows, features), np.float32)

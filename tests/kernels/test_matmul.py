@@ -15,6 +15,7 @@ KINDS = (
     ("binary", True),
     ("binary", False),
     ("ternary", True),
+    ("int2", True),
     ("int4", True),
     ("int4", False),
 )
@@ -102,7 +103,7 @@ def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode
     in_features = 1024
     groups = 1 if group_size is None else in_features // group_size
     ones = np.ones((64, in_features), np.int8)
-    low, high = {"binary": (-1, 1), "ternary": (-1, 1), "int4": (-8, 7)}[format]
+    low, high = {"binary": (-1, 1), "ternary": (-1, 1), "int2": (-2, 1), "int4": (-8, 7)}[format]
     zero_points = None
     if not symmetric:
         low, high = (0, 15) if format == "int4" else (low, high)

@@ -448,7 +448,11 @@ def test_scales_that_float16_cannot_hold_are_kept_in_float32():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"format": "int3"}, ValueError, "format must be one of 'binary', 'ternary', 'int4'"),
+        (
+            {"format": "int3"},
+            ValueError,
+            "format must be one of 'binary', 'ternary', 'int2', 'int4'",
+        ),
         ({"format": 4}, TypeError, "format must be one of"),
         ({"method": "absmean"}, ValueError, "method must be one of 'mse', 'absmax', got 'absmean'"),
         ({"method": None}, TypeError, "method must be one of"),

@@ -3,7 +3,7 @@
 #ifndef BINQ_FORMATS_H
 #define BINQ_FORMATS_H
 
-enum { BINQ_BINARY, BINQ_TERNARY, BINQ_INT4, BINQ_FORMATS };
+enum { BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT4, BINQ_FORMATS };
 
 /* What may say where zero lies in a group, beside nothing (binq.formats.zeros). */
 enum { BINQ_ZERO_NONE = 0, BINQ_ZERO_CODE = 1, BINQ_ZERO_OFFSET = 2 };
@@ -30,6 +30,8 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
      {-1, 1}, {0, 8191, 127}},
     {"ternary", 2, 2, 1, {BINQ_ZERO_NONE}, {BINQ_MSE, BINQ_ABSMEAN}, 1,
      {-1, 0, 0, 1}, {0, 8191, 127}},
+    {"int2", 2, 2, 1, {BINQ_ZERO_NONE}, {BINQ_MSE, BINQ_ABSMAX}, 2,
+     {-2, -1, 0, 1}, {0, 32639, 127}},
     {"int4", 4, 1, 4, {BINQ_ZERO_CODE}, {BINQ_MSE, BINQ_ABSMAX}, 15,
      {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}, {0, 32639, 127}},
 };

@@ -7,6 +7,7 @@ cdef extern from "formats.h" nogil:
         FORMAT_BINARY "BINQ_BINARY"
         FORMAT_TERNARY "BINQ_TERNARY"
         FORMAT_INT4 "BINQ_INT4"
+        FORMAT_INT2 "BINQ_INT2"
         FORMATS "BINQ_FORMATS"
     enum:
         ZERO_NONE "BINQ_ZERO_NONE"

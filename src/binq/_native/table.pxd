@@ -8,8 +8,8 @@
 from libc.stdint cimport int8_t, uint8_t
 
 from binq._native.formats cimport (
-    FORMAT_BINARY, FORMAT_INT4, FORMAT_TERNARY, FORMATS, METHOD_ABSMAX, METHOD_ABSMEAN,
-    METHOD_MSE, SPECS, binq_format, ZERO_CODE, ZERO_NONE, ZERO_OFFSET, block_bytes,
+    FORMAT_BINARY, FORMAT_INT2, FORMAT_INT4, FORMAT_TERNARY, FORMATS, METHOD_ABSMAX,
+    METHOD_ABSMEAN, METHOD_MSE, SPECS, binq_format, ZERO_CODE, ZERO_NONE, ZERO_OFFSET, block_bytes,
 )
 
 cdef extern from "float_mode.h":

@@ -34,7 +34,7 @@ class QuantizedArray(PackedOperand):
     The constructor takes the stored arrays as they are in memory and on disk (docs/formats.md)
     and keeps views of them: whoever writes to their memory changes the weights.
 
-    - format: ``"binary"``, ``"ternary"`` or ``"int4"``
+    - format: ``"binary"``, ``"ternary"``, ``"int2"`` or ``"int4"``
     - shape: the logical shape, two or more axes
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - symmetric: False where every group has a zero point or an offset
@@ -140,7 +140,7 @@ class QuantizedArray(PackedOperand):
 
     @property
     def format(self) -> str:
-        """Returns ``"binary"``, ``"ternary"`` or ``"int4"``."""
+        """Returns ``"binary"``, ``"ternary"``, ``"int2"`` or ``"int4"``."""
         return self._data.packing.format
 
     @property

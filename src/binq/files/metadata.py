@@ -2,8 +2,8 @@
 
 ``{"version": 1, "tensors": {NAME: {"format", "shape", "group_size", "symmetric"}}, "sha256":
 {STORED NAME: hex}}``, where NAME is stored as NAME.packed, NAME.scales and, where not
-symmetric, NAME.zero_points. Version 2 may say ``"zero": "offset"``, stored as NAME.offsets.
-docs/formats.md is normative.
+symmetric, NAME.zero_points. Version 2 has int2, and may say ``"zero": "offset"``,
+stored as NAME.offsets. docs/formats.md is normative.
 """
 
 import json
@@ -23,6 +23,7 @@ from binq.formats.layout import GROUP_SIZES
 VERSION = 2
 FIELDS = {"format", "shape", "group_size", "symmetric"}
 KEY = "binq"
+_FORMATS_OF_VERSION_1 = ("binary", "ternary", "int4")
 
 
 class Description(NamedTuple):
@@ -42,6 +43,8 @@ class Description(NamedTuple):
     @property
     def version(self) -> int:
         """Returns the first version of the file format that has such weights."""
+        if self.packing.format not in _FORMATS_OF_VERSION_1:
+            return 2
         kinds = self.packing.kind.zero_kinds
         return 1 if self.packing.symmetric or self.packing.zero == kinds[0] else 2
 
@@ -54,7 +57,9 @@ class Description(NamedTuple):
             "group_size": packing.group_size,
             "symmetric": packing.symmetric,
         }
-        return entry if self.version == 1 else entry | {"zero": packing.zero}
+        if packing.symmetric or packing.zero == packing.kind.zero_kinds[0]:
+            return entry
+        return entry | {"zero": packing.zero}
 
 
 def stored_names(tensors: Mapping[str, Description]) -> set[str]:

@@ -2,7 +2,8 @@
 
 Written to be read and imports numpy only; nothing else in binq imports it. All functions take one
 matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"binary"``,
-``"ternary"`` and ``"int4"``; ``group_size`` is 32, 64, 128, 256 or None (one scale a row).
+``"ternary"``, ``"int2"`` and ``"int4"``; ``group_size`` is 32, 64, 128, 256 or None (one scale a
+row).
 
 - layout: tiles, groups, packed codes, stored scales and zero points
 - product: dequantize, quantized activations, matmul

@@ -38,6 +38,7 @@ def pack(
 
     - binary ``(tiles, padded_in / 8, 32)``: bit i of a byte is column k + i; 1 is +1, 0 is −1
     - ternary ``(tiles, padded_in / 8, 2, 32)``: two binary planes, code >= 0 and code > 0
+    - int2, as ternary: the planes are bit 0 and bit 1 of code + 2
     - int4 ``(tiles, padded_in / 8, 32, 4)``: byte j has column k + j low and k + 4 + j high, the
       nibble is the code, plus 8 where symmetric
     """
@@ -55,7 +56,10 @@ def pack(
     if format == "int4":
         nibbles = in_tiles(codes + 8 if symmetric else codes)
         return nibbles[..., :4] | (nibbles[..., 4:] << np.uint8(4))
-    planes = [codes > 0] if format == "binary" else [codes >= 0, codes > 0]
+    if format == "int2":
+        planes = [((codes + 2) & 1) > 0, codes >= 0]
+    else:
+        planes = [codes > 0] if format == "binary" else [codes >= 0, codes > 0]
     packed = [np.packbits(in_tiles(p), axis=-1, bitorder="little")[..., 0] for p in planes]
     return packed[0] if format == "binary" else np.stack(packed, axis=2)
 
@@ -69,7 +73,8 @@ def unpack(
 ) -> NDArray[np.int8]:
     """Returns the codes ``(out_features, in_features)`` of a packed array.
 
-    Binary −1 and +1; ternary −1, 0 and +1; int4 −8 to 7, or 0 to 15 where not symmetric.
+    Binary −1 and +1; ternary −1, 0 and +1; int2 −2 to 1; int4 −8 to 7, or 0 to 15 where not
+    symmetric.
     """
     tiles, blocks = packed.shape[:2]
     if format == "int4":
@@ -77,8 +82,13 @@ def unpack(
         in_tiles = nibbles - np.int8(8) if symmetric else nibbles
     else:
         bits = np.unpackbits(packed[..., np.newaxis], axis=-1, bitorder="little")
-        signs = 2 * bits.astype(np.int8) - np.int8(1)
-        in_tiles = signs if format == "binary" else signs.sum(axis=2, dtype=np.int8) // 2
+        if format == "int2":
+            in_tiles = (
+                bits[:, :, 0].astype(np.int8) + 2 * bits[:, :, 1].astype(np.int8) - np.int8(2)
+            )
+        else:
+            signs = 2 * bits.astype(np.int8) - np.int8(1)
+            in_tiles = signs if format == "binary" else signs.sum(axis=2, dtype=np.int8) // 2
     rows = in_tiles.transpose(0, 2, 1, 3).reshape(tiles * TILE_ROWS, blocks * 8)
     return rows[:out_features, :in_features]
 

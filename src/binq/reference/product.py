@@ -17,9 +17,11 @@ ACTIVATION_LEVELS = {
     ("int8", "binary"): 127,
     ("int8", "ternary"): 127,
     ("int8", "int4"): 127,
+    ("int8", "int2"): 127,
     ("int16", "binary"): 8191,
     ("int16", "ternary"): 8191,
     ("int16", "int4"): 32639,
+    ("int16", "int2"): 32639,
 }
 """The largest integer that stands for an activation.
 

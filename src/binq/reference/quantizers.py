@@ -18,6 +18,10 @@ from binq.reference.search import Floats, ScaleSearch, lane_sum
 SMALLEST_HALF_SCALE = 2.0**-19
 # No level exceeds this: scale · code stays finite in float32.
 LARGEST_LEVEL = 3.4e38
+# Codes one step apart: how many there are.
+EVEN = {"int4": 16, "int2": 4}
+# The largest magnitude of an integer that multiplies a scale.
+LARGEST_CODE = {"binary": 1, "ternary": 1, "int4": 15, "int2": 2}
 
 
 def quantize(
@@ -90,12 +94,16 @@ def find_scale(
 ) -> tuple[float, float]:
     """Returns the scale of one group and its zero point (0 where binary or ternary has none).
 
-    Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8.
+    Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8. So has int2 2, of 0..3.
     """
     if format == "int4":
         if method == "absmax":
             return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
-        return best_int4(w, symmetric, importance)
+        return best_even(w, format, symmetric, importance)
+    if format == "int2":
+        if method == "absmax":
+            return absmax_int2(w)
+        return best_even(w, format, symmetric, importance)
     if format == "ternary":
         if importance is not None:
             return best_weighted_ternary(w, importance), 0.0
@@ -113,19 +121,22 @@ def weights_of_errors(w: Floats, importance: Floats) -> Floats:
 
 
 def round_scale(scale: float, zero: float, format: str, half: bool) -> tuple[float, float]:
-    """Returns scale and zero point (int4: unchanged) in the precision they are stored in.
+    """Returns scale and zero point in the precision they are stored in.
+
+    The zero points of int4 and int2 are integers and stay as they are.
 
     Raises OverflowError if half precision does not hold them.
     """
     if not half:
         zero = float(np.clip(zero, -LARGEST_LEVEL, LARGEST_LEVEL))
-        largest = LARGEST_LEVEL / 15 if format == "int4" else LARGEST_LEVEL - abs(zero)
+        offset = 0.0 if format in EVEN else abs(zero)
+        largest = (LARGEST_LEVEL - offset) / LARGEST_CODE[format]
         return float(np.float32(np.clip(scale, -largest, largest))), float(np.float32(zero))
     with np.errstate(over="ignore", under="ignore"):
         rounded = float(np.float16(scale))
-        midpoint = zero if format == "int4" else float(np.float16(zero))
+        midpoint = zero if format in EVEN else float(np.float16(zero))
     # A midpoint may be small, or 0, beside its scale; alone it must be accurate.
-    judged = rounded if scale != 0 or format == "int4" else midpoint
+    judged = rounded if scale != 0 or format in EVEN else midpoint
     if not (np.isfinite(midpoint) and SMALLEST_HALF_SCALE <= abs(judged) < np.inf):
         raise OverflowError(f"float16 does not hold the scale {scale} (zero point {zero})")
     return rounded, midpoint
@@ -138,14 +149,15 @@ def nearest_codes(
 
     - binary: 1 where w >= zero, else −1
     - ternary: the sign of w where ``|w| > scale / 2``, else 0
-    - int4: rint(w / scale), halves to even, within the codes; 0 where the scale is 0
+    - int4, int2: rint(w / scale), halves to even, within the codes; 0 where the scale is 0
     """
     s = np.float32(scale)
     if format == "binary":
         return np.where(w >= np.float32(zero), 1, -1).astype(np.int8)
     if format == "ternary":
         return np.where(np.abs(w) > s * np.float32(0.5), np.sign(w), 0).astype(np.int8)
-    steps = np.rint(np.clip(w / s, -zero, 15 - zero)) if s else np.zeros_like(w)
+    highest = EVEN[format] - 1 - zero
+    steps = np.rint(np.clip(w / s, -zero, highest)) if s else np.zeros_like(w)
     return (steps if symmetric else steps + zero).astype(np.int8)
 
 
@@ -246,24 +258,35 @@ def absmax_int4_asymmetric(w: Floats) -> tuple[float, float]:
     return scale, float(np.clip(np.rint(-low / scale), 0, 15))
 
 
-# Pairs of zero points that are searched by turns, the likely ones first: a good scale found early
-# saves work on the others.
-_SYMMETRIC = ((8, 7),)
+def absmax_int2(w: Floats) -> tuple[float, float]:
+    """Returns the scale that gives the largest weight the code −2, and zero point 2."""
+    low, high = min(float(w.min()), 0.0), max(float(w.max()), 0.0)
+    return (high if high >= -low else low) / -2.0, 2.0
+
+
+# Pairs of int4 zero points that are searched by turns, the likely ones first: a good scale found
+# early saves work on the others.
 _ASYMMETRIC = tuple((7 - step, 8 + step) for step in range(8))
 
 
-def best_int4(w: Floats, symmetric: bool, importance: Floats | None = None) -> tuple[float, float]:
+def best_even(
+    w: Floats, format: str, symmetric: bool, importance: Floats | None = None
+) -> tuple[float, float]:
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
-    Codes are within [−zero_point, 15 − zero_point]. :class:`ScaleSearch` finds their best scale.
+    Codes are within [−zero_point, n − 1 − zero_point], n being 16 in int4 and 4 in int2.
+    :class:`ScaleSearch` finds their best scale.
 
-    Symmetric weights have codes −8..7 and a scale of either sign. A negative scale s with codes q
-    is the positive scale −s with codes −q, −7..8: zero point 7. It is returned as (s, 8).
+    Symmetric weights have codes −n/2..n/2 − 1 and a scale of either sign. A negative scale s with
+    codes q is the positive scale −s with codes −q: zero point n/2 − 1. It is returned as
+    (s, n/2).
     """
     search = ScaleSearch(w, importance)
-    for one, two in _SYMMETRIC if symmetric else _ASYMMETRIC:
-        for _ in zip_longest(search.turns(-one, 15 - one), search.turns(-two, 15 - two)):
+    top = EVEN[format] - 1
+    middle = EVEN[format] // 2
+    for one, two in ((middle, middle - 1),) if symmetric else _ASYMMETRIC:
+        for _ in zip_longest(search.turns(-one, top - one), search.turns(-two, top - two)):
             pass
-    if symmetric and search.low == -7:
-        return -search.scale, 8.0
+    if symmetric:
+        return (search.scale if search.low != 1 - middle else -search.scale), float(middle)
     return search.scale, float(-search.low)

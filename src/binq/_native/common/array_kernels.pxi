@@ -6,6 +6,8 @@ cdef void unpack(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
         unpack_tiles(w, codes, codes_stride, tile_begin, tile_end, FORMAT_BINARY)
     elif w.format == FORMAT_TERNARY:
         unpack_tiles(w, codes, codes_stride, tile_begin, tile_end, FORMAT_TERNARY)
+    elif w.format == FORMAT_INT2:
+        unpack_tiles(w, codes, codes_stride, tile_begin, tile_end, FORMAT_INT2)
     else:
         unpack_tiles(w, codes, codes_stride, tile_begin, tile_end, FORMAT_INT4)
 
@@ -16,6 +18,8 @@ cdef void dequantize(const Weights *w, float *out, Py_ssize_t out_stride,
         dequantize_tiles(w, out, out_stride, tile_begin, tile_end, FORMAT_BINARY)
     elif w.format == FORMAT_TERNARY:
         dequantize_tiles(w, out, out_stride, tile_begin, tile_end, FORMAT_TERNARY)
+    elif w.format == FORMAT_INT2:
+        dequantize_tiles(w, out, out_stride, tile_begin, tile_end, FORMAT_INT2)
     else:
         dequantize_tiles(w, out, out_stride, tile_begin, tile_end, FORMAT_INT4)
 
@@ -26,5 +30,7 @@ cdef void pack(const Weights *w, const int8_t *codes, Py_ssize_t codes_stride, u
         pack_tiles(w, codes, codes_stride, packed, tile_begin, tile_end, FORMAT_BINARY)
     elif w.format == FORMAT_TERNARY:
         pack_tiles(w, codes, codes_stride, packed, tile_begin, tile_end, FORMAT_TERNARY)
+    elif w.format == FORMAT_INT2:
+        pack_tiles(w, codes, codes_stride, packed, tile_begin, tile_end, FORMAT_INT2)
     else:
         pack_tiles(w, codes, codes_stride, packed, tile_begin, tile_end, FORMAT_INT4)

@@ -71,6 +71,9 @@ cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t co
                 elif format == FORMAT_TERNARY:
                     block[row] |= <uint8_t>((code >= 0) << (k & 7))
                     block[32 + row] |= <uint8_t>((code > 0) << (k & 7))
+                elif format == FORMAT_INT2:
+                    block[row] |= <uint8_t>((code & 1) << (k & 7))
+                    block[32 + row] |= <uint8_t>((code + 2 >> 1) << (k & 7))
                 else:
                     block[row * 4 + (k & 3)] |= <uint8_t>((code + offset) << (k & 4))
 

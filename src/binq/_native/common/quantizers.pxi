@@ -60,9 +60,10 @@ ctypedef struct Interval:
 
 
 ctypedef struct Best:
-    # The int4 search: a group of weights and the best that is known of it.
+    # The exact search: a group of weights and the best that is known of it.
     const double *w             # padded with zeros to a multiple of 8
     Py_ssize_t n
+    double span                 # highest code less the lowest
     double gain
     double scale
     double zero_point
@@ -102,6 +103,7 @@ cdef inline double clipped(double value, double low, double high) noexcept nogil
 include "quantizers_sorted.pxi"
 include "quantizers_search.pxi"
 include "quantizers_int4.pxi"
+include "quantizers_int2.pxi"
 
 
 cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
@@ -373,6 +375,10 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
                     for lane in range(LANES):
                         least[lane] = -least[lane]
                     pack_bits(&batch, least, True, packed + 32 + row, 64, rows)
+                elif format == FORMAT_INT2:
+                    find_int2(&batch, job)
+                    status |= round_scales(&batch, job, format, tile, group, row)
+                    pack_int2_codes(&batch, packed + row, rows)
                 else:
                     find_int4(&batch, job)
                     status |= round_scales(&batch, job, format, tile, group, row)
@@ -400,4 +406,6 @@ cdef int quantize(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
         return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_BINARY)
     if job.format == FORMAT_TERNARY:
         return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_TERNARY)
+    if job.format == FORMAT_INT2:
+        return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_INT2)
     return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_INT4)

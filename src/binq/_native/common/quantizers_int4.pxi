@@ -1,5 +1,19 @@
 # int4: the largest-magnitude rules, the best scale, and the codes.
 
+cdef inline void find_range(const Batch *batch, double *low, double *high) noexcept nogil:
+    # The least and the greatest weight of each row, and 0.
+    cdef Py_ssize_t lane, k
+    cdef double value
+    for lane in range(LANES):
+        low[lane] = 0.0
+        high[lane] = 0.0
+    for k in range(batch.n):
+        for lane in range(LANES):
+            value = batch.values[k * LANES + lane]
+            low[lane] = value if value < low[lane] else low[lane]
+            high[lane] = value if value > high[lane] else high[lane]
+
+
 cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
     cdef Best best
     cdef double low[8]
@@ -12,14 +26,7 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
             batch.scale[lane] = <double>float_from_bits(batch.amax[lane]) / 7.0
             batch.zero[lane] = 8.0
         return
-    for lane in range(LANES):
-        low[lane] = 0.0
-        high[lane] = 0.0
-    for k in range(batch.n):
-        for lane in range(LANES):
-            value = batch.values[k * LANES + lane]
-            low[lane] = value if value < low[lane] else low[lane]
-            high[lane] = value if value > high[lane] else high[lane]
+    find_range(batch, low, high)
     if job.method == METHOD_ABSMAX:
         for lane in range(LANES):
             batch.scale[lane] = (high[lane] - low[lane]) / 15.0
@@ -31,6 +38,7 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
     padded = (batch.n + 7) & ~<Py_ssize_t>7
     best.w = batch.row
     best.n = padded
+    best.span = 15.0
     for lane in range(LANES):
         best.gain = 0.0
         best.scale = 0.0

@@ -1,4 +1,4 @@
-# The exact int4 search: binq.reference.quantizers explains it. Two zero points are searched by
+# The exact search of int4 and int2: binq.reference.search explains it. Two zero points are searched by
 # turns, so that their evaluations, each of which waits for the one before, run side by side. Its
 # functions are not marked inline: the compiler makes one of them all, but late, which is faster.
 
@@ -177,10 +177,10 @@ cdef void start(Best *best, Search *search, int zero_point, double lowest,
                 double highest) noexcept nogil:
     cdef double largest = 0.0
     search.low = -zero_point
-    search.high = 15 - zero_point
+    search.high = best.span - zero_point
     search.top = search.stack
     search.is_open = False
-    if zero_point < 15 and highest > largest:
+    if zero_point < best.span and highest > largest:
         largest = highest
     if zero_point > 0 and -lowest > largest:
         largest = -lowest

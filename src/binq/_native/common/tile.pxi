@@ -45,5 +45,7 @@ cdef void decode_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
         decode_tile(w, FORMAT_BINARY, tile, group, codes)
     elif w.format == FORMAT_TERNARY:
         decode_tile(w, FORMAT_TERNARY, tile, group, codes)
+    elif w.format == FORMAT_INT2:
+        decode_tile(w, FORMAT_INT2, tile, group, codes)
     else:
         decode_tile(w, FORMAT_INT4, tile, group, codes)

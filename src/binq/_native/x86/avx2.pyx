@@ -13,7 +13,7 @@ include "activations.pxi"
 include "scales.pxi"
 include "avx2_arrays.pxi"
 include "../common/measure.pxi"
-include "avx2_int4_tile.pxi"
+include "avx2_code_tile.pxi"
 include "avx2_int4_gemm.pxi"
 include "avx2_int4_gemv.pxi"
 include "avx2_lut_tables.pxi"
@@ -57,6 +57,9 @@ set_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], LUT_GEMV, ANY_ROWS, 1, 2)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 7, LUT_GEMM, 8, 64)
 set_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], LUT_GEMV, ANY_ROWS, 1, 2)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 12, LUT_GEMM, 16, 64)
+set_tier(product[FORMAT_INT2][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
+set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
+set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)
 set_tier(product[FORMAT_INT4][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
 set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
 set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)

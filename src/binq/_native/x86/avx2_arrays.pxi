@@ -19,36 +19,35 @@ cdef inline __m256 repeat_byte(const uint8_t *byte) noexcept nogil:
 
 
 cdef struct RowLevels:
-    # What the codes of one row and group stand for, offset and all, or of whole codes: what they are
-    # too large by, scale, offset.
-    __m256 low_f32x8
-    __m256 middle_f32x8
-    __m256 high_f32x8
+    # What each code of planes stands for in one row and group, offset and all, or of whole codes: what
+    # they are too large by, scale, offset.
+    __m256 of_f32x8[4]
     bint has_offset
 
 
 cdef inline void set_levels(int format, float scale, float zero, RowLevels *levels) noexcept nogil:
     # Each level is rounded as the definition rounds it, a product and then a sum.
     cdef __m256 scale_f32x8 = _mm256_set1_ps(scale)
+    cdef int code
     levels.has_offset = False
-    if format == FORMAT_INT4:
-        levels.low_f32x8 = _mm256_set1_ps(zero)
-        levels.high_f32x8 = scale_f32x8
+    if SPECS[format].row_bytes > 1:
+        levels.of_f32x8[0] = _mm256_set1_ps(zero)
+        levels.of_f32x8[1] = scale_f32x8
         return
-    levels.low_f32x8 = _mm256_mul_ps(scale_f32x8, _mm256_set1_ps(-1.0))
-    levels.high_f32x8 = scale_f32x8
-    if format == FORMAT_TERNARY:
-        levels.middle_f32x8 = _mm256_mul_ps(scale_f32x8, _mm256_setzero_ps())
+    for code in range(2 * SPECS[format].planes):
+        levels.of_f32x8[code] = _mm256_mul_ps(
+            scale_f32x8, _mm256_set1_ps(<float>SPECS[format].levels[code]))
 
 
 cdef inline void move_levels(int format, float offset, RowLevels *levels) noexcept nogil:
     cdef __m256 offset_f32x8 = _mm256_set1_ps(offset)
-    if format == FORMAT_INT4:
-        levels.middle_f32x8 = offset_f32x8
+    cdef int code
+    if SPECS[format].row_bytes > 1:
+        levels.of_f32x8[2] = offset_f32x8
         levels.has_offset = True
         return
-    levels.low_f32x8 = _mm256_add_ps(levels.low_f32x8, offset_f32x8)
-    levels.high_f32x8 = _mm256_add_ps(levels.high_f32x8, offset_f32x8)
+    for code in range(2 * SPECS[format].planes):
+        levels.of_f32x8[code] = _mm256_add_ps(levels.of_f32x8[code], offset_f32x8)
 
 
 cdef inline __m256 floats_of_8(int format, const uint8_t *packed,
@@ -56,21 +55,21 @@ cdef inline __m256 floats_of_8(int format, const uint8_t *packed,
     cdef __m256 first, second
     cdef int32_t dword
     cdef __m256i codes_i32x8
-    if format == FORMAT_BINARY:
-        return _mm256_blendv_ps(levels.low_f32x8, levels.high_f32x8, repeat_byte(packed))
-    if format == FORMAT_TERNARY:
+    if SPECS[format].planes == 2:
         first = repeat_byte(packed)
         second = repeat_byte(packed + 32)
         return _mm256_blendv_ps(
-            _mm256_blendv_ps(levels.low_f32x8, levels.middle_f32x8, second),
-            _mm256_blendv_ps(levels.middle_f32x8, levels.high_f32x8, second), first)
+            _mm256_blendv_ps(levels.of_f32x8[0], levels.of_f32x8[1], first),
+            _mm256_blendv_ps(levels.of_f32x8[2], levels.of_f32x8[3], first), second)
+    if SPECS[format].row_bytes == 1:
+        return _mm256_blendv_ps(levels.of_f32x8[0], levels.of_f32x8[1], repeat_byte(packed))
     memcpy(&dword, packed, 4)
     codes_i32x8 = _mm256_and_si256(
         _mm256_srlv_epi32(_mm256_set1_epi32(dword), _mm256_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28)),
         _mm256_set1_epi32(15))
     first = _mm256_mul_ps(
-        _mm256_sub_ps(_mm256_cvtepi32_ps(codes_i32x8), levels.low_f32x8), levels.high_f32x8)
-    return _mm256_add_ps(first, levels.middle_f32x8) if levels.has_offset else first
+        _mm256_sub_ps(_mm256_cvtepi32_ps(codes_i32x8), levels.of_f32x8[0]), levels.of_f32x8[1])
+    return _mm256_add_ps(first, levels.of_f32x8[2]) if levels.has_offset else first
 
 
 cdef inline void dequantize_row(int format, const uint8_t *packed, Py_ssize_t count,
@@ -173,6 +172,12 @@ cdef inline __m256i codes_of_32(int format, const uint8_t *packed,
         return _mm256_sub_epi8(
             _mm256_sub_epi8(_mm256_set1_epi8(-1), set_bits_of_32(packed, 64)),
             set_bits_of_32(packed + 32, 64))
+    if format == FORMAT_INT2:
+        # -2 + first + 2 * second; set bits are -1.
+        both = set_bits_of_32(packed + 32, 64)
+        return _mm256_sub_epi8(
+            _mm256_sub_epi8(_mm256_set1_epi8(-2), set_bits_of_32(packed, 64)),
+            _mm256_add_epi8(both, both))
     for i in range(4):
         memcpy(&dwords[i], packed + i * 128, 4)
     packed_u8x16 = _mm_setr_epi32(dwords[0], dwords[1], dwords[2], dwords[3])
@@ -223,6 +228,15 @@ cdef inline void pack_32(int format, __m256i codes_i8x32, __m256i offset_i8x32,
         for i in range(4):
             memcpy(packed + i * 128, &qwords[i], 4)
         return
+    if format == FORMAT_INT2:
+        # Bits 0 and 1 of the code from 0, moved to the top of each byte.
+        codes_i8x32 = _mm256_add_epi8(codes_i8x32, _mm256_set1_epi8(2))
+        first = <uint32_t>_mm256_movemask_epi8(_mm256_slli_epi16(codes_i8x32, 7))
+        second = <uint32_t>_mm256_movemask_epi8(_mm256_slli_epi16(codes_i8x32, 6))
+        for i in range(4):
+            packed[i * 64] = <uint8_t>(first >> (8 * i))
+            packed[i * 64 + 32] = <uint8_t>(second >> (8 * i))
+        return
     second = <uint32_t>_mm256_movemask_epi8(
         _mm256_cmpgt_epi8(codes_i8x32, _mm256_setzero_si256()))
     if format == FORMAT_BINARY:
@@ -243,7 +257,7 @@ cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t co
     cdef int offset = common_zero(w, format)
     cdef __m256i offset_i8x32 = _mm256_set1_epi8(<char>offset)
     # The code that is stored as zero bits, for the columns of the padding.
-    cdef int padding = -1 if format == FORMAT_TERNARY else -offset if format == FORMAT_INT4 else 0
+    cdef int padding = -offset if SPECS[format].row_bytes > 1 else SPECS[format].levels[0]
     cdef const int8_t *source
     cdef uint8_t *target
     cdef int8_t last[32]

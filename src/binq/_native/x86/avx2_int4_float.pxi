@@ -1,4 +1,4 @@
-# Products of int4 weights with float32 activations: a tile of codes is turned to float32 [k][32 rows]
+# Products of int4 and int2 weights with float32 activations: a tile of codes is turned to float32 [k][32 rows]
 # in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused
 # multiply-add for each product. The scale of a group multiplies its sum. A prepared buffer holds
 #   values float32 [group][row][group_size], sums of x float32 [group][row]
@@ -61,6 +61,29 @@ cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i
                     _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, low_i32x8),
                                      zeros_i32x8[r])))
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
+
+
+cdef inline void float_int2(const uint8_t *packed, Py_ssize_t k8s, __m256i zero_i32x8,
+                            float *codes) noexcept nogil:
+    # 8 rows a vector, the byte of a row in its lane; one bit of both planes at a time.
+    cdef Py_ssize_t k8
+    cdef int r, bit
+    cdef __m256i first_i32x8, second_i32x8
+    cdef __m256i one_i32x8 = _mm256_set1_epi32(1)
+    cdef __m256i two_i32x8 = _mm256_set1_epi32(2)
+    for k8 in range(k8s):
+        for r in range(4):
+            first_i32x8 = _mm256_cvtepu8_epi32(
+                _mm_loadl_epi64(<const __m128i *>(packed + k8 * 64 + r * 8)))
+            second_i32x8 = _mm256_slli_epi32(_mm256_cvtepu8_epi32(
+                _mm_loadl_epi64(<const __m128i *>(packed + k8 * 64 + 32 + r * 8))), 1)
+            for bit in range(8):
+                _mm256_storeu_ps(codes + (k8 * 8 + bit) * 32 + r * 8, _mm256_cvtepi32_ps(
+                    _mm256_sub_epi32(_mm256_or_si256(
+                        _mm256_and_si256(first_i32x8, one_i32x8),
+                        _mm256_and_si256(second_i32x8, two_i32x8)), zero_i32x8)))
+                first_i32x8 = _mm256_srli_epi32(first_i32x8, 1)
+                second_i32x8 = _mm256_srli_epi32(second_i32x8, 1)
 
 
 cdef inline void float_few(const uint8_t *packed, const float *x, Py_ssize_t group_size,
@@ -151,10 +174,17 @@ cdef inline void add_offsets(const TileScales *t, const float *x_sums, float *y,
                 _mm256_mul_ps(_mm256_set1_ps(x_sums[row]), t.offsets_f32x8[r])))
 
 
-cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_t *packed,
+cdef inline void float_group(const Weights *w, int format, const TileScales *t,
+                             const uint8_t *packed,
                              const float *x, float *codes, float *y,
                              Py_ssize_t count) noexcept nogil:
     cdef Py_ssize_t row = 0
+    if format == FORMAT_INT2:
+        float_int2(packed, w.group_size >> 3, t.zeros_i32x8[0], codes)
+        while row < count:
+            row += float_rows(codes, x + row * w.group_size, w.group_size, t, y + row * 32,
+                              count - row)
+        return
     if count == 1:
         float_few(packed, x, w.group_size, t, y, 1)
         return
@@ -172,6 +202,15 @@ cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_
 cdef void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                          Py_ssize_t out_stride, void *scratch, const Piece *piece,
                          int mode) noexcept nogil:
+    if w.format == FORMAT_INT2:
+        float_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2)
+    else:
+        float_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4)
+
+
+cdef inline void float_tiles(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                             Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                             int format) noexcept nogil:
     cdef const float *x = <const float *>prepared
     cdef const float *x_sums = x + w.groups * rows * w.group_size
     cdef float *codes = <float *>scratch
@@ -184,10 +223,10 @@ cdef void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, FORMAT_INT4, tile, group, &t)
-            packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128
+            load_tile_scales(w, format, tile, group, &t)
+            packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format)
             at = group * rows + first
-            float_group(w, &t, packed, x + at * w.group_size, codes, y, count)
+            float_group(w, format, &t, packed, x + at * w.group_size, codes, y, count)
             if t.has_offsets:
                 add_offsets(&t, x_sums + at, y, count)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)

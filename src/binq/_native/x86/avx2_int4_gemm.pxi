@@ -1,5 +1,5 @@
-# Integer products of int4 weights and many rows of x: a tile of weights is unpacked into L1 once (avx2_int4_tile.pxi)
-# and met by four planes of x at a time, 16 columns of weights by 4 planes in 8 accumulators.
+# Integer products of int4 and int2 weights and many rows of x: a tile of weights is unpacked into L1
+# once (avx2_code_tile.pxi) and met by four planes of x at a time, 16 columns of weights by 4 planes in 8 accumulators.
 #
 # maddubs adds pairs of products into int16, and eight such pairs add up there before they are
 # widened: 8 * 2 * 15 * 128 = 30720 < 32768.
@@ -91,12 +91,13 @@ cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssiz
 cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 const Piece *piece,
-                                int planes) noexcept nogil:
+                                int format, int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
     cdef const int8_t *x = <const int8_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
     cdef uint8_t *codes = <uint8_t *>scratch
+    cdef const uint8_t *packed
     cdef float *y = <float *>(codes + w.group_size * 32)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
@@ -105,14 +106,17 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, FORMAT_INT4, tile, group, &t)
+            load_tile_scales(w, format, tile, group, &t)
             at = group * rows + first
-            if count * planes <= INT4_GEMV_PLANES:
+            if format == FORMAT_INT4 and count * planes <= INT4_GEMV_PLANES:
                 int4_gemv_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
-                          planes, count)
+                                planes, count)
                 continue
-            widen_int4(w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
-                       w.group_size >> 3, codes)
+            packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format)
+            if format == FORMAT_INT4:
+                widen_int4(packed, w.group_size >> 3, codes)
+            else:
+                widen_int2(packed, w.group_size >> 3, codes)
             row = 0
             while row < count:
                 row += block_rows(codes, x + (at + row) * size, w.group_size, &t, x_scales + at + row,
@@ -123,7 +127,12 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
 cdef void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                          Py_ssize_t out_stride, void *scratch, const Piece *piece,
                          int mode) noexcept nogil:
-    if mode == ACTIVATIONS_INT8:
-        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, 1)
+    # A loop of its own for each format and number of planes.
+    if w.format == FORMAT_INT2 and mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, 1)
+    elif w.format == FORMAT_INT2:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, 2)
+    elif mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 1)
     else:
-        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, 2)
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 2)

@@ -17,7 +17,7 @@ from binq._native.x86 import avx2
 include "activations.pxi"
 include "scales.pxi"
 include "avx512_int4.pxi"
-include "avx512_ternary.pxi"
+include "avx512_two_planes.pxi"
 include "avx512_gemm.pxi"
 include "transpose.pxi"
 include "avx512_vector.pxi"
@@ -42,6 +42,8 @@ kernel_table.name = "avx512"
 #        product                                          engine, rows of x, at once: rows, tiles
 set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
 set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
+set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
+set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
 wider(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 6)
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 9, LUT_GEMM, 16, 64)
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT16], 14, LUT_GEMM, 16, 64)

@@ -1,7 +1,8 @@
 # Products on AVX-512 VNNI: unsigned codes of weights times the signed bytes of activations.pxi,
-# in int32, a block of rows of x at a time (avx512_int4.pxi, avx512_ternary.pxi). What a code is too
+# in int32, a block of rows of x at a time (avx512_int4.pxi, avx512_two_planes.pxi). What a code is too
 # large by is the same for all k of a group and is taken off once, times the sum of the activations:
-#   ternary  a + b   less 1             int4   nibble   less its zero point (8 where symmetric)
+#   ternary  a + b   less 1        int4   nibble   less its zero point (8 where symmetric)
+#   int2     a + 2 b less 2
 
 cdef Py_ssize_t plane_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # y of all rows.
@@ -76,7 +77,7 @@ cdef inline void plane_block(const Weights *w, const uint8_t *packed, const int8
     if SPECS[format].row_bytes > 1:
         int4_dots(packed, x, starts, w.group_size, sums_i32x16, rows * planes)
     else:
-        ternary_dots(packed, x, starts, w.group_size, sums_i32x16, rows * planes)
+        plane_dots(packed, x, starts, w.group_size, sums_i32x16, format, rows * planes)
     for n in range(rows):
         add_row(t, sums_i32x16 + 2 * n * planes, planes, x_scales[n], x_sums[n], y + n * 32)
 
@@ -148,6 +149,10 @@ cdef void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows
         plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_TERNARY, 1)
     elif w.format == FORMAT_TERNARY:
         plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_TERNARY, 2)
+    elif w.format == FORMAT_INT2 and mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, 1)
+    elif w.format == FORMAT_INT2:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, 2)
     elif mode == ACTIVATIONS_INT8:
         plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 1)
     else:

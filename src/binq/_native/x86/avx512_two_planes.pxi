@@ -1,5 +1,5 @@
-# Ternary on VNNI: codes a + b are unpacked in registers, 12 operations for 128 of them, and met at once
-# by up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
+# Ternary and int2 on VNNI: codes a + b, or a + 2 b, are unpacked in registers, 12 operations for 128 of
+# them, and met at once by up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
 
 cdef enum:
     PREFETCH_TERNARY = 8192   # bytes ahead, into L2: few planes hide too little of memory
@@ -15,19 +15,23 @@ cdef inline __m512i spread_16_bytes(const uint8_t *bytes) noexcept nogil:
         _mm512_broadcast_i32x4(_mm_loadu_si128(<const __m128i *>bytes)), order_u8x64)
 
 
-cdef inline __m512i ternary_codes(__m512i first_u8x64, __m512i second_u8x64,
-                                  __m512i bits_u8x64) noexcept nogil:
-    # Of each byte its own bit of both planes, added.
+cdef inline __m512i code_bits(__m512i first_u8x64, __m512i second_u8x64,
+                              __m512i bits_u8x64, int format) noexcept nogil:
+    # Of each byte its own bit of both planes, added; the second counts twice in int2.
     cdef __m512i one_u8x64 = _mm512_set1_epi8(1)
+    cdef __m512i second_code_u8x64 = _mm512_min_epu8(
+        _mm512_and_si512(second_u8x64, bits_u8x64), one_u8x64)
+    if format == FORMAT_INT2:
+        second_code_u8x64 = _mm512_add_epi8(second_code_u8x64, second_code_u8x64)
     return _mm512_add_epi8(
-        _mm512_min_epu8(_mm512_and_si512(first_u8x64, bits_u8x64), one_u8x64),
-        _mm512_min_epu8(_mm512_and_si512(second_u8x64, bits_u8x64), one_u8x64))
+        _mm512_min_epu8(_mm512_and_si512(first_u8x64, bits_u8x64), one_u8x64), second_code_u8x64)
 
 
-cdef inline void ternary_dots(const uint8_t *packed, const int8_t *x, const int32_t *starts,
+cdef inline void plane_dots(const uint8_t *packed, const int8_t *x, const int32_t *starts,
                               Py_ssize_t group_size, __m512i *sums_i32x16,
-                              int planes) noexcept nogil:
-    # sums[2 p + h] = starts[p] + codes of 16 columns . plane p. 256 * 2 * 128 < 2^17: never overflows.
+                              int format, int planes) noexcept nogil:
+    # sums[2 p + h] = starts[p] + codes of 16 columns . plane p. 256 * 3 * 128 < 2^17: never
+    # overflows.
     cdef Py_ssize_t k8
     cdef int p, h
     cdef int32_t four
@@ -45,8 +49,8 @@ cdef inline void ternary_dots(const uint8_t *packed, const int8_t *x, const int3
         for h in range(2):
             first_u8x64 = spread_16_bytes(packed + k8 * 64 + h * 16)
             second_u8x64 = spread_16_bytes(packed + k8 * 64 + 32 + h * 16)
-            low_u8x64[h] = ternary_codes(first_u8x64, second_u8x64, low_bits_u8x64)
-            high_u8x64[h] = ternary_codes(first_u8x64, second_u8x64, high_bits_u8x64)
+            low_u8x64[h] = code_bits(first_u8x64, second_u8x64, low_bits_u8x64, format)
+            high_u8x64[h] = code_bits(first_u8x64, second_u8x64, high_bits_u8x64, format)
         for p in range(planes):
             memcpy(&four, x + p * group_size + k8 * 8, 4)
             x_s8x64 = _mm512_set1_epi32(four)
