@@ -335,3 +335,31 @@ def test_weights_with_a_scale_of_their_own_are_refused(tmp_path):
     path = write(tmp_path, LLAMA, {B + "ffn_up.scale": f32(np.ones(1, F32))})
     with Checkpoint(path) as source, pytest.raises(UnsupportedFormatError, match=r"ffn_up\.scale"):
         logical_tensors(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (B + "attn_q.weight", ()),
+        (B + "attn_q.weight", (2, WIDTH, 8)),
+        (B + "attn_q.bias", ()),
+        (B + "ssm_a", (12, 2)),
+        (B + "ssm_conv1d.weight", (1024,)),
+        (B + "attn_gate.weight", (767, 8)),
+        (B + "attn_qkv.weight", (768, 8)),
+        (B + "ssm_out.weight", (8, 1536)),
+    ],
+)
+def test_shapes_that_the_metadata_do_not_explain_are_refused(tmp_path, name, shape):
+    metadata = LLAMA if "attn_q." in name else QWEN
+    path = write(tmp_path, metadata, {name: f32(np.ones(shape, F32))})
+    with Checkpoint(path) as source, pytest.raises(FormatError, match=name):
+        logical_tensors(source)
+
+
+@pytest.mark.parametrize("drafting", [5, 6, "1", -1, 1.5])
+def test_more_layers_that_draft_than_layers_are_refused(tmp_path, drafting):
+    metadata = QWEN | {"qwen35.nextn_predict_layers": 2**32 - 1 if drafting == -1 else drafting}
+    path = write(tmp_path, metadata, {B + "attn_norm.weight": f32(np.ones(8, F32))})
+    with Checkpoint(path) as source, pytest.raises(FormatError, match="nextn_predict_layers"):
+        logical_tensors(source)

@@ -1,6 +1,7 @@
 """The table of families: any model, families of programs and plugins, input-major matrices."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -212,6 +213,16 @@ def test_every_name_has_a_role_and_a_kept_one_a_reason(name, axes):
         assert verdict.role
         assert verdict.quantize == (not verdict.reason)
         assert verdict.quantize <= (axes >= 2)
+
+
+@pytest.mark.parametrize("part", ["norm_", "embed", "_", "emb_", "a.", "conv_layers.", "bn_1"])
+def test_long_names_take_no_time(part):
+    began = time.perf_counter()
+    for family in set(table._NAMED.values()):
+        rules = family.rules_for({})
+        for length in (500, 1 << 16):
+            assert judge(rules, (part * length)[:length], (2, 2)).role
+    assert time.perf_counter() - began < 5
 
 
 def test_every_family_has_a_row_of_its_own():

@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 UNKNOWN = "not a tensor that this family is known to have"
 
 
+# Longer than any name that a family knows: patterns would take their time over a hostile one.
+_LONGEST = 512
+
+
 class Rule(NamedTuple):
     """Names that match ``pattern`` have ``role``, and are kept where there is a reason.
 
@@ -59,6 +63,8 @@ class Family:
 
 def judge(rules: tuple[Rule, ...], name: str, shape: tuple[int, ...]) -> Verdict:
     """Returns what the rules say of a tensor; below two axes nothing is ever quantized."""
+    if len(name) > _LONGEST:
+        return Verdict("other", False, UNKNOWN)
     for rule in rules:
         if rule.axes in (None, len(shape)) and re.search(rule.pattern, name):
             reason = rule.reason

@@ -18,8 +18,7 @@ REST = (
 GENERIC = (
     *NORMS,
     Rule(r"(\.|_|^)bias$", "bias", BIAS),
-    Rule(r"(?i)(^|[._])(\w*embed\w*|wte|wpe|\w*_emb|emb|position_ids|rel_pos\w*)\.", "embedding",
-         EMBEDDING),
+    Rule(r"(?i)(embed\w*|(^|[._])(wte|wpe|emb|position_ids|rel_pos\w*))\.", "embedding", EMBEDDING),
     Rule(r"^((model|encoder|decoder|transformer)\.)?shared\.weight$", "embedding", EMBEDDING),
     Rule(r"(?i)relative_attention_bias\.weight$", "embedding", EMBEDDING),
     Rule(r"(?i)(^|\.)(lm_head|embed_out|output_layer|head|classifier|pre_classifier|score|cls|pooler"

@@ -55,6 +55,11 @@ def turn_back(source: Checkpoint, tensor: LogicalTensor, what: str) -> Storage:
     if what == "ssm_norm.weight":
         return storage
     heads = _heads(source, tensor)
+    axes = 1 if what in ("ssm_a", "ssm_dt.bias") else 2
+    if len(tensor.shape) != axes:
+        raise FormatError(
+            f"{source.path}: {tensor.name!r} has shape {tensor.shape}, expected {axes} axes"
+        )
     if what == "ssm_out.weight":
         return Turned(storage, columns=heads.order(heads.value_width))
     if what == "attn_gate.weight":

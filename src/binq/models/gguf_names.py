@@ -158,14 +158,18 @@ def _translate(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) ->
 
 
 def _layers(source: Checkpoint) -> int:
-    """Returns how many layers the model has, without those that draft tokens."""
+    """Returns how many layers the model has, without those behind them that draft tokens."""
     kind = _architecture(source)
     count, drafting = (
         source.config.get(f"{kind}.{name}") for name in ("block_count", "nextn_predict_layers")
     )
-    if type(count) is not int:
+    if drafting in (None, 0):
         return 1 << 20
-    return count - (drafting if type(drafting) is int else 0)
+    if type(count) is not int or type(drafting) is not int or not 0 < drafting < count:
+        raise FormatError(
+            f"{source.path}: {kind}.nextn_predict_layers is {drafting!r} of {count!r} layers"
+        )
+    return count - drafting
 
 
 def _norm(rules: _Convention, tensor: LogicalTensor) -> Storage:
@@ -179,11 +183,11 @@ def _rotary(source: Checkpoint, tensor: LogicalTensor, which: str, layer: int) -
     key = f"{_architecture(source)}.attention.head_count"
     keys = [key] if which == "attn_q" else [f"{key}_kv", key]
     heads = next(filter(None, (_of_layer(source.config.get(key), layer) for key in keys)), None)
-    rows = tensor.shape[0]
-    if heads is None or rows % (2 * heads):
+    rows = tensor.shape[0] if len(tensor.shape) in (1, 2) else 0
+    if heads is None or not rows or rows % (2 * heads):
         raise FormatError(
-            f"{source.path}: {tensor.name!r} has {rows} rows in the order of llama.cpp's rotary "
-            f"embedding, of which {keys[0]} = {heads!r} does not tell the heads"
+            f"{source.path}: {tensor.name!r} of shape {tensor.shape} has rows in the order of "
+            f"llama.cpp's rotary embedding, of which {keys[0]} = {heads!r} does not tell the heads"
         )
     return Turned(tensor.storage, Order((heads, rows // heads // 2, 2), (1, 2)))
 

@@ -62,10 +62,10 @@ class Turned(Storage):
 
     def __post_init__(self) -> None:
         for order, count in ((self.rows, self.shape[-2:][0]), (self.columns, self.shape[-1])):
-            if order is not None and not 0 <= order.start <= order.stop <= count:
+            if order is not None and order.stop != count:
                 raise FormatError(
-                    f"{self.stored[0]!r} of shape {self.shape} cannot hold {order.view} rows or "
-                    f"columns from {order.start}"
+                    f"{self.stored[0]!r} of shape {self.shape} has {count} rows or columns where "
+                    f"its metadata say {order.stop}"
                 )
 
     @property
