@@ -127,12 +127,14 @@ class BuildExt(build_ext):
         return set(re.findall(r"^#define (\w+)", done.stdout, re.MULTILINE))
 
     def set_flags(self, ext, msvc, macros):
-        """Gives a module its flags; returns False if this compiler's machine cannot run it."""
+        """Gives a module its flags; returns False where it is not to be built."""
         isa = next((isa for isa in ISAS["ISAS"] if isa.module == ext.name), None)
         if isa and isa.machine:
             machine = ISAS["MACHINES"][isa.machine]
             if not macros & {machine.msvc, *machine.macros}:
                 return False
+        if isa and msvc and isa.msvc is None:
+            return False
         if isa:
             ext.define_macros.append(("CYTHON_INLINE", FORCE_INLINE[msvc]))
         if msvc:

@@ -43,7 +43,7 @@ def built(namespace, macros, msvc=False):
 def test_the_target_decides_what_is_built(namespace):
     doors = {"portable"} | {name.rpartition(".")[2] for name in namespace["DOORS"]}
     assert set(built(namespace, {"__x86_64__"})) == doors | {"avx2", "avx512"}
-    assert set(built(namespace, {"__aarch64__"})) == doors | {"neon"}
+    assert set(built(namespace, {"__aarch64__"})) == doors | {"neon", "dotprod", "i8mm"}
     assert set(built(namespace, {"__riscv"})) == doors
     assert set(built(namespace, {"win-amd64"}, msvc=True)) == doors | {"avx2", "avx512"}
     assert set(built(namespace, {"win-arm64"}, msvc=True)) == doors | {"neon"}

@@ -52,8 +52,39 @@ static int binq_cpu_features(void) {
 }
 
 #elif defined(__aarch64__) || defined(_M_ARM64)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/types.h>
+#include <sys/sysctl.h>
+static int binq_sysctl(const char *name) {
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(name, &value, &size, 0, 0) == 0 && value != 0;
+}
+#elif defined(_WIN32)
+#include <windows.h>
+#endif
+
 static const char *binq_machine(void) { return "aarch64"; }
-static int binq_cpu_features(void) { return 1; }  /* NEON is part of the architecture. */
+
+/* NEON is part of the architecture. Other systems than these have no more that binq asks for. */
+static int binq_cpu_features(void) {
+    enum { NEON = 1, DOTPROD = 2, I8MM = 4 };
+    int found = NEON;
+#if defined(__linux__)
+    /* HWCAP_ASIMDDP and HWCAP2_I8MM, which old headers do not name. */
+    if ((getauxval(AT_HWCAP) >> 20) & 1) found |= DOTPROD;
+    if ((getauxval(AT_HWCAP2) >> 13) & 1) found |= I8MM;
+#elif defined(__APPLE__)
+    if (binq_sysctl("hw.optional.arm.FEAT_DotProd")) found |= DOTPROD;
+    if (binq_sysctl("hw.optional.arm.FEAT_I8MM")) found |= I8MM;
+#elif defined(_WIN32)
+    /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+    if (IsProcessorFeaturePresent(43)) found |= DOTPROD;
+#endif
+    return found;
+}
 
 #else
 static const char *binq_machine(void) { return ""; }

@@ -30,7 +30,8 @@ class Isa(NamedTuple):
     """What the processor and the operating system must have."""
     unix: tuple[str, ...] = ()
     """Flags of GCC and clang."""
-    msvc: tuple[str, ...] = ()
+    msvc: tuple[str, ...] | None = ()
+    """Flags of MSVC, or None where it is not known to compile the module, which is then left out."""
 
     @property
     def module(self) -> str:
@@ -47,7 +48,7 @@ MACHINES = {
     "aarch64": Machine(
         macros=("__aarch64__", "_M_ARM64"),
         msvc="win-arm64",
-        features=("neon",),
+        features=("neon", "dotprod", "i8mm"),
     ),
 }
 
@@ -74,6 +75,22 @@ ISAS = (
         features=("avx2", "fma", "f16c"),
         unix=AVX2_FLAGS,
         msvc=("/arch:AVX2",),
+    ),
+    Isa(
+        "i8mm",
+        "arm",
+        "aarch64",
+        features=("neon", "dotprod", "i8mm"),
+        unix=("-march=armv8.2-a+dotprod+i8mm",),
+        msvc=None,
+    ),
+    Isa(
+        "dotprod",
+        "arm",
+        "aarch64",
+        features=("neon", "dotprod"),
+        unix=("-march=armv8.2-a+dotprod",),
+        msvc=None,
     ),
     Isa("neon", "arm", "aarch64", features=("neon",)),
     Isa("portable", "portable", None, features=()),

@@ -15,20 +15,6 @@ cdef inline Py_ssize_t scratch_bytes(const Weights *w, Py_ssize_t rows) noexcept
     return rows * 32 * sizeof(float) + w.group_size * 32 * 5
 
 
-cdef inline uint32_t load_group(const float *x, Py_ssize_t count, Py_ssize_t group_size,
-                                float *padded) noexcept nogil:
-    # Copies one group behind zeros and returns the bits of its largest |x|. As integers they order
-    # like the floats, and inf and NaN come above every finite number.
-    cdef Py_ssize_t i
-    cdef uint32x4_t bits_u32x4 = vdupq_n_u32(0)
-    memcpy(padded, x, count * sizeof(float))
-    memset(padded + count, 0, (group_size - count) * sizeof(float))
-    for i in range(0, group_size, 4):
-        bits_u32x4 = vmaxq_u32(bits_u32x4,
-                               vreinterpretq_u32_f32(vabsq_f32(vld1q_f32(padded + i))))
-    return vmaxvq_u32(bits_u32x4)
-
-
 cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_stride,
                               Py_ssize_t rows, void *prepared, uint8_t *unfit,
                               Py_ssize_t row_begin, Py_ssize_t row_end,
@@ -166,20 +152,6 @@ cdef inline void widen_tile(const int8_t *codes, Py_ssize_t group_size, int mode
                           vcvtq_f32_s32(vmovl_s16(vget_high_s16(half_s16x8[j]))))
 
 
-cdef inline void add_group(float *y, const float *w_scales, const float *offsets,
-                           float x_scale, float x_sum, const float32x4_t *sums_f32x4) noexcept nogil:
-    # y += sum * (w_scale * x_scale), each operation rounded by itself, as binq.reference does.
-    cdef int i
-    cdef float32x4_t y_f32x4
-    for i in range(8):
-        y_f32x4 = vaddq_f32(vld1q_f32(y + i * 4), vmulq_f32(
-            sums_f32x4[i], vmulq_n_f32(vld1q_f32(w_scales + i * 4), x_scale)))
-        if offsets != NULL:
-            y_f32x4 = vaddq_f32(y_f32x4, vmulq_n_f32(
-                vmulq_n_f32(vld1q_f32(offsets + i * 4), x_scale), x_sum))
-        vst1q_f32(y + i * 4, y_f32x4)
-
-
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
                                 const Piece *piece, int mode) noexcept nogil:
@@ -199,7 +171,7 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef const void *x
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
-    cdef Py_ssize_t tile, group, row, at, columns
+    cdef Py_ssize_t tile, group, row, at
     # Products that fit int16: 16 of 15 * 127 (30480), 128 of 127 (16256).
     cdef Py_ssize_t depth = 16 if SPECS[w.format].row_bytes > 1 else 128
     cdef int i
@@ -231,6 +203,4 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                         sums_f32x4[i] = vcvtq_f32_s32(sums_s32x4[i])
                 add_group(y + row * 32, w_scales, offsets if has_offsets else NULL,
                           x_scale, x_sum, sums_f32x4)
-        columns = min(32, w.out_features - tile * 32)
-        for row in range(count):
-            memcpy(out + (first + row) * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
+        store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -26,6 +26,7 @@ include "lut_gemm.pxi"
 include "lut_gemm_kernels.pxi"
 include "float_gemv.pxi"
 include "avx2_float_gemv.pxi"
+include "../common/engine.pxi"
 include "engines.pxi"
 
 cdef Engine FLOATS_OF_CODES = Engine(float_prepared, float_prepare, float_scratch, float_multiply)

@@ -25,6 +25,7 @@ include "lut_gemm.pxi"
 include "lut_gemm_kernels.pxi"
 include "float_gemv.pxi"
 include "avx512_float_gemv.pxi"
+include "../common/engine.pxi"
 include "engines.pxi"
 
 

@@ -1,31 +1,4 @@
-# The engines of x86 as rows of a kernel table. An engine multiplies several formats and modes; which
-# of them is the fastest for how many rows of x is measured.
-
-ctypedef struct Engine:
-    Py_ssize_t (*prepared_bytes)(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil
-    void (*prepare)(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
-                    void *prepared, uint8_t *unfit, Py_ssize_t row_begin, Py_ssize_t row_end,
-                    int mode) noexcept nogil
-    Py_ssize_t (*scratch_bytes)(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil
-    void (*multiply)(const Weights *w, const void *prepared, Py_ssize_t rows,
-                     float *out, Py_ssize_t out_stride, void *scratch,
-                     const Piece *piece, int mode) noexcept nogil
-
-
-cdef void set_tier(MatmulKernel *tier, Engine engine, Py_ssize_t most_rows,
-                   Py_ssize_t rows_at_once, Py_ssize_t tiles_at_once) noexcept:
-    tier[0] = MatmulKernel(most_rows, rows_at_once, tiles_at_once, engine.prepared_bytes,
-                           engine.prepare, engine.scratch_bytes, engine.multiply)
-
-
-cdef void add_tier(MatmulKernel *tiers, Py_ssize_t least_rows, Engine engine,
-                   Py_ssize_t rows_at_once, Py_ssize_t tiles_at_once) noexcept:
-    # Gives the products of so many rows of x and more to an engine.
-    while tiers.most_rows < least_rows - 1:
-        tiers += 1
-    tiers.most_rows = least_rows - 1
-    set_tier(tiers + 1, engine, ANY_ROWS, rows_at_once, tiles_at_once)
-
+# The engines of x86 as rows of a kernel table; which is the fastest for how many rows is measured.
 
 cdef Engine PLANES = Engine(plane_prepared, plane_prepare, plane_scratch, plane_multiply)
 cdef Engine LUT_GEMM = Engine(

@@ -1,0 +1,29 @@
+# What the exact sums of one tile and kernel group add to y.
+
+cdef inline void add_columns(float *y, const float *w_scales, const float *offsets, float x_scale,
+                             float x_sum, float32x4_t sums_f32x4) noexcept nogil:
+    # y += sum * (w_scale * x_scale), each operation rounded by itself, as binq.reference does: for 4
+    # columns of one row of x.
+    cdef float32x4_t y_f32x4 = vaddq_f32(vld1q_f32(y), vmulq_f32(
+        sums_f32x4, vmulq_n_f32(vld1q_f32(w_scales), x_scale)))
+    if offsets != NULL:
+        y_f32x4 = vaddq_f32(y_f32x4, vmulq_n_f32(
+            vmulq_n_f32(vld1q_f32(offsets), x_scale), x_sum))
+    vst1q_f32(y, y_f32x4)
+
+
+cdef inline void add_group(float *y, const float *w_scales, const float *offsets,
+                           float x_scale, float x_sum, const float32x4_t *sums_f32x4) noexcept nogil:
+    # 32 columns of one row of x.
+    cdef int i
+    for i in range(8):
+        add_columns(y + i * 4, w_scales + i * 4, offsets + i * 4 if offsets != NULL else NULL,
+                    x_scale, x_sum, sums_f32x4[i])
+
+
+cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, float *out,
+                            Py_ssize_t out_stride, Py_ssize_t tile) noexcept nogil:
+    cdef Py_ssize_t row
+    cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
+    for row in range(rows):
+        memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
