@@ -104,3 +104,45 @@ def test_arrays_of_another_kind_are_refused(matrix):
         matrix.multiply(x, out, INT8)
     with pytest.raises(TypeError):
         matrix.multiply(None, out, INT8)
+
+
+def bytes_of(n):
+    return np.zeros(n, np.uint8)
+
+
+def test_a_matrix_does_not_change(matrix):
+    """A second try that fails must not leave sizes without their buffers."""
+    before = np.empty((40, 100), np.float32)
+    matrix.dequantize(before)
+    arguments = (0, 0, bytes_of(128), bytes_of(64), None)
+    for sizes, error in (((1 << 20, 1 << 10, 32), ValueError), ((32, 32, 32), RuntimeError)):
+        with pytest.raises(error, match="must have|does not change"):
+            matrix.__init__(*arguments, *sizes, False, False)
+    after = np.empty((40, 100), np.float32)
+    matrix.dequantize(after)
+    np.testing.assert_array_equal(after, before)
+
+
+def test_a_matrix_that_was_never_made_is_empty():
+    matrix = _core.PackedMatrix.__new__(_core.PackedMatrix)
+    with pytest.raises(ValueError, match="must have"):
+        matrix.__init__(0, 0, bytes_of(1), bytes_of(64), None, 32, 32, 32, False, False)
+    with pytest.raises(ValueError, match=r"must have shape \(0, 0\)"):
+        matrix.dequantize(np.zeros((32, 32), np.float32))
+
+
+@pytest.mark.parametrize("sizes", [(-1, -32), (-32, 32), (1 << 32, 1 << 35), (1 << 50, 0)])
+def test_sizes_that_wrap_around_are_refused(sizes):
+    with pytest.raises(ValueError, match="negative|more than fit in memory"):
+        _core.PackedMatrix(0, 0, bytes_of(0), bytes_of(0), None, *sizes, 32, False, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "input_type", "stride"), [(77, 0, 128), (0, 9, 128), (0, -1, 128), (0, 0, 1 << 60)]
+)
+def test_quantize_refuses_unknown_numbers(method, input_type, stride):
+    with pytest.raises(ValueError, match="must"):
+        _core.quantize(
+            0, 0, method, bytes_of(256), input_type, stride, 2, 32, 32, False, False,
+            bytes_of(128), bytes_of(64), None,
+        )  # fmt: skip

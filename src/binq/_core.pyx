@@ -80,6 +80,10 @@ def _spec(int index):
 
 
 FORMAT_SPECS = tuple(_spec(index) for index in range(FORMATS))
+# Of an axis, as in files; and of a matrix, so that no count of bytes overflows.
+cdef Py_ssize_t MOST_SIZE = <Py_ssize_t>1 << 48
+cdef Py_ssize_t MOST_WEIGHTS = <Py_ssize_t>1 << 58
+
 # The C names of the contract stand in the way of Python names of the same spelling.
 globals().update(STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
                  PARALLEL_COST=PARALLEL_COST, MAX_THREADS=MAX_THREADS)
@@ -183,6 +187,11 @@ cdef int check_size(name, _View buffer, Py_ssize_t nbytes) except -1:
 
 
 cdef int check_packed(const Weights *w, _View packed) except -1:
+    if w.out_features < 0 or w.in_features < 0:
+        raise ValueError(f"sizes must not be negative, got {(w.out_features, w.in_features)}")
+    if w.out_features > MOST_SIZE or w.in_features > MOST_SIZE or (
+            <double>w.out_features * w.in_features > MOST_WEIGHTS):
+        raise ValueError(f"{w.out_features} rows of {w.in_features} are more than fit in memory")
     if w.format < 0 or w.format >= FORMATS:
         raise ValueError(f"format must be one of {list(range(FORMATS))}, got {w.format}")
     if w.group_size not in (32, 64, 128, 256):
@@ -207,6 +216,10 @@ cdef int check_buffers(const Weights *w, _View packed, _View scales, _View zeros
 
 cdef int check_values(_View values, int input_type, Py_ssize_t row_stride,
                       const Weights *w) except -1:
+    if input_type < 0 or input_type > INPUT_FLOAT64:
+        raise ValueError(f"input_type must be one of {INPUT_TYPES}, got {input_type}")
+    if row_stride > MOST_WEIGHTS // max(<Py_ssize_t>1, w.out_features):
+        raise ValueError(f"row_stride must lead to the next row, got {row_stride}")
     cdef Py_ssize_t size = 8 if input_type == INPUT_FLOAT64 else 4
     if input_type in (INPUT_FLOAT16, INPUT_BFLOAT16):
         size = 2
@@ -285,20 +298,25 @@ cdef class PackedMatrix:
     def __init__(self, int format, int zero, packed, scales, zeros, Py_ssize_t out_features,
                  Py_ssize_t in_features, Py_ssize_t group_size, bint scales_float32,
                  bint offsets_float32):
-        cdef Weights *w = &self.weights
-        self.packed = view("packed", packed, b"B", 1, False)
-        self.scales = view("scales", scales, b"B", 1, False)
-        self.zeros = view("zeros", zeros, b"B", 1, False) if zero else None
-        set_geometry(w, out_features, in_features, group_size)
+        cdef Weights w
+        cdef _View packed_view = view("packed", packed, b"B", 1, False)
+        cdef _View scales_view = view("scales", scales, b"B", 1, False)
+        cdef _View zeros_view = view("zeros", zeros, b"B", 1, False) if zero else None
+        set_geometry(&w, out_features, in_features, group_size)
         w.format = format
         w.zero = zero
         w.scales_float32 = scales_float32
         w.offsets_float32 = offsets_float32
-        check_buffers(w, self.packed, self.scales, self.zeros)
-        w.packed = <const uint8_t *>self.packed.buffer.buf
-        w.scales = self.scales.buffer.buf
-        w.zero_points = <const uint8_t *>self.zeros.buffer.buf if zero == ZERO_CODE else NULL
-        w.offsets = self.zeros.buffer.buf if zero == ZERO_OFFSET else NULL
+        check_buffers(&w, packed_view, scales_view, zeros_view)
+        w.packed = <const uint8_t *>packed_view.buffer.buf
+        w.scales = scales_view.buffer.buf
+        w.zero_points = <const uint8_t *>zeros_view.buffer.buf if zero == ZERO_CODE else NULL
+        w.offsets = zeros_view.buffer.buf if zero == ZERO_OFFSET else NULL
+        # A product that runs in another thread reads the buffers that it began with.
+        if self.packed is not None:
+            raise RuntimeError("a PackedMatrix does not change")
+        self.packed, self.scales, self.zeros = packed_view, scales_view, zeros_view
+        self.weights = w
 
     cdef int check_shape(self, Py_ssize_t rows, Py_ssize_t columns) except -1:
         if rows != self.weights.out_features or columns != self.weights.in_features:
@@ -476,6 +494,8 @@ def quantize(int format, int zero, int method, values, int input_type, Py_ssize_
     w.offsets_float32 = offsets_float32
     check_buffers(&w, packed_view, scales_view, zeros_view)
     check_values(values_view, input_type, row_stride, &w)
+    if method not in METHODS.values():
+        raise ValueError(f"method must be one of {METHODS}, got {method}")
     job.values = <const char *>values_view.buffer.buf
     job.row_stride = row_stride
     job.input_type = input_type

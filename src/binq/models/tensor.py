@@ -151,4 +151,6 @@ class LogicalTensor:
         self, source: Checkpoint, exact: Exact, matrix: int, start: int, stop: int
     ) -> QuantizedArray:
         """Returns rows ``[start, stop)`` of one matrix without loss, in the format of ``exact``."""
-        return QuantizedArray._of(self.storage.exact_rows(source, exact, matrix, start, stop))
+        with np.errstate(all="ignore"):
+            packed = self.storage.exact_rows(source, exact, matrix, start, stop)
+        return QuantizedArray._of(packed)

@@ -35,7 +35,7 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
     """Returns the float8 weights of a checkpoint by name."""
     block = _block_size(source, config)
     kind = config.get("fmt", "e4m3")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UnsupportedFormatError(f"{source.path}: fp8 weights of fmt {kind!r}")
     powers = E8M0 if config.get("scale_fmt") == "ue8m0" else None
     found: dict[str, Storage] = {}
