@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from checkpoints import models
 from checkpoints.exactness import DOWN, check, refuse
-from checkpoints.fixtures import BF16, Written, floats, integers, mlx_affine, mxfp4, save, scales_of
+from checkpoints.fixtures import (
+    BF16,
+    F8,
+    FP4,
+    Written,
+    floats,
+    integers,
+    mlx_affine,
+    mxfp4,
+    save,
+    scales_of,
+)
 
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
@@ -134,3 +145,49 @@ def test_packed_weights_are_read_row_by_row(tmp_path):
         (tensor,) = logical_tensors(source)
         part = tensor.read_rows(source, 0, 5, 9)
     np.testing.assert_array_equal(part, written.values[DOWN][5:9])
+
+
+def float_mode(written, module, mode, shape=(64, 256)):
+    """Adds weights of a mode, as mlx.core.quantize packs them."""
+    bits, group = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}[mode]
+    scales = integers(module + "s", 100, 120, (*shape[:-1], shape[-1] // group)).astype(np.uint8)
+    wide = np.exp2(scales.astype(np.float64) - 127) if mode != "nvfp4" else scales.view(F8)
+    if bits == 4:
+        codes = integers(module, 0, 15, shape)
+        elements = FP4[codes]
+        stored = (codes[..., 0::2] | codes[..., 1::2] << 4).astype(np.uint8)
+    else:
+        stored = floats(module, shape).astype(F8).view(np.uint8)
+        elements = stored.view(F8).astype(np.float32)
+    values = elements * np.repeat(wide.astype(np.float32), group, axis=-1)
+    parts = {f"{module}.weight": stored.view(np.uint32), f"{module}.scales": scales}
+    written.packed(f"{module}.weight", values, parts)
+    return {"mode": mode, "bits": bits, "group_size": group}
+
+
+@pytest.mark.parametrize("shape", [(64, 256), (3, 32, 64)])
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+def test_modes_of_floats(tmp_path, mode, shape):
+    written = Written(tmp_path)
+    settings = float_mode(written, MODULE, mode, shape)
+    check(saved(written, settings))
+    check(saved(written, {"bits": 4, "group_size": 64, MODULE: settings}))
+    # Nothing says it: the words of a scale do.
+    check(saved(written, {"bits": 4, "group_size": 64}))
+    written.stored[f"{MODULE}.global_scale"] = np.ones(1, np.float32)
+    refuse(saved(written, settings), UnsupportedFormatError, "global_scale")
+
+
+def test_a_module_with_biases_is_affine_in_a_model_of_floats(tmp_path):
+    written = Written(tmp_path)
+    settings = float_mode(written, QUERY, "nvfp4")
+    affine(written, MODULE, (64, 256), 8, 64)
+    check(saved(written, settings, **SIZES))
+    refuse(saved(written, settings), UnsupportedFormatError, "nothing says of how many bits")
+
+
+def test_scales_that_no_mode_has_are_refused(tmp_path):
+    written = Written(tmp_path)
+    settings = float_mode(written, MODULE, "mxfp4")
+    written.stored[f"{MODULE}.scales"] = np.ones((64, 7), np.uint8)
+    refuse(saved(written, settings), FormatError, "no MLX weights of mode mxfp4")

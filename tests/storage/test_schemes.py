@@ -174,7 +174,7 @@ def test_mlx_modes_and_sizes_that_are_not_known_are_refused(tmp_path):
         [
             ({"group_size": 128, "bits": 7}, "7 bits"),
             ({"group_size": 100, "bits": 1}, "group 100"),
-            ({"group_size": 128, "bits": 1, "mode": "nvfp4"}, "mode 'nvfp4'"),
+            ({"group_size": 128, "bits": 1, "mode": "secret"}, "mode 'secret'"),
             ({"bits": 1}, "without quant_method"),
             ({"group_size": 128, "bits": 1.0}, r"1\.0 bits"),
             ({"group_size": 128.0, "bits": 1}, r"group 128\.0"),

@@ -30,7 +30,7 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
     """Returns the packed weights of a checkpoint by name."""
     packing = config.get("packing_format", config.get("backend", "auto_round"))
     kind = config.get("data_type", "int")
-    if kind != "int" or (packing not in _GPTQ and packing not in _AWQ):
+    if kind != "int" or packing not in (*_GPTQ, *_AWQ):
         raise UnsupportedFormatError(
             f"{source.path}: AutoRound's packing_format {packing!r} of data_type {kind!r}"
         )

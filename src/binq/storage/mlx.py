@@ -1,4 +1,4 @@
-"""MLX affine quantization: ``scales * code + biases`` in groups along the input axis.
+"""MLX: affine integers, ``scales * code + biases`` in groups along the input axis, and floats.
 
 Codes of 1 to 8 bits lie densely in little-endian 32-bit words. Bonsai is 1 bit with scale 2s and
 bias −s, that is ±s; its ternary sibling 2 bits with bias −s. ``X.biases`` (of the groups) is not
@@ -8,7 +8,7 @@ bias −s, that is ±s; its ternary sibling 2 bits with bias −s. ``X.biases`` 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,10 @@ from binq.storage.base import (
     to_float32,
 )
 from binq.storage.bits import unpack
-from binq.storage.mxfp4 import BLOCK, Mxfp4
+from binq.storage.fp8 import Float8
+from binq.storage.mxfp4 import Mxfp4
+from binq.storage.nvfp4 import Nvfp4
+from binq.storage.scaled import E4M3, E8M0, Scaled
 from binq.storage.widths import input_widths
 
 if TYPE_CHECKING:
@@ -35,6 +38,23 @@ if TYPE_CHECKING:
 
 _BITS = (1, 2, 3, 4, 5, 6, 8)
 _GROUPS = (32, 64, 128)
+
+
+class _FloatMode(NamedTuple):
+    """Floats in words, a byte of scale for each group."""
+
+    element: str
+    group: int
+    words: int
+    scale: str
+    storage: type[Scaled]
+
+
+_FLOAT_MODES = {
+    "mxfp4": _FloatMode("F4", 32, 4, E8M0, Mxfp4),
+    "nvfp4": _FloatMode("F4", 16, 2, E4M3, Nvfp4),
+    "mxfp8": _FloatMode("F8_E4M3", 32, 8, E8M0, Float8),
+}
 # What MLX takes where the settings of a module do not say.
 _BITS_UNSAID, _GROUP_UNSAID = 4, 64
 _SCAN_BYTES = 1 << 25
@@ -185,16 +205,16 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
             raise FormatError(
                 f"{source.path}: {scales!r} belongs to a module of type {config[module]!r}"
             )
-        settings = own.get(module)
-        # What a module has of its own is affine unless it says otherwise.
-        mode = (config if settings is None else settings).get("mode") or "affine"
+        mode = _mode(source, config, own.get(module), module, biases in names)
         if mode == "affine":
             if biases not in names:
                 raise FormatError(f"{source.path}: {scales!r} has no {biases!r}")
             bits, group = _sizes(source, config, own, module)
             found[name] = _affine(source, (name, scales, biases), bits, group)
-        elif mode == "mxfp4" and biases not in names:
-            found[name] = _mxfp4(source, name, scales)
+        elif mode in _FLOAT_MODES and biases not in names:
+            if f"{module}.global_scale" in names:
+                raise UnsupportedFormatError(f"{source.path}: {module!r}: MLX with a global_scale")
+            found[name] = _floats(source, name, scales, mode)
         else:
             raise UnsupportedFormatError(f"{source.path}: {module!r}: MLX mode {mode!r}")
     return found
@@ -233,7 +253,8 @@ def _sizes(
         ]
         settings = near[0] if near and all(value == near[0] for value in near) else config
     bits, group = settings.get("bits", _BITS_UNSAID), settings.get("group_size", _GROUP_UNSAID)
-    if not _known(bits, group):
+    floats = settings is config and str(config.get("mode")) in _FLOAT_MODES
+    if not floats and not _known(bits, group):
         raise UnsupportedFormatError(
             f"{source.path}: {module!r}: MLX weights of {bits!r} bits, group {group!r}"
         )
@@ -246,10 +267,15 @@ def _sizes(
         if groups and 32 * words % width == 0 and width % groups == 0
     ]
     fitting = [sizes for sizes in fitting if _known(*sizes)]
-    if not widths or (bits, group) in fitting:
+    if not floats and (not widths or (bits, group) in fitting):
         return bits, group
     if module not in own and len(fitting) == 1:
         return fitting[0]
+    if floats and not fitting:
+        raise UnsupportedFormatError(
+            f"{source.path}: {module!r} is affine in a model of mode {config['mode']}, and nothing "
+            "says of how many bits"
+        )
     raise FormatError(
         f"{source.path}: {module!r}: {bits} bits in groups of {group} give "
         f"{32 * words // bits} inputs, by config.json they are {' or '.join(map(str, widths))}"
@@ -281,18 +307,48 @@ def _affine(source: "Checkpoint", names: tuple[str, str, str], bits: int, group:
     return MlxAffine(*names, (*codes.shape[:-1], columns), bits, group)
 
 
-def _mxfp4(source: "Checkpoint", name: str, scales: str) -> Mxfp4:
-    codes, exponents = source.info(name), source.info(scales)
+def _mode(
+    source: "Checkpoint",
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
+    module: str,
+    biased: bool,
+) -> str:
+    """Returns the mode of a module.
+
+    What a module has of its own is affine unless it says otherwise. Where the settings do not name
+    it, its tensors decide: only affine weights have biases, and those of each other mode have
+    another number of words for each scale.
+    """
+    mode = str((config if settings is None else settings).get("mode") or "affine")
+    if settings is not None:
+        return mode
+    if biased and mode in _FLOAT_MODES:
+        return "affine"
+    words, scales = (source.info(f"{module}.{part}") for part in ("weight", "scales"))
+    if biased or mode != "affine" or scales.dtype != "U8" or not scales.shape:
+        return mode
+    codes, groups = prod(words.shape[-1:]), scales.shape[-1]
+    return next((m for m, kind in _FLOAT_MODES.items() if codes == kind.words * groups), mode)
+
+
+def _floats(source: "Checkpoint", name: str, scales: str, mode: str) -> Scaled:
+    """Returns the weights of a mode whose elements are floats of 4 or 8 bits."""
+    kind = _FLOAT_MODES[mode]
+    codes, stored = source.info(name), source.info(scales)
     *lead, rows, words = codes.shape if len(codes.shape) >= 2 else (0, 0)
-    blocks = words * 8 // BLOCK
+    groups = words // kind.words
     if (
         codes.dtype != "U32"
-        or words % 4
-        or exponents.dtype != "U8"
-        or exponents.shape != (*lead, rows, blocks)
+        or words % kind.words
+        or stored.dtype != "U8"
+        or stored.shape != (*lead, rows, groups)
     ):
         raise FormatError(
-            f"{source.path}: {name!r} is {codes.dtype} {codes.shape}, scales {exponents.dtype} "
-            f"{exponents.shape}: no MLX weights of mode mxfp4"
+            f"{source.path}: {name!r} is {codes.dtype} {codes.shape}, scales {stored.dtype} "
+            f"{stored.shape}: no MLX weights of mode {mode}"
         )
-    return Mxfp4.of(name, scales, tuple(lead), rows, blocks)
+    shape = (*lead, rows, groups * kind.group)
+    return kind.storage(
+        name, kind.element, shape, scales, kind.scale, (rows, groups), (1, kind.group)
+    )
