@@ -135,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument(
         "--group-size", type=_group_size, default=128, metavar="N", help="32..256, or 'row'"
     )
-    quantize.add_argument("--method", help="mse (default), absmax (int4), absmean (the others)")
+    quantize.add_argument(
+        "--method", help="mse (default), absmax (int4), absmean (the others), gptq"
+    )
     quantize.add_argument("--asymmetric", action="store_true", help="zero points, two levels")
     quantize.add_argument(
         "--nonfinite", default="raise", metavar="WHAT", help="'zero' reads inf and NaN as 0"
@@ -149,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     quantize.add_argument("--embeddings", metavar="FORMAT[:gN]", help="kept otherwise")
     quantize.add_argument("--lm-head", metavar="FORMAT[:gN]", help="as --embeddings otherwise")
+    quantize.add_argument(
+        "--importance", type=_path, metavar="FILE", help="imatrix or calibration, for method mse"
+    )
+    quantize.add_argument(
+        "--calibration", type=_path, metavar="FILE", help="of Calibrator.save, for method gptq"
+    )
     quantize.add_argument(
         "--family", metavar="NAME", help="rules of another model type; 'generic' for any model"
     )
@@ -202,10 +210,11 @@ def _quantize(options: argparse.Namespace) -> int:
     from binq.models.table import by_name
 
     try:
+        method = options.method or ("gptq" if options.calibration else None)
         default = check_choice_of(
             options.format,
             options.group_size,
-            options.method,
+            method,
             not options.asymmetric,
             nonfinite=options.nonfinite,
         )
@@ -231,6 +240,8 @@ def _quantize(options: argparse.Namespace) -> int:
             rules=options.rule,
             embeddings=options.embeddings,
             lm_head=options.lm_head,
+            importance=options.importance,
+            calibration=options.calibration,
             family=options.family,
             max_shard_bytes=options.max_shard_size,
             dry_run=options.dry_run,

@@ -34,6 +34,8 @@ from binq.storage.base import Exact
 # Another version of a method may round otherwise, but is not that much worse in any row, nor by
 # more of its signal than the rounding of scales takes.
 _WORSE = 1.2
+# Where inputs were known, errors went to those that matter little: the sum is larger.
+_WORSE_INFORMED = 10.0
 _ROUNDING = 1e-6
 
 
@@ -65,21 +67,23 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
         source = stack.enter_context(Checkpoint(against))
         settings = _settings(path)
         method, family = (_text(settings, key) for key in ("method", "family"))
-        tied = settings.get("tied")
+        tied, corrected = settings.get("tied"), settings.get("corrected") or {}
+        informed = bool(settings.get("importance") or settings.get("calibration"))
         unseen = dict.fromkeys((*packed, *plain))
         for tensor in logical_tensors(source, family):
             twin = tied.get(tensor.name) if isinstance(tied, dict) else None
             name = twin if isinstance(twin, str) else tensor.name
             if name in packed:
                 unseen.pop(name, None)
-                yield from _compare_packed(source, tensor, packed[name], method)
+                yield from _compare_packed(source, tensor, packed[name], method, informed)
                 continue
             copies = tensor.copies if tensor.copyable else {tensor.name: name}
             for there, here in copies.items():
                 here = here if twin is None else name
                 if here in plain:
                     unseen.pop(here, None)
-                    yield from _compare_kept(source, tensor, there, here, plain[here])
+                    values = here not in corrected
+                    yield from _compare_kept(source, tensor, there, here, plain[here], values)
                 else:
                     yield f"{shown(here)}: in {against}, missing here"
         for name in unseen:
@@ -100,9 +104,17 @@ def _text(settings: dict[str, Any], key: str) -> str | None:
 
 
 def _compare_kept(
-    source: Checkpoint, tensor: LogicalTensor, there: str, name: str, file: SafetensorsFile
+    source: Checkpoint,
+    tensor: LogicalTensor,
+    there: str,
+    name: str,
+    file: SafetensorsFile,
+    values: bool = True,
 ) -> Iterator[str]:
-    """Kept tensors have the type, the shape and the bytes that they had, or are rounded right."""
+    """Kept tensors have the type, the shape and the bytes that they had, or are rounded right.
+
+    values: whether the bytes are compared; a bias that was corrected has others.
+    """
     here = file.info(name)
     label = name if name in tensor.copies.values() else tensor.name
     if tensor.copyable:
@@ -114,6 +126,8 @@ def _compare_kept(
     if (here.dtype, here.shape) != (dtype, shape):
         found = f"{numpy_dtype(here.dtype)} {here.shape}"
         yield f"{label}: {found}, in {source.path} {numpy_dtype(dtype)} {shape}"
+        return
+    if not values:
         return
     if tensor.copyable:
         pieces = _bytes(source, there, here.nbytes)
@@ -139,7 +153,11 @@ def _rounded(source: Checkpoint, tensor: LogicalTensor, dtype: str) -> Iterator[
 
 
 def _compare_packed(
-    source: Checkpoint, tensor: LogicalTensor, stored: StoredPacked, method: str | None
+    source: Checkpoint,
+    tensor: LogicalTensor,
+    stored: StoredPacked,
+    method: str | None,
+    informed: bool,
 ) -> Iterator[str]:
     """Each block of rows has the bytes that quantizing gives, or an error no larger."""
     d = stored.description
@@ -156,6 +174,7 @@ def _compare_packed(
     if exact is not None and exact.packing != d.packing:
         exact = None
     methods = _methods(stored, method)
+    worse = _WORSE_INFORMED if informed else _WORSE
 
     def look(matrix: int, start: int, stop: int) -> list[Difference]:
         block = stored.read_rows(matrix, start, stop)
@@ -164,7 +183,7 @@ def _compare_packed(
         values = with_zeros(tensor.read_values(source, matrix, start, stop))
         return [
             Difference(matrix, start + row, start + row + 1, *decibels)
-            for row, *decibels in _compare_block(values, block, methods)
+            for row, *decibels in _compare_block(values, block, methods, worse)
         ]
 
     places = (
@@ -189,7 +208,7 @@ def _methods(stored: StoredPacked, method: str | None) -> list[str]:
     """Returns the methods by which a tensor may have been quantized, the likeliest first."""
     packing = stored.description.packing
     names = [*packing.kind.methods]
-    if method in METHODS:
+    if method in METHODS and not METHODS[method].uses_statistics:
         with suppress(ValueError):
             get_method(method, packing)
             names.insert(0, method)
@@ -197,7 +216,7 @@ def _methods(stored: StoredPacked, method: str | None) -> list[str]:
 
 
 def _compare_block(
-    values: NDArray[Any], block: Packed, methods: list[str]
+    values: NDArray[Any], block: Packed, methods: list[str], times: float
 ) -> Iterator[tuple[int, float, float]]:
     """Yields the rows of a block that are worse than any method makes them, with their SQNR."""
     task = Task(check_weights(values), block.packing, block.scales.dtype)
@@ -211,7 +230,7 @@ def _compare_block(
         signal = (values.astype(np.float64) ** 2).sum(axis=1)
         noise = _row_noise(values, block)
         # NaN is worse than anything.
-        worse = ~(noise <= _WORSE * allowed + _ROUNDING * signal)
+        worse = ~(noise <= times * allowed + _ROUNDING * signal)
     for row in np.flatnonzero(worse).tolist():
         yield row, _decibels(signal[row], noise[row]), _decibels(signal[row], allowed[row])
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from binq.array.checks import check_int, check_path
 from binq.array.choices import FormatName, MethodName, NonfiniteName, ZeroName
+from binq.convert.evidence import EvidenceFile
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.plan import Plan, Settings, make_plan
 from binq.convert.report import Report
@@ -37,6 +38,8 @@ def quantize_checkpoint(
     rules: Iterable[str] = (),
     embeddings: str | None = None,
     lm_head: str | None = None,
+    importance: str | os.PathLike[str] | None = None,
+    calibration: str | os.PathLike[str] | None = None,
     family: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     dry_run: bool = False,
@@ -69,6 +72,10 @@ def quantize_checkpoint(
     - family: the family of models (docs/checkpoints.md) whose rules decide, by its name or one of
       its model types; ``"generic"`` for any model. None: the one that the source's configuration
       tells, or the generic one, with an UnknownModelWarning
+    - importance: a file of the mean square of each input, an imatrix of llama.cpp (GGUF) or a
+      saved :class:`binq.Calibrator`: method ``"mse"`` weighs its errors by them
+    - calibration: a saved :class:`binq.Calibrator`, whose names are those of the weights; the
+      method's default is then ``"gptq"``. The bias of a layer that has one is corrected
     - max_shard_bytes: where a new file begins
     - dry_run: plan only, write nothing
     - overwrite: replace what lies at dst; resume: go on with the work of a killed run of the same
@@ -92,9 +99,17 @@ def quantize_checkpoint(
     >>> report.bytes_before, report.bytes_after
     (65536, 4224)
     """
+    evidence = (
+        EvidenceFile.checked("importance", importance),
+        EvidenceFile.checked("calibration", calibration),
+    )
+    if method is None and calibration is not None:
+        method = "gptq"
     default = check_choice_of(format, group_size, method, symmetric, zero, nonfinite)
     check_int("max_shard_bytes", max_shard_bytes, 1, 2**60)
-    settings = Settings(default, tuple(rules), embeddings, lm_head, max_shard_bytes, family)
+    settings = Settings(
+        default, tuple(rules), embeddings, lm_head, max_shard_bytes, family, *evidence
+    )
     part = _check_part(part)
     # A link stays a link: the folder behind it is replaced.
     target = Path(os.path.realpath(check_path("dst", dst)))

@@ -46,6 +46,9 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
         "rules": list(settings.rules),
         "embeddings": settings.embeddings,
         "lm_head": settings.lm_head,
+        "importance": settings.importance and Path(settings.importance.path).name,
+        "calibration": settings.calibration and Path(settings.calibration.path).name,
+        "corrected": {i.tensor.name: i.corrected for i in plan.items if i.corrected},
         "family": find_family(source, settings.family).name,
         "source_sample": source_sample(source),
         "transposed": sorted(

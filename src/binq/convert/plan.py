@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from binq.convert.evidence import Evidence, EvidenceFile, Knowledge, shown
 from binq.convert.rules import KEEP, Choice, Rule, parse_option, parse_rules
 from binq.convert.tensor_report import TensorReport
 from binq.convert.tied import find_copies
@@ -14,6 +15,7 @@ from binq.files.dtypes import BITS
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.metadata import Description
 from binq.files.writer import name_room
+from binq.methods.quantize import get_method
 from binq.models import is_tied, logical_tensors, what_is_unknown
 from binq.models.gguf_names import what_differs
 from binq.models.tensor import LogicalTensor
@@ -42,6 +44,8 @@ class Settings:
     lm_head: str | None = None
     max_shard_bytes: int = 5_000_000_000
     family: str | None = None
+    importance: EvidenceFile | None = None
+    calibration: EvidenceFile | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Item:
     """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept.
 
     A kept one with ``tied`` has the bytes of the tensor of that name, and is not stored again.
+    ``evidence`` says where the numbers of its inputs lie. To a kept bias with ``corrected`` is
+    added what the packed weight of that name, the item before it, leaves over.
     """
 
     tensor: LogicalTensor
@@ -56,6 +62,8 @@ class Item:
     exact: Exact | None = None
     reason: str = ""
     tied: str = ""
+    evidence: Evidence | None = None
+    corrected: str = ""
 
     @property
     def kept(self) -> bool:
@@ -162,20 +170,115 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
             )
     items = tuple(_decide(source, tensor, rules, options, settings.default) for tensor in tensors)
     items = _tied(source, items)
+    items, unseen = _informed(items, settings)
     _check_names(source, items)
     shards: list[list[Item]] = [[]]
     filled = header = 0
     for item in items:
         nbytes, room = item.bytes_after(source), sum(map(name_room, item.output_names))
         full = filled + nbytes > settings.max_shard_bytes or header + room > MAX_HEADER // 2
-        if shards[-1] and full:
+        if shards[-1] and full and not item.corrected:
             shards.append([])
             filled = header = 0
         shards[-1].append(item)
         filled += nbytes
         header += room
-    notes = tuple(_notes(source, tensors, settings))
+    notes = (*_notes(source, tensors, settings), *unseen)
     return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default), notes)
+
+
+def _informed(
+    items: tuple[Item, ...], settings: Settings
+) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """Returns the items with what is known of their inputs, and notes on what is not.
+
+    The bias of a calibrated weight follows it, so that one shard holds both.
+    Raises ValueError where a file knows nothing that is needed.
+    """
+    methods = {id(i): get_method(i.choice.method, i.choice.packing) for i in items if i.choice}
+    working = [item for item in items if not item.kept and item.exact is None]
+    needing = [item for item in working if methods[id(item)].uses_statistics]
+    found: dict[int, Evidence] = {}
+    if settings.calibration is None:
+        if needing:
+            raise ValueError(
+                f"calibration (--calibration) must be given for method "
+                f"{str(methods[id(needing[0])])!r}"
+            )
+    elif not any(method.uses_statistics for method in methods.values()):
+        raise ValueError(
+            "calibration (--calibration) must be None where no method uses it; "
+            "importance (--importance) takes the same file for method 'mse'"
+        )
+    else:
+        found, lacking = _evidence_of(needing, settings.calibration)
+        # Embeddings are looked up, not multiplied: there is nothing to see.
+        lacking = [i for i in lacking if i.tensor.role not in ("embedding", "head")]
+        if lacking:
+            names = [item.tensor.name for item in lacking]
+            raise ValueError(
+                f"calibration: {settings.calibration.path} has no rows of {shown(names)}; "
+                f"a rule such as {names[0]}=int4:mse does without them"
+            )
+    notes: tuple[str, ...] = ()
+    if settings.importance is not None:
+        able = [i for i in working if id(i) not in found and methods[id(i)].uses_importance]
+        weighed, lacking = _evidence_of(able, settings.importance)
+        if able and not weighed:
+            raise ValueError(
+                f"importance: {settings.importance.path} knows none of the {len(able)} tensors "
+                f"that are quantized, such as {able[0].tensor.name!r}"
+            )
+        if lacking:
+            names = [item.tensor.name for item in lacking]
+            notes = (
+                f"importance: {settings.importance.path} does not know {shown(names)}: all "
+                "their inputs count alike",
+            )
+        found |= weighed
+    biases = {item.tensor.name: item for item in items if item.kept and not item.tied}
+    result: list[Item] = []
+    moved: set[str] = set()
+    for item in items:
+        evidence = found.get(id(item))
+        if item.choice is not None and evidence is None and methods[id(item)].uses_statistics:
+            item = replace(item, choice=replace(item.choice, method="mse"))
+        if evidence is None or not methods[id(item)].uses_statistics:
+            result.append(replace(item, evidence=evidence))
+            continue
+        bias = biases.get(item.tensor.name.removesuffix(".weight") + ".bias")
+        fits = bias is not None and _is_bias(bias, item)
+        result.append(replace(item, evidence=replace(evidence, moments=True, centred=fits)))
+        if bias is not None and fits:
+            result.append(replace(bias, corrected=item.tensor.name, reason="corrected"))
+            moved.add(bias.tensor.name)
+    return tuple(i for i in result if i.corrected or i.tensor.name not in moved), notes
+
+
+def _evidence_of(
+    items: Sequence[Item], file: EvidenceFile
+) -> tuple[dict[int, Evidence], list[Item]]:
+    """Returns where the numbers of each item (by id) lie, and the items of which there are none."""
+    knowledge = Knowledge(file)
+    found, lacking = {}, []
+    for item in items:
+        place = knowledge.find(item.tensor)
+        if place is None:
+            lacking.append(item)
+        else:
+            found[id(item)] = Evidence(file, *place)
+    return found, lacking
+
+
+def _is_bias(bias: Item, weight: Item) -> bool:
+    """Returns whether a tensor is the plain bias of a matrix of weights, stored with its name."""
+    tensor = bias.tensor
+    return (
+        tensor.shape == weight.tensor.shape[-2:-1]
+        and len(weight.tensor.shape) == 2
+        and tensor.copyable
+        and tensor.dtype in FLOATS
+    )
 
 
 def _tied(source: Checkpoint, items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -329,4 +432,9 @@ def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
     for nbytes, count in blocks:
         peak += 3 * nbytes * min(free, count)
         free -= min(free, count)
+    calibrated = [i for i in items if i.evidence is not None and i.evidence.moments]
+    if calibrated:
+        # The moments in float64 and their factor, three of them; weights, errors, values, codes.
+        inputs = max(item.tensor.shape[-1] for item in calibrated)
+        peak = 3 * peak + 40 * inputs * inputs
     return max(peak, 2 * COPY_BYTES)

@@ -5,18 +5,21 @@ wherever and however often it runs, and appears under its name only when it is w
 """
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.array import QuantizedArray
 from binq.array.packed import Packed
+from binq.convert.evidence import EvidenceFile, Knowledge
 from binq.convert.health import Health, moments
 from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS, Item, lanes
 from binq.convert.rewrite import HALF, Rounding, round_to
@@ -30,6 +33,7 @@ from binq.files.writer import AppendWriter, header_room
 from binq.methods import Task
 from binq.methods.measure import Errors, tile_errors
 from binq.methods.quantize import (
+    bias_correction,
     check_weights,
     get_method,
     is_finite,
@@ -57,7 +61,9 @@ def write_shard(
         try:
             for item in items:
                 start = time.perf_counter()
-                if item.kept:
+                if item.corrected:
+                    report = _correct(source, item, writer, progress, packer)
+                elif item.kept:
                     report = _keep(source, item, writer, progress)
                 else:
                     report = _quantize(source, item, writer, progress, packer)
@@ -79,6 +85,7 @@ class _Block(NamedTuple):
     matrix: int
     moments: NDArray[np.float64]
     nonfinite: int
+    correction: NDArray[np.float32] | None = None
 
 
 class _Packer:
@@ -100,6 +107,9 @@ class _Packer:
         self._lanes = lanes()
         self._threads = ThreadPoolExecutor(self._lanes)
         self._next = 0
+        self._knowledge: dict[EvidenceFile, Knowledge] = {}
+        self._lock = threading.Lock()
+        self.corrections: dict[str, NDArray[np.float32]] = {}
         self._running: deque[Future[_Block]] = deque()
 
     def take(self) -> _Block:
@@ -131,8 +141,31 @@ class _Packer:
         if item.choice is not None and item.choice.nonfinite == "zero":
             nonfinite = values.size - int(np.count_nonzero(is_finite(values)))
             values = with_zeros(values)
-        packed = _pack_rows(self._source, item, values, matrix, rows, self.scale_dtype(item))
-        return _Block(packed, tile_errors(values, packed), matrix, moments(values), nonfinite)
+        task = self._task(item, values, matrix)
+        packed = _pack_rows(self._source, item, values, matrix, rows, task)
+        correction = None
+        if task.centred and task.statistics is not None:
+            correction = bias_correction(task.weights, QuantizedArray._of(packed), task.statistics)
+        errors = tile_errors(values, packed)
+        return _Block(packed, errors, matrix, moments(values), nonfinite, correction)
+
+    def _task(self, item: Item, values: NDArray[Any], matrix: int) -> Task:
+        """Returns what is to be done with a block of rows, and what is known of their inputs."""
+        assert item.choice is not None
+        dtype = np.dtype(self.scale_dtype(item))
+        task = Task(check_weights(values), item.choice.packing, dtype)
+        evidence = item.evidence
+        if evidence is None:
+            return task
+        with self._lock:
+            if evidence.file not in self._knowledge:
+                self._knowledge[evidence.file] = Knowledge(evidence.file)
+            knowledge = self._knowledge[evidence.file]
+            inputs = item.tensor.shape[-1]
+            if evidence.moments:
+                known = knowledge.moments(evidence, inputs)
+                return replace(task, statistics=known, centred=evidence.centred)
+            return replace(task, importance=knowledge.importance(evidence, matrix, inputs))
 
     def _stop(self) -> None:
         for block in self._running:
@@ -163,6 +196,21 @@ def _keep(source: Checkpoint, item: Item, writer: AppendWriter, progress: Progre
     else:
         _rewrite(source, item, writer, report)
         progress(report.bytes_before)
+    return report
+
+
+def _correct(
+    source: Checkpoint, item: Item, writer: AppendWriter, progress: Progress, packer: _Packer
+) -> TensorReport:
+    """Writes a bias with what the packed weight before it leaves over of its inputs' mean."""
+    report = item.report(source)
+    (name,) = item.tensor.copies.values()
+    bias = item.tensor.storage.read_whole(source)
+    corrected = bias.astype(np.float64) + packer.corrections.pop(item.corrected)
+    writer.begin(name, item.tensor.dtype, item.tensor.shape)
+    writer.write(corrected.astype(bias.dtype))
+    report.reason = f"corrected for {item.corrected}"
+    progress(report.bytes_before)
     return report
 
 
@@ -233,6 +281,7 @@ def _try_quantize(
     names = d.part_names(tensor.name)
     errors, health = Errors(), Health(tensor.matrices)
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
+    corrections: list[NDArray[np.float32]] = []
     writer.begin(names[0], dtype_name(parts[0].dtype), parts[0].shape)
     blocks = len(list(_blocks(item)))
     for number in range(blocks):
@@ -243,6 +292,8 @@ def _try_quantize(
         for collected, array in zip(small, block.packed.parts[1:], strict=True):
             collected.append(array)
         errors.add(block.errors)
+        if block.correction is not None:
+            corrections.append(block.correction)
         signal = float(block.errors[:, 0].sum())
         health.add(block.matrix, block.moments, signal, block.nonfinite)
         meter.reach(number + 1, blocks)
@@ -250,6 +301,8 @@ def _try_quantize(
         writer.begin(name, dtype_name(part.dtype), part.shape)
         for array in collected:
             writer.write(array)
+    if corrections:
+        packer.corrections[tensor.name] = np.concatenate(corrections)
     meter.reach(1, 1)
     report = item.report(source)
     report.bytes_after = sum(part.dtype.itemsize * math.prod(part.shape) for part in parts)
@@ -268,14 +321,12 @@ def _pack_rows(
     values: NDArray[Any],
     matrix: int,
     rows: tuple[int, int],
-    scale_dtype: str,
+    task: Task,
 ) -> Packed:
     if item.exact is not None:
         return item.tensor.exact_rows(source, item.exact, matrix, *rows)._data
     choice = item.choice
     assert choice is not None
-    weights = check_weights(values)
-    task = Task(weights, choice.packing, np.dtype(scale_dtype))
     try:
         packed, _ = quantize_task(task, get_method(choice.method, choice.packing))
     except NonFiniteError:

@@ -192,7 +192,9 @@ class Work:
         with suppress(OSError, ValueError, KeyError, TypeError):
             made = (self.target / INDEX).stat().st_mtime_ns
             others = self._others
-            files = [*self.source.file_paths().values(), *others]
+            evidence = (self.settings.importance, self.settings.calibration)
+            known = (Path(file.path) for file in evidence if file is not None)
+            files = [*self.source.file_paths().values(), *others, *known]
             if any(path.stat().st_mtime_ns > made for path in files):
                 return False
             config = json.loads((self.target / "config.json").read_text())

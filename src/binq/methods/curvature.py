@@ -1,7 +1,8 @@
 """How much errors of weights cost: the damped moments of a layer's inputs, and their factor."""
 
 import threading
-from weakref import WeakKeyDictionary
+from collections import OrderedDict
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,19 +76,29 @@ def _factor(
     return (unit, diagonal * diagonal) if np.isfinite(unit).all() else None
 
 
-_lock = threading.Lock()
-_known: WeakKeyDictionary[Moments, dict[tuple[bool, float], Curvature]] = WeakKeyDictionary()
+_lock = threading.RLock()
+# Of moments that live: who has them no more needs no curvature.
+_recent: OrderedDict[tuple[int, bool, float], tuple[ref[Moments], Curvature]] = OrderedDict()
+_MOST_RECENT = 2
 
 
 def curvature_of(moments: Moments, centred: bool, damping: float) -> Curvature:
-    """Returns the curvature, the same one for as long as the moments live and no other is asked.
+    """Returns the curvature: one of the last two that were asked for is not computed again.
 
     Blocks of rows of one matrix, and layers with the same inputs, share it.
     """
+    key = (id(moments), centred, damping)
     with _lock:
-        known = _known.get(moments, {})
-        key = (centred, damping)
-        if key not in known:
-            known = {key: Curvature(moments, centred, damping)}
-            _known[moments] = known
-        return known[key]
+        known = _recent.pop(key, None)
+        if known is None or known[0]() is not moments:
+            while len(_recent) >= _MOST_RECENT:
+                _recent.popitem(last=False)
+            mark = ref(moments, lambda _: _forget(key))
+            known = mark, Curvature(moments, centred, damping)
+        _recent[key] = known
+        return known[1]
+
+
+def _forget(key: tuple[int, bool, float]) -> None:
+    with _lock:
+        _recent.pop(key, None)

@@ -201,3 +201,31 @@ def _of_layer(value: Any, layer: int) -> int | None:
 
 def _architecture(source: Checkpoint) -> str:
     return str(source.config.get("general.architecture"))
+
+
+_OURS = {ours: theirs for theirs, ours in (_MODEL | _LAYER | _MIXTURE).items()}
+_OURS_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
+_OURS_EXPERT = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)")
+_EXPERT_PARTS = {
+    "gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps",
+}  # fmt: skip
+
+
+def llama_cpp_names(name: str) -> list[tuple[str, int]]:
+    """Returns the name that llama.cpp gives a Hugging Face weight, and which matrix of it; or [].
+
+    >>> llama_cpp_names("model.layers.3.mlp.experts.5.up_proj.weight")
+    [('blk.3.ffn_up_exps.weight', 5)]
+    """
+    whole = _OURS.get(name.removesuffix(".weight"))
+    if whole is not None:
+        return [(f"{whole}.weight", 0)]
+    layer = _OURS_LAYER.fullmatch(name)
+    if layer is None:
+        return []
+    expert = _OURS_EXPERT.fullmatch(layer[2])
+    if expert is not None and expert[2] in _EXPERT_PARTS:
+        return [(f"blk.{layer[1]}.{_EXPERT_PARTS[expert[2]]}.weight", int(expert[1]))]
+    what = _OURS.get(layer[2])
+    return [] if what is None else [(f"blk.{layer[1]}.{what}.weight", 0)]
