@@ -27,8 +27,8 @@ from binq.models import logical_tensors, what_is_unknown
 
 QWEN3 = {"general.architecture": "qwen3"}
 UP = "blk.0.ffn_up.weight"
-EXACT = {"Q1_0": "binary", "TQ1_0": "ternary", "TQ2_0": "ternary", "Q4_0": "int4", "Q2_0": "int4",
-         "Q2_0_G128": "int4"}  # fmt: skip
+EXACT = {"Q1_0": "binary", "TQ1_0": "ternary", "TQ2_0": "ternary", "Q4_0": "int4", "Q2_0": "int2",
+         "Q2_0_G128": "int2"}  # fmt: skip
 
 
 def write(folder, data, name="m.gguf"):

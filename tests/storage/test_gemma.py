@@ -52,14 +52,14 @@ def model(tmp_path, hidden=256):
 def test_bits_are_those_of_the_first_pattern(tmp_path):
     written = model(tmp_path)
     assert str(check(written, f"{QUERY}.weight").packing) == "int4 row"
-    assert check(written, f"{UP}.weight").packing.format == "int4"
+    assert check(written, f"{UP}.weight").packing.format == "int2"
     assert check(written, f"{DOWN}.weight") is None
     assert str(check(written, f"{EMBED}.weight").packing) == "int4 g128"
 
 
 def test_a_row_need_not_fill_its_last_byte(tmp_path):
     """255 inputs of 2 bits take 64 bytes: the configuration tells them from 256."""
-    assert check(model(tmp_path, 255), f"{UP}.weight").packing.format == "int4"
+    assert check(model(tmp_path, 255), f"{UP}.weight").packing.format == "int2"
 
 
 @pytest.mark.parametrize(

@@ -125,8 +125,8 @@ class CodedStorage(Storage):
         group = packed_group(self.group, self.shape[-1])
         if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
-        small, nonzero, half = True, True, True
-        signed = unsigned = True
+        nonzero = half = signed = unsigned = True
+        first = last = 0  # the lowest and highest code that was seen
         low, high = self.levels
         for matrix, start, stop in _all_blocks(self):
             scales, zeros = self.read_groups(source, matrix, start, stop)
@@ -136,13 +136,17 @@ class CodedStorage(Storage):
             least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
             signed = signed and low - most >= -8 and high - least <= 7
             unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
-            if small:
+            if _of_two_bits(first, last):
                 codes = self._centred(source, matrix, start, stop, zeros)
-                small = codes.min() >= -1 and codes.max() <= 1
+                first, last = min(first, int(codes.min())), max(last, int(codes.max()))
                 nonzero = nonzero and bool(codes.all())
+            elif not signed and not unsigned:
+                return None
         scale_dtype = "float16" if half else "float32"
-        if small:
+        if first >= -1 and last <= 1:
             return Exact(Packing("binary" if nonzero else "ternary", group), scale_dtype)
+        if _of_two_bits(first, last):
+            return Exact(Packing("int2", group), scale_dtype)
         if signed or unsigned:
             return Exact(Packing("int4", group, NONE if signed else CODE), scale_dtype)
         return None
@@ -153,6 +157,8 @@ class CodedStorage(Storage):
         scales, zeros = self.read_groups(source, matrix, start, stop)
         if exact.packing.symmetric:
             codes, zeros = self._centred(source, matrix, start, stop, zeros), None
+            if exact.packing.format == "int2" and codes.max(initial=0) > 1:
+                codes, scales = -codes, -scales  # its codes are -2 to 1, with scales of either sign
         else:
             codes = self.read_codes(source, matrix, start, stop)
         return pack_exact(exact, codes, scales, zeros)
@@ -172,6 +178,11 @@ class CodedStorage(Storage):
             codes = codes.astype(np.int16)
             each_group(np.subtract, codes, zeros.astype(np.int16), self.group, order)
         return codes
+
+
+def _of_two_bits(first: int, last: int) -> bool:
+    """Returns whether codes, or their negatives, are among the four of int2."""
+    return -2 <= first <= last <= 2 and not (first == -2 and last == 2)
 
 
 def check_size(source: "Checkpoint", name: str, value: object, *row: int) -> int:

@@ -211,7 +211,7 @@ def _of(name: str, write: Callable[[NDArray[np.int16]], Bytes]) -> _Type:
 # The smallest first.
 _TYPES = {
     "Q1_0": _of("Q1_0", _bits),
-    "TQ2_0": _of("TQ2_0", _strips),
+    "TQ2_0": _of("TQ2_0", _strips)._replace(high=1),  # its fourth code is not meant to be used
     "Q2_0": _of("Q2_0", _crumbs),
     "Q4_0": _of("Q4_0", lambda codes: _nibbles(codes + 8)),
     "Q4_1": _Type(32, 20, 0, 15, _nibbles, minimum=True),
