@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 RUNS = [
     ["make_checkpoint.py", "{folder}/source"],
     ["quantize_checkpoint.py", "{folder}/source", "{folder}/target", "--rule", "*k_proj*=keep"],
+    ["generate.py", "{folder}/target", "--ids", "5,17,99,3", "--new", "5"],
     ["demo.py", "--out", "{folder}/demo"],
     ["multiply.py", "2"],
     ["search.py", "--documents", "2000", "--dimensions", "200", "--queries", "8"],

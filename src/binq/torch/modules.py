@@ -251,7 +251,7 @@ class QuantizedLinear(PackedModule, nn.Linear):
             y = torch.ops.binq.linear(x, self._cell.handle, self.out_features, self.activations)
             return y if bias is None else y + bias
         y = ops.linear(x.detach() if x.requires_grad else x, self._cell, self.activations)
-        return y if bias is None else y.add_(bias.detach())
+        return y if bias is None else y.add_(bias)
 
     def extra_repr(self) -> str:
         bias = self.bias is not None

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from binq.array import QuantizedArray
 from binq.array.batch import multiply_experts
 from binq.array.product import multiply
-from binq.array.slicing import select_rows
 from binq.torch.cells import Cell, cell_of
 
 _LIBRARY = torch.library.Library("binq", "DEF")
@@ -40,13 +38,14 @@ def linear_back(dy: torch.Tensor, cell: Cell) -> torch.Tensor:
 
 def lookup(ids: torch.Tensor, cell: Cell, dtype: torch.dtype) -> torch.Tensor:
     """Returns rows of the weight as floats, ``(*ids.shape, width)``."""
-    rows = ids.numpy().reshape(-1)
-    count, width = cell.q.shape
-    wrong = (rows < 0) | (rows >= count)
-    if wrong.any():
-        raise IndexError(f"ids must be from 0 to {count - 1}, got {rows[wrong][0]}")
-    chosen = QuantizedArray._of(select_rows(cell.q, rows)).dequantize()
-    return torch.from_numpy(chosen.reshape(*ids.shape, width)).to(dtype)
+    rows = ids.numpy()
+    count = cell.q.shape[0]
+    if rows.size and not 0 <= rows.min() <= rows.max() < count:
+        wrong = rows[(rows < 0) | (rows >= count)]
+        raise IndexError(f"ids must be from 0 to {count - 1}, got {wrong.flat[0]}")
+    # Not made as packed weights in between: only these rows are ever unpacked.
+    floats = cell.arrays[0][np.atleast_1d(rows)].dequantize()
+    return torch.from_numpy(floats.reshape(*rows.shape, cell.q.shape[1])).to(dtype)
 
 
 def experts(x: torch.Tensor, ids: torch.Tensor, cell: Cell, activations: str) -> torch.Tensor:

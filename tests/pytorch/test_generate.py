@@ -1,0 +1,119 @@
+"""examples/generate.py: the logits and tokens of transformers' own classes, without PyTorch."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import binq
+
+pytestmark = pytest.mark.interop
+torch = pytest.importorskip("torch", minversion="2.6")
+transformers = pytest.importorskip("transformers", minversion="5.23")
+from pytorch.tiny import TOKENS, VOCAB, folder  # noqa: E402
+
+import binq.torch  # noqa: E402
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "generate.py"
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+CASES = {
+    "qwen3": ("qwen3", {}),
+    "qwen3 tied, yarn": ("qwen3_tied", {"rope_parameters": {"rope_theta": 1e4} | YARN}),
+    "qwen2": ("qwen2", {}),
+    "llama": ("llama", {}),
+    "llama 3": ("llama", {"rope_parameters": {"rope_theta": 1e4} | LLAMA3}),
+    "linear": (
+        "llama",
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("generate_example", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=CASES)
+def packed(request, tmp_path):
+    family, changes = CASES[request.param]
+    source = folder(family, tmp_path / "source", **changes)
+    settings = {"group_size": 32, "embeddings": "int4:g32"}
+    binq.quantize_checkpoint(source, tmp_path / "packed", "int4", **settings)
+    return tmp_path / "packed"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_logits_and_tokens(example, packed, monkeypatch):
+    """Also where the prompt comes in pieces and the cache grows."""
+    model = binq.torch.load(packed, activations="float32").dequantize()
+    prompt = [*TOKENS[0].tolist()] * 3
+    for chunk in (256, 5):
+        monkeypatch.setattr(example, "CHUNK", chunk)
+        decoder = example.Decoder(packed, "float32")
+        tokens = prompt
+        for _ in range(8):
+            with torch.no_grad():
+                expected = model(input_ids=torch.tensor([tokens])).logits[0, -1].numpy()
+            got = decoder(tokens if tokens is prompt else tokens[-1:])
+            assert got.shape == (VOCAB,)
+            assert np.linalg.norm(got - expected) <= 3e-6 * np.linalg.norm(expected)
+            tokens = [*tokens, int(expected.argmax())]
+
+
+def test_command_line(example, packed, capsys):
+    assert (
+        example.main([str(packed), "--ids", "5,17,99", "--new", "6", "--activations", "int8"]) == 0
+    )
+    out, err = capsys.readouterr()
+    assert 1 <= len(out.split()) <= 6
+    assert "3 tokens of prompt" in err
+
+
+def test_sampling(example):
+    rng = np.random.default_rng(0)
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    drawn = np.bincount([example.choose(logits, 1.0, 0.9, rng) for _ in range(4000)], minlength=4)
+    np.testing.assert_allclose(drawn / 4000, np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
+    assert example.choose(logits, 0.0, 0.9, rng) == 0
+    assert {example.choose(logits, 1.0, 0.1, rng) for _ in range(50)} == {0}
+
+
+def test_chat_template_and_streamed_text(example, packed, capsys):
+    tokenizers = pytest.importorskip("tokenizers")
+    pytest.importorskip("jinja2")
+    vocabulary = {f"w{n}": n for n in range(VOCAB)} | {"<unk>": VOCAB}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    words.save(str(packed / "tokenizer.json"))
+    template = "{% for m in messages %}w7 {{ m.content }} {{ eos_token }}{% endfor %}"
+    settings = {"chat_template": template, "eos_token": {"content": "w2"}}
+    (packed / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert example.templated(packed, "w3 w4") == "w7 w3 w4 w2"
+    assert example.main([str(packed), "w3 w4", "--new", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert all(word.startswith("w") for word in out.split())
+    assert "4 tokens of prompt" in err
+    assert example.main([str(packed), "w3 w4", "--raw", "--new", "4"]) == 0
+    assert "2 tokens of prompt" in capsys.readouterr().err
+
+
+def test_other_folders_are_refused(example, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma4"}))
+    with pytest.raises(SystemExit, match="'gemma4' is not among"):
+        example.Decoder(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    with pytest.raises(SystemExit, match="is no packed folder"):
+        example.Decoder(tmp_path)
