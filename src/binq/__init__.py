@@ -30,7 +30,7 @@ from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from binq.calibrator import Calibrator
-    from binq.convert import quantize_checkpoint
+    from binq.convert import dequantize_checkpoint, quantize_checkpoint
     from binq.files import load_file, save_file
     from binq.loading import describe, load
 
@@ -47,6 +47,7 @@ __all__ = [
     "concatenate",
     "cpu_info",
     "dequantize",
+    "dequantize_checkpoint",
     "describe",
     "get_num_threads",
     "linear",
@@ -64,6 +65,7 @@ __all__ = [
 # Loaded on first use: files and checkpoints bring libraries that products never need.
 _LAZY = {
     "Calibrator": "binq.calibrator",
+    "dequantize_checkpoint": "binq.convert",
     "describe": "binq.loading",
     "load": "binq.loading",
     "load_file": "binq.files",

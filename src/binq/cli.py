@@ -1,4 +1,4 @@
-"""The ``binq`` command: quantize, inspect, verify, bench, selftest.
+"""The ``binq`` command: quantize, dequantize, inspect, verify, bench, selftest.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted. Results go to standard output, progress
 and complaints to standard error.
@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from binq._version import __version__
+from binq.formats import FORMATS
+from binq.methods import METHODS
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -119,77 +121,208 @@ def _features(text: str) -> int:
     return int(text)
 
 
+def _bytes(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 2**60:
+        raise argparse.ArgumentTypeError(f"must be a number of bytes above 0, got {text!r}")
+    return int(text)
+
+
+def _command(commands: Any, name: str, what: str, examples: str) -> argparse.ArgumentParser:
+    """Returns the parser of a command, whose help ends with examples."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"example:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="binq", description="1-bit, ternary and int4 weights for numpy."
+        prog="binq",
+        description="1-bit, ternary and int4 weights for numpy: checkpoints in, checkpoints out.",
+        epilog="binq COMMAND --help has every option and an example.",
     )
-    parser.add_argument("--version", action="version", version=f"binq {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"binq {__version__}", help="print the version"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_quantize(commands)
+    _add_dequantize(commands)
 
-    quantize = commands.add_parser("quantize", help="quantize a checkpoint folder or GGUF file")
-    quantize.add_argument("src", type=_path, help="folder or GGUF file to read")
-    quantize.add_argument("dst", type=_path, help="folder to make")
+    inspect = _command(
+        commands,
+        "inspect",
+        "show what a file or folder holds, and how near it is to its source",
+        "  binq inspect packed",
+    )
+    inspect.add_argument("path", type=_path, metavar="PATH", help="a file or folder of any kind")
+    inspect.add_argument("--json", action="store_true", help="a list as one JSON document")
+    inspect.set_defaults(run=_inspect)
+
+    verify = _command(
+        commands,
+        "verify",
+        "read everything again and compare",
+        "  binq verify packed --against model",
+    )
+    verify.add_argument("path", type=_path, metavar="PATH", help="a file or folder of binq")
+    verify.add_argument(
+        "--against", type=_path, metavar="SRC", help="compare with what it was made from"
+    )
+    verify.set_defaults(run=_verify)
+
+    bench = _command(
+        commands,
+        "bench",
+        "speed of this machine, beside numpy's float32",
+        "  binq bench --features 2048",
+    )
+    bench.add_argument(
+        "--features",
+        type=_features,
+        default=4096,
+        metavar="N",
+        help="rows and columns of the matrix (default: 4096)",
+    )
+    bench.set_defaults(run=_bench)
+
+    selftest = _command(commands, "selftest", "check this installation", "  binq selftest")
+    selftest.set_defaults(run=_selftest)
+    return parser
+
+
+def _add_paths(command: argparse.ArgumentParser) -> None:
+    command.add_argument("src", type=_path, metavar="SRC", help="folder or file to read")
+    command.add_argument("dst", type=_path, metavar="DST", help="folder to make")
+
+
+def _add_shared(command: argparse.ArgumentParser) -> None:
+    """Adds the options that all commands with a DST have."""
+    command.add_argument(
+        "--family",
+        metavar="NAME",
+        help="read the model as one of this family or model_type; 'generic' for any",
+    )
+    size = command.add_mutually_exclusive_group()
+    size.add_argument(
+        "--max-shard-size",
+        type=_shard_size,
+        default="5",
+        metavar="GB",
+        help="begin a new file at this many GB (default: 5)",
+    )
+    size.add_argument(
+        "--max-shard-bytes",
+        type=_bytes,
+        dest="max_shard_size",
+        metavar="N",
+        help="the same in bytes",
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace what lies at DST")
+    command.add_argument(
+        "--json", action="store_true", help="print the report as one JSON document"
+    )
+
+
+def _add_quantize(commands: Any) -> None:
+    quantize = _command(
+        commands,
+        "quantize",
+        "quantize a checkpoint folder or GGUF file",
+        "  binq quantize model packed --format int4 --dry-run\n"
+        "  binq quantize model packed --format ternary --rule '*.down_proj.weight=int4:g64'",
+    )
+    _add_paths(quantize)
     quantize.add_argument(
-        "--format", default="int4", help="binary, ternary, int2 or int4 (default)"
+        "--format", default="int4", metavar="FORMAT", help=f"{', '.join(FORMATS)} (default: int4)"
     )
     quantize.add_argument(
-        "--group-size", type=_group_size, default=128, metavar="N", help="32..256, or 'row'"
+        "--group-size",
+        type=_group_size,
+        default=128,
+        metavar="N",
+        help="weights that share a scale: 32, 64, 128, 256 or 'row' (default: 128)",
     )
     quantize.add_argument(
-        "--method", help="mse (default), absmax (int4), absmean (the others), gptq"
+        "--method",
+        metavar="METHOD",
+        help=f"how scales are chosen: {', '.join(METHODS)} (default: mse)",
     )
-    quantize.add_argument("--asymmetric", action="store_true", help="zero points, two levels")
     quantize.add_argument(
-        "--nonfinite", default="raise", metavar="WHAT", help="'zero' reads inf and NaN as 0"
+        "--asymmetric",
+        action="store_true",
+        help="symmetric=False: a zero point a group (int4), any two levels (binary)",
+    )
+    quantize.add_argument(
+        "--nonfinite",
+        default="raise",
+        metavar="WHAT",
+        help="what becomes of inf and NaN: raise, or zero reads them as 0 (default: raise)",
     )
     quantize.add_argument(
         "--rule",
         action="append",
         default=[],
         metavar="GLOB=FORMAT[:gN][:METHOD]",
-        help="or GLOB=keep; may be given again, the first that matches wins",
-    )
-    quantize.add_argument("--embeddings", metavar="FORMAT[:gN]", help="kept otherwise")
-    quantize.add_argument("--lm-head", metavar="FORMAT[:gN]", help="as --embeddings otherwise")
-    quantize.add_argument(
-        "--importance", type=_path, metavar="FILE", help="imatrix or calibration, for method mse"
+        help="what becomes of tensors of that name; GLOB=keep; the first that matches wins",
     )
     quantize.add_argument(
-        "--calibration", type=_path, metavar="FILE", help="of Calibrator.save, for method gptq"
+        "--embeddings",
+        metavar="FORMAT[:gN]",
+        help="quantize embeddings, and the output head too (default: keep)",
     )
     quantize.add_argument(
-        "--family", metavar="NAME", help="rules of another model type; 'generic' for any model"
+        "--lm-head",
+        metavar="FORMAT[:gN]",
+        help="quantize the output head (default: as --embeddings)",
     )
     quantize.add_argument(
-        "--max-shard-size", type=_shard_size, default="5", metavar="GB", help="5 (default)"
+        "--importance",
+        type=_path,
+        metavar="FILE",
+        help="weigh errors by this imatrix or calibration (method mse)",
     )
-    quantize.add_argument("--dry-run", action="store_true", help="show the plan and the sizes")
-    quantize.add_argument("--overwrite", action="store_true", help="replace DST")
+    quantize.add_argument(
+        "--calibration",
+        type=_path,
+        metavar="FILE",
+        help="what Calibrator.save wrote (method gptq, the default with it)",
+    )
+    _add_shared(quantize)
+    quantize.add_argument(
+        "--dry-run", action="store_true", help="show the plan and the sizes, write nothing"
+    )
     quantize.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     step = quantize.add_mutually_exclusive_group()
-    step.add_argument("--part", type=_part, metavar="I/N", help="every N-th shard, from I")
+    step.add_argument(
+        "--part", type=_part, metavar="I/N", help="do every N-th shard, from I, beside other parts"
+    )
     step.add_argument("--finalize", action="store_true", help="complete DST after all parts")
-    quantize.add_argument("--json", action="store_true", help="the report as one JSON document")
-    quantize.add_argument("--plot", type=_path, metavar="FILE", help="draw the report")
+    quantize.add_argument(
+        "--plot", type=_path, metavar="FILE", help="draw the report: .png, .svg or .pdf"
+    )
     quantize.set_defaults(run=_quantize)
 
-    inspect = commands.add_parser("inspect", help="show what a file or folder holds")
-    inspect.add_argument("path", type=_path)
-    inspect.add_argument("--json", action="store_true")
-    inspect.set_defaults(run=_inspect)
 
-    verify = commands.add_parser("verify", help="read everything again and compare")
-    verify.add_argument("path", type=_path)
-    verify.add_argument("--against", type=_path, metavar="SRC", help="what it was made from")
-    verify.set_defaults(run=_verify)
-
-    bench = commands.add_parser("bench", help="speed of this machine, beside numpy's float32")
-    bench.add_argument("--features", type=_features, default=4096, metavar="N")
-    bench.set_defaults(run=_bench)
-
-    selftest = commands.add_parser("selftest", help="check this installation")
-    selftest.set_defaults(run=_selftest)
-    return parser
+def _add_dequantize(commands: Any) -> None:
+    dequantize = _command(
+        commands,
+        "dequantize",
+        "write a plain checkpoint of anything that binq reads",
+        "  binq dequantize DeepSeek-V3 plain --dtype bfloat16",
+    )
+    _add_paths(dequantize)
+    dequantize.add_argument(
+        "--dtype",
+        default="bfloat16",
+        metavar="DTYPE",
+        help="type of weights that were quantized: bfloat16 or float32 (default: bfloat16)",
+    )
+    _add_shared(dequantize)
+    dequantize.set_defaults(run=_dequantize)
 
 
 def _complain(text: str) -> None:
@@ -254,6 +387,36 @@ def _quantize(options: argparse.Namespace) -> int:
     _print(report.to_json() if options.json else str(report))
     if options.plot:
         report.plot(options.plot)
+    for warning in report.warnings:
+        _complain(warning)
+    return OK
+
+
+def _dequantize(options: argparse.Namespace) -> int:
+    from binq.array.checks import check_choice
+    from binq.convert import dequantize_checkpoint
+    from binq.convert.plain import DTYPES
+    from binq.errors import UnknownModelWarning
+    from binq.models.table import by_name
+
+    try:
+        check_choice("--dtype", options.dtype, DTYPES)
+        if options.family is not None:
+            by_name(options.family)
+    except ValueError as error:
+        _usage(str(error))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownModelWarning)  # the report says it too
+        report = dequantize_checkpoint(
+            options.src,
+            options.dst,
+            dtype=options.dtype,
+            max_shard_bytes=options.max_shard_size,
+            overwrite=options.overwrite,
+            family=options.family,
+            progress=True,
+        )
+    _print(report.to_json() if options.json else str(report))
     for warning in report.warnings:
         _complain(warning)
     return OK

@@ -23,7 +23,8 @@ from binq.files.safetensors import SafetensorsFile
 from binq.files.seal import SEAL
 from binq.files.stored import StoredPacked
 from binq.formats.layout import TILE_ROWS
-from binq.models import logical_tensors
+from binq.models import find_family, logical_tensors
+from binq.models.kept import kept_tensors, settings_of
 from binq.models.tensor import LogicalTensor
 from binq.storage.base import SCAN_BYTES, CodedStorage, Exact, to_float32
 from binq.storage.plain import FLOATS
@@ -163,11 +164,11 @@ class Tensors(Mapping[str, Array]):
                         stored[name] = _StoredEntry(
                             self, path, name, TensorDescription(info.dtype, info.shape, info.nbytes)
                         )
-        quantization = source.config.get("quantization_config")
-        method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-        if packed or method == "binq":
-            found = packed | stored
-            tied = quantization.get("tied") if isinstance(quantization, Mapping) else None
+        settings = settings_of(source)
+        if packed or settings:
+            kept = kept_tensors(source, stored, find_family(source, self._family))
+            found = packed | self._find_logical(kept, stored)
+            tied = settings.get("tied")
             for name, twin in tied.items() if isinstance(tied, Mapping) else ():
                 if twin in found:
                     found.setdefault(name, found[twin])

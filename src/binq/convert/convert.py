@@ -136,7 +136,7 @@ def quantize_checkpoint(
         with work.opened(joins, overwrite, None if finalize else part):
             left = [] if finalize else work.left(part)
             nbytes = work.bytes_of(left)
-            with _bar(progress, nbytes) as advance:
+            with Bar(progress, nbytes) as advance:
                 work.run(left, executor, advance)
             work.check_source()
             report = _finished(work)
@@ -184,7 +184,7 @@ def _finished(work: Work) -> Report:
     return report
 
 
-class _bar:  # noqa: N801
+class Bar:
     """A progress bar on a terminal, a user's own function, or nothing."""
 
     def __init__(self, progress: bool | Progress, total: int) -> None:

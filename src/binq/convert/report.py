@@ -13,6 +13,9 @@ from binq.convert.tables import align, readable, shown
 from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
 
+# Where a conversion leaves its report in the folder that it makes.
+REPORT = "binq-report.json"
+
 
 @dataclass
 class Report:
@@ -31,6 +34,7 @@ class Report:
     peak_bytes: int = 0
     bytes_done: int = 0
     notes: list[str] = field(default_factory=list)
+    plain: bool = False  # plain weights are what was asked for: larger than the source
 
     @property
     def bytes_before(self) -> int:
@@ -71,7 +75,8 @@ class Report:
     def warnings(self) -> list[str]:
         """Returns what a user should look at, a sentence each."""
         unknown = [self.unknown_text] if self.unknown else []
-        return [*self.notes, *unknown, *doubts(self.tensors), *growth(self.tensors)]
+        grown = [] if self.plain else growth(self.tensors)
+        return [*self.notes, *unknown, *doubts(self.tensors), *grown]
 
     def to_json(self) -> str:
         """Returns one JSON document: totals and every tensor."""

@@ -93,7 +93,7 @@ class Work:
             return
         if not overwrite:
             begun = (self.folder / MANIFEST).exists()
-            text = _UNFINISHED if begun else _ANOTHER if joins else _NOT_EMPTY
+            text = _UNFINISHED if begun else _ANOTHER if joins else NOT_EMPTY
             raise FileExistsError(text.format(self.target))
         # A folder that gets another parent must itself be writable.
         if not os.access(self.target, os.W_OK):
@@ -169,7 +169,7 @@ class Work:
         sync_folder(self.folder)
         if self._target_is_filled():
             if not overwrite:
-                raise FileExistsError(_NOT_EMPTY.format(self.target))
+                raise FileExistsError(NOT_EMPTY.format(self.target))
             if (self.folder / REPLACED).exists():
                 raise FileExistsError(_TWO_OLD.format(self.folder / REPLACED, self.target))
             self.target.rename(self.folder / REPLACED)
@@ -218,7 +218,7 @@ class Work:
                 path.unlink(missing_ok=True)
         (self.target / MANIFEST).unlink(missing_ok=True)
         try:
-            _delete(self.target / REPLACED)
+            delete_folder(self.target / REPLACED)
         except OSError as error:
             warnings.warn(
                 f"{self.target} is complete; what lay there before is in {REPLACED} within it and "
@@ -261,7 +261,7 @@ class Work:
                 self.target.rmdir()
             replaced.rename(self.target)
             if not overwrite:
-                raise FileExistsError(_NOT_EMPTY.format(self.target))
+                raise FileExistsError(NOT_EMPTY.format(self.target))
         # The manifest last: without it, the rest could be anybody's.
         for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
             if not LOCK_NAMES.fullmatch(path.name) and not _is_of_system(path.name):
@@ -309,7 +309,7 @@ class Work:
                 shutil.copyfile(path, temporary)
 
 
-_NOT_EMPTY = "dst: {} is not empty: overwrite=True (--overwrite) replaces it"
+NOT_EMPTY = "dst: {} is not empty: overwrite=True (--overwrite) replaces it"
 _ANOTHER = (
     "dst: {} is not empty, and not what this conversion makes: the source is newer, a setting "
     "differs, or files are missing; overwrite=True (--overwrite) replaces it"
@@ -359,7 +359,7 @@ def _is_of_work(name: str) -> bool:
     return bool(LOCK_NAMES.fullmatch(name) or TEMPORARY.fullmatch(name))
 
 
-def _delete(folder: Path) -> None:
+def delete_folder(folder: Path) -> None:
     """Deletes a folder with all that is in it, where need be folders that are read-only too."""
     with suppress(FileNotFoundError):
         try:

@@ -35,7 +35,8 @@ class SafetensorsFile:
         try:
             start = self._file.read(0, min(SIGN_BYTES, size), "header")
             # Behind the length, the header's first brace.
-            what = what_it_is(start) if start[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{" else ""
+            first = start[LENGTH_BYTES : LENGTH_BYTES + 1]
+            what = what_it_is(start) if first and first != b"{" else ""
             if what:
                 raise FormatError(f"{self.path}: not a safetensors file but {what}")
             length = header_length(start[:LENGTH_BYTES], size, self.path)

@@ -1,0 +1,300 @@
+"""What a packed or quantized checkpoint is as plain tensors, as its model's own class expects them.
+
+Names are Hugging Face's. Experts that are stored as (in_features, out_features) by that class are
+turned back, convolutions get their axes back, and stacks of experts are taken apart, or put
+together, as the class has them.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS
+from binq.errors import FormatError, NonFiniteError
+from binq.files import metadata as binq_metadata
+from binq.files.checkpoint import Checkpoint
+from binq.files.dtypes import numpy_dtype
+from binq.files.safetensors import SafetensorsFile
+from binq.files.stored import StoredPacked
+from binq.formats.layout import TILE_ROWS
+from binq.methods.quantize import is_finite
+from binq.models import find_family, logical_tensors
+from binq.models.kept import kept_tensors, settings_of
+from binq.models.tensor import LogicalTensor
+from binq.storage.base import to_float32
+
+Blocks = Iterator[NDArray[Any]]
+
+DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+_NARROW = ("F16", "BF16")
+# Scales of activations, which no plain model has.
+_LEFTOVER = re.compile(
+    r"\.(input|output|activation|k|v|q|kv)_scale(_inv)?$|\.(input|k|v)_zero_point$"
+)
+# MLX's and binq's stacks of experts, and the names that models have for each expert.
+_STACKED = re.compile(r"^(.+\.)switch_(?:mlp|glu)\.(gate|up|down)_proj\.weight$")
+
+
+@dataclass(frozen=True)
+class PlainTensor:
+    """One tensor of a plain checkpoint.
+
+    - name, dtype, shape: what the file says of it; dtype is a safetensors type
+    - read: gives its values in order, block by block, in that type
+    - bytes_before: of the stored tensors that it is made of
+    - was: what these are, for the report
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[], Blocks]
+    bytes_before: int
+    was: str
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * numpy_dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Weights ``(..., out_features, in_features)`` that are read by rows of one matrix."""
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Callable[[int, int, int], NDArray[Any]]
+    step: int
+    nbytes: int
+    was: str
+
+    def blocks(self, matrix: int, dtype: np.dtype[Any]) -> Blocks:
+        count = self.shape[-2]
+        for start in range(0, count, self.step):
+            stop = min(start + self.step, count)
+            yield _rounded(self.rows(matrix, start, stop), dtype, self.name)
+
+    def whole(self, matrix: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        out = np.empty(self.shape[-2:], dtype)
+        at = 0
+        for block in self.blocks(matrix, dtype):
+            out[at : at + len(block)] = block
+            at += len(block)
+        return out
+
+
+def plain_tensors(
+    source: Checkpoint, dtype: str, family: str | None = None
+) -> tuple[list[PlainTensor], list[str]]:
+    """Returns what a plain checkpoint of ``source`` holds, and notes on what was left out.
+
+    - dtype: ``"bfloat16"`` or ``"float32"``, for weights that are packed or quantized. Plain
+      tensors stay as they are; float32 widens them
+
+    Raises UnsupportedFormatError, naming the tensor, for what cannot be told.
+    """
+    return _Plain(source, DTYPES[dtype], family).found()
+
+
+def is_packed(source: Checkpoint) -> bool:
+    """Returns whether binq wrote a checkpoint."""
+    if source.is_gguf:
+        return False
+    return bool(settings_of(source)) or any(
+        binq_metadata.KEY in file.metadata for file in _files(source)
+    )
+
+
+def _files(source: Checkpoint) -> Iterator[SafetensorsFile]:
+    for path in source.file_paths().values():
+        with SafetensorsFile(path) as file:
+            yield file
+
+
+class _Plain:
+    def __init__(self, source: Checkpoint, dtype: str, family: str | None) -> None:
+        self._source, self._dtype = source, dtype
+        self._numpy = numpy_dtype(dtype)
+        self._notes: list[str] = []
+        self._settings = settings_of(source)
+        self._family = find_family(source, family)
+        self._named = family
+
+    def found(self) -> tuple[list[PlainTensor], list[str]]:
+        weights, tensors = self._packed() if is_packed(self._source) else self._logical()
+        weights, alone = self._experts(weights)
+        tensors += alone
+        tensors += [self._weight(one) for one in weights]
+        left = [t.name for t in tensors if _LEFTOVER.search(t.name)]
+        if left:
+            self._notes.append(
+                f"{len(left)} scales of activations were left out, the first {left[0]!r}: plain "
+                "models have none"
+            )
+        tensors = [t for t in tensors if not _LEFTOVER.search(t.name)]
+        names: set[str] = set()
+        for tensor in tensors:
+            if tensor.name in names:
+                raise FormatError(
+                    f"{self._source.path}: two tensors would be stored as {tensor.name!r}"
+                )
+            names.add(tensor.name)
+        return sorted(tensors, key=lambda t: t.name), self._notes
+
+    # What binq wrote.
+
+    def _packed(self) -> tuple[list[_Weights], list[PlainTensor]]:
+        packed, kept = [], []
+        for file in _files(self._source):
+            described = binq_metadata.described(file.metadata, file.path)[0]
+            parts = binq_metadata.stored_names(described)
+            for name, d in described.items():
+                packed.append(self._stored(file.path, name, StoredPacked(file, name, d)))
+            kept += [name for name in file if name not in parts and name in self._source]
+        weights, tensors = self._read_all(kept_tensors(self._source, kept, self._family))
+        return packed + weights, tensors
+
+    def _stored(self, path: Path, name: str, stored: StoredPacked) -> _Weights:
+        d = stored.description
+
+        def rows(matrix: int, start: int, stop: int) -> NDArray[np.float32]:
+            with SafetensorsFile(path) as file:
+                packed = StoredPacked(file, name, d).read_rows(matrix, start, stop)
+            out = np.empty(packed.shape, np.float32)
+            packed.dequantize(out)
+            return out
+
+        step = max(1, BLOCK_BYTES // max(1, 4 * d.shape[-1]) // TILE_ROWS) * TILE_ROWS
+        return _Weights(name, d.shape, rows, step, stored.nbytes, str(d.packing))
+
+    # What other libraries wrote.
+
+    def _logical(self) -> tuple[list[_Weights], list[PlainTensor]]:
+        return self._read_all(logical_tensors(self._source, self._named, look=False))
+
+    def _read_all(self, found: Sequence[LogicalTensor]) -> tuple[list[_Weights], list[PlainTensor]]:
+        weights, tensors = [], []
+        source = self._source
+        for tensor in found:
+            nbytes = sum(source.info(name).nbytes for name in tensor.stored)
+            if tensor.scheme in ("plain", "transposed", "flattened") and tensor.copyable:
+                info = source.info(tensor.stored[0])
+                args = (tensor.name, tensor.stored[0], info.dtype, info.shape, nbytes)
+                if len(info.shape) > 2 and _STACKED.match(tensor.name):
+                    weights.append(self._read(tensor, nbytes))
+                else:
+                    tensors.append(self._kept(*args))
+            elif len(tensor.shape) < 2 or tensor.size == 0:
+                tensors.append(self._small(tensor, nbytes))
+            else:
+                weights.append(self._read(tensor, nbytes))
+        return weights, tensors
+
+    def _read(self, tensor: LogicalTensor, nbytes: int) -> _Weights:
+        def rows(matrix: int, start: int, stop: int) -> NDArray[Any]:
+            return tensor.read_values(self._source, matrix, start, stop)
+
+        blocks = tensor.blocks(BLOCK_BYTES)
+        step = blocks[0][1] - blocks[0][0] if blocks else 1
+        return _Weights(tensor.name, tensor.shape, rows, step, nbytes, tensor.dtype)
+
+    def _small(self, tensor: LogicalTensor, nbytes: int) -> PlainTensor:
+        dtype = tensor.dtype if tensor.dtype in FLOATS else self._dtype
+        dtype = self._widened(dtype)
+
+        def read() -> Blocks:
+            for values in tensor.read_all(self._source, BLOCK_BYTES):
+                yield _rounded(values, numpy_dtype(dtype), tensor.name)
+
+        return PlainTensor(tensor.name, dtype, tensor.shape, read, nbytes, tensor.dtype)
+
+    # What both become.
+
+    def _widened(self, dtype: str) -> str:
+        return "F32" if self._dtype == "F32" and dtype in _NARROW else dtype
+
+    def _kept(
+        self, name: str, stored: str, dtype: str, shape: tuple[int, ...], nbytes: int
+    ) -> PlainTensor:
+        """Returns a tensor that is copied, or widened."""
+        wide = self._widened(dtype)
+
+        def read() -> Blocks:
+            for start in range(0, nbytes, COPY_BYTES):
+                data = self._source.read_bytes(stored, start, min(start + COPY_BYTES, nbytes))
+                if wide == dtype:
+                    yield data
+                else:
+                    yield to_float32(data.view(numpy_dtype(dtype)))
+
+        return PlainTensor(name, wide, shape, read, nbytes, dtype)
+
+    def _weight(self, w: _Weights) -> PlainTensor:
+        """Returns dequantized weights, in the order of axes that the model's class has."""
+        flattened = self._settings.get("flattened", {})
+        turned = w.name in self._settings.get("transposed", ()) or self._is_turned(w)
+        shape = w.shape
+        if w.name in flattened:
+            shape = tuple(flattened[w.name])
+            if prod(shape) != prod(w.shape):
+                raise FormatError(
+                    f"{self._source.path}: {w.name!r} of shape {w.shape} cannot have the shape "
+                    f"{shape} that config.json gives it"
+                )
+        if turned:
+            shape = (*shape[:-2], shape[-1], shape[-2])
+
+        def read() -> Blocks:
+            for matrix in range(prod(w.shape[:-2])):
+                if turned:
+                    yield np.ascontiguousarray(w.whole(matrix, self._numpy).T)
+                else:
+                    yield from w.blocks(matrix, self._numpy)
+
+        return PlainTensor(w.name, self._dtype, shape, read, w.nbytes, w.was)
+
+    def _is_turned(self, w: _Weights) -> bool:
+        return self._family.is_input_major(w.name)
+
+    def _experts(self, weights: Sequence[_Weights]) -> tuple[list[_Weights], list[PlainTensor]]:
+        """Returns the weights, and stacks of experts as single ones where models have these."""
+        rest: list[_Weights] = []
+        alone: list[PlainTensor] = []
+        for w in weights:
+            match = _STACKED.match(w.name)
+            fused = self._family.name in ("Gemma 4", "Llama 4")
+            if match is None or len(w.shape) != 3 or fused:
+                rest.append(w)
+                continue
+            for expert in range(w.shape[0]):
+                name = f"{match[1]}experts.{expert}.{match[2]}_proj.weight"
+                alone.append(self._one(w, expert, name))
+        return rest, alone
+
+    def _one(self, w: _Weights, expert: int, name: str) -> PlainTensor:
+        def read() -> Blocks:
+            return w.blocks(expert, self._numpy)
+
+        nbytes = w.nbytes // w.shape[0]
+        return PlainTensor(name, self._dtype, w.shape[1:], read, nbytes, w.was)
+
+
+def _rounded(values: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """Returns values in another float type. Raises NonFiniteError for inf and NaN."""
+    if not is_finite(values).all():
+        raise NonFiniteError(f"{name}: weights that are inf or NaN: its scales are damaged")
+    if values.dtype == dtype:
+        return values
+    wide = to_float32(values)
+    if dtype == ml_dtypes.bfloat16:
+        largest = np.abs(wide).max(initial=0.0)
+        if largest > 3.3895314e38:
+            raise ValueError(f"{name}: bfloat16 does not hold {largest:.8g}: use float32")
+    return wide.astype(dtype, copy=False)
