@@ -116,7 +116,7 @@ def test_a_matrix_does_not_change(matrix):
     matrix.dequantize(before)
     arguments = (0, 0, bytes_of(128), bytes_of(64), None)
     for sizes, error in (((1 << 20, 1 << 10, 32), ValueError), ((32, 32, 32), RuntimeError)):
-        with pytest.raises(error, match="must have|does not change"):
+        with pytest.raises(error, match=r"must have|does not change"):
             matrix.__init__(*arguments, *sizes, False, False)
     after = np.empty((40, 100), np.float32)
     matrix.dequantize(after)
@@ -133,7 +133,7 @@ def test_a_matrix_that_was_never_made_is_empty():
 
 @pytest.mark.parametrize("sizes", [(-1, -32), (-32, 32), (1 << 32, 1 << 35), (1 << 50, 0)])
 def test_sizes_that_wrap_around_are_refused(sizes):
-    with pytest.raises(ValueError, match="negative|more than fit in memory"):
+    with pytest.raises(ValueError, match=r"negative|more than fit in memory"):
         _core.PackedMatrix(0, 0, bytes_of(0), bytes_of(0), None, *sizes, 32, False, False)
 
 

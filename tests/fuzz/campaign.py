@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from types import FrameType
 
-from fuzz.kinds import KINDS
+from fuzz.kinds import KINDS, Folders
 
 import binq
 
@@ -69,7 +69,14 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=100_000, help="of each kind")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--examples",
+        type=Path,
+        metavar="DIR",
+        help="more folders: pytest --basetemp DIR makes them",
+    )
     options = parser.parse_args()
+    Folders.examples = options.examples
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, _too_long)
     for kind in options.kinds.split(","):

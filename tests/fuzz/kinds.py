@@ -6,6 +6,7 @@ mutant was accepted, and lets nothing out but errors that are no business of a r
 
 import json
 import random
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,10 +141,22 @@ class Indexes:
 
 
 class Folders:
-    """A folder of each model and scheme: configuration, headers and data."""
+    """A folder of each model and scheme: configuration, headers and data.
+
+    ``examples`` may be set to a folder with more of them, at any depth.
+    """
+
+    examples: Path | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folders = [MODELS[name](folder / name).path for name in sorted(MODELS)]
+        if self.examples is not None:
+            for config in sorted(self.examples.rglob("config.json")):
+                weights = config.with_name("model.safetensors")
+                if weights.exists() and weights.stat().st_size <= 1 << 20:
+                    copy = folder / f"example-{len(self.folders)}"
+                    shutil.copytree(config.parent, copy, ignore=_small_files_only)
+                    self.folders.append(copy)
         self.files = {path: _contents(path) for path in self.folders}
         self.target = folder / "target"
 
@@ -219,6 +232,11 @@ def _binq_file(folder: Path) -> Path:
     }
     binq.save_file(tensors, folder / "m.safetensors", {"format": "np"})
     return folder / "m.safetensors"
+
+
+def _small_files_only(folder: str, names: list[str]) -> list[str]:
+    paths = (Path(folder, name) for name in names)
+    return [path.name for path in paths if not path.is_file() or path.stat().st_size > 1 << 20]
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -4,6 +4,8 @@
 and what the family's policy does with it. :func:`register` adds a family.
 """
 
+import numpy as np
+
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
 from binq.models import generic, gguf, gguf_names, mlx_form, table
@@ -138,5 +140,6 @@ def _check_orientation(source: Checkpoint, role: str, name: str, storage: Storag
 def _low_bit(source: Checkpoint, storage: Storage) -> Exact | None:
     if len(storage.shape) != 2:
         return None
-    exact = storage.exact_format(source)
+    with np.errstate(all="ignore"):
+        exact = storage.exact_format(source)
     return exact if exact is not None and exact.packing.format in _LOW_BIT else None
