@@ -127,7 +127,7 @@ def test_failures_exit_with_1_and_say_why(source, tmp_path, capsys):
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"short")
     assert run("inspect", bad) == 1
-    assert "too few for a header length" in capsys.readouterr().err
+    assert "not a safetensors file" in capsys.readouterr().err
 
 
 def test_verify_finds_every_flipped_bit(source, tmp_path, capsys):
@@ -217,20 +217,6 @@ def test_an_interrupt_exits_with_130(monkeypatch, capsys):
     monkeypatch.setattr("binq.convert.quantize_checkpoint", interrupted)
     assert run("quantize", "a", "b") == 130
     assert "--resume goes on with finished shards" in capsys.readouterr().err
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs limits")
-def test_the_limit_of_open_files_is_raised_where_it_may_be(source, capsys):
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
-        assert run("inspect", source) == 0
-        wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, hard)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs pipes")

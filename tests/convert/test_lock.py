@@ -1,6 +1,7 @@
 """Locks: the living keep others out, the dead do not."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 from checkpoints.folders import names
 
-from binq.convert.lock import Lock
+from binq.convert.lock import WHOLE, Lock
 from binq.files import holding
 from binq.files.replacing import create_file, link_new
 
@@ -85,7 +86,7 @@ def test_a_process_of_another_user_is_alive(tmp_path, monkeypatch):
 
 HOLD = """
 import sys, pathlib
-from binq.convert.lock import Lock
+from binq.convert.lock import WHOLE, Lock
 lock = Lock(pathlib.Path(sys.argv[1]))
 lock.text = sys.argv[2]
 with lock:
@@ -201,7 +202,7 @@ def test_no_deleted_file_is_kept_open(tmp_path):
 
 def test_a_lock_that_may_not_be_read_is_one_of_the_living(tmp_path, monkeypatch):
     Lock(tmp_path).path.write_text("elsewhere 7")
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(FileExistsError, match=r"process \? on \? works there"), Lock(tmp_path):
         pass
 
@@ -224,3 +225,18 @@ def test_a_full_disk_leaves_no_file_behind(tmp_path, monkeypatch, links):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(path)
     assert names(tmp_path) == ["source"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\0garbage", b"", b"\0" * 20, b"HOST 0", b"HOST " + b"9" * 5000, b"HOST -1"],
+)
+def test_a_damaged_lock_is_named_and_keeps_others_out(tmp_path, content):
+    """Nobody can know whose it was: a kill may have left it, where there are no links."""
+    host = socket.gethostname().encode()
+    (tmp_path / WHOLE).write_bytes(content.replace(b"HOST", host))
+    with (
+        pytest.raises(FileExistsError, match=r"process \? on \? works there; .* delete .*\.lock"),
+        Lock(tmp_path),
+    ):
+        pass

@@ -13,6 +13,7 @@ from binq.array.checks import check_int, check_path
 from binq.array.choices import FormatName, MethodName, NonfiniteName, ZeroName
 from binq.convert.evidence import EvidenceFile
 from binq.convert.fingerprint import conversion_fingerprint
+from binq.convert.output import links_left_out
 from binq.convert.plan import Plan, Settings, make_plan
 from binq.convert.report import Report
 from binq.convert.rules import check_choice_of
@@ -161,7 +162,7 @@ def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:
 def _planned(source: Checkpoint, target: Path, plan: Plan, dry_run: bool = True) -> Report:
     report = Report(str(source.path), str(target), dry_run=dry_run, peak_bytes=plan.peak_bytes)
     report.tensors = [item.report(source) for item in plan.items]
-    report.notes = list(plan.notes)
+    report.notes = [*plan.notes, *links_left_out(source)]
     return report
 
 
@@ -180,7 +181,7 @@ def _finished(work: Work) -> Report:
     for result in work.results():
         for entry in result["tensors"]:
             report.tensors.append(TensorReport(**entry | {"shape": tuple(entry["shape"])}))
-    report.notes = list(work.plan.notes)
+    report.notes = [*work.plan.notes, *links_left_out(work.source)]
     return report
 
 

@@ -97,7 +97,7 @@ class Lock:
                 continue
             # The same part once more, as a cluster's second try: both write the same bytes.
             if self._is_dead(self.path, text):
-                self.dead = _number(text)
+                self.dead = _owner(text)[1]
             with _GUARD:
                 temporary.replace(self.path)
                 _HELD[self.path] = self
@@ -114,13 +114,13 @@ class Lock:
                 same = os.path.samestat(os.fstat(file), self.path.stat())
                 if same and _read(self.path) == dead and self.path not in _HELD:
                     self.path.unlink()
-                    self.dead = _number(dead)
+                    self.dead = _owner(dead)[1]
             finally:
                 os.close(file)
 
     def _check_dead(self, path: Path, text: str | None) -> None:
         if text is not None and not self._is_dead(path, text):
-            host, _, pid = text.partition(" ")
+            host, pid = _owner(text)
             raise FileExistsError(
                 f"{self.folder}: process {pid or '?'} on {host or '?'} works there; "
                 f"if it is dead, delete {path}"
@@ -128,12 +128,12 @@ class Lock:
 
     def _is_dead(self, path: Path, text: str) -> bool:
         """Returns whether a lock is one of a process that is certain to be gone."""
-        host, _, pid = text.partition(" ")
-        if host != socket.gethostname() or not pid.isdecimal():
+        host, pid = _owner(text)
+        if host != socket.gethostname() or not pid:
             return False
         if text == self.text and path in _HELD:
             return False
-        return not is_held(path) and (text == self.text or not is_alive(int(pid)))
+        return not is_held(path) and (text == self.text or not is_alive(pid))
 
     def _release(self) -> None:
         with _GUARD:
@@ -162,14 +162,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def _number(text: str) -> int:
-    return int(text.partition(" ")[2])
+def _owner(text: str) -> tuple[str, int]:
+    """Returns host and number of the process that a lock names, "" and 0 where it is damaged."""
+    host, _, number = text.partition(" ")
+    known = host.isprintable() and number.isdecimal() and number.isascii() and len(number) < 10
+    return (host, int(number)) if known and int(number) else ("", 0)
 
 
 def _read(path: Path) -> str | None:
     """Returns what a lock says, nothing where it may not be read, None where there is none."""
     try:
-        return path.read_text()
+        return path.read_bytes()[:1000].decode("utf-8", "replace")
     except FileNotFoundError:
         return None
     except PermissionError:

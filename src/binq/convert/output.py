@@ -1,5 +1,6 @@
 """What a packed checkpoint holds beside its shards: index, configuration, files that are copied."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from binq.files.settings import SIDE_FILES
 from binq.models import find_family
 from binq.models.gguf_names import LLAMA_CPP, convention
 
+# What the safetensors library leaves where it is killed.
+_UNFINISHED = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 # Files that hold weights in some way: everything else is copied.
 _WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx")
 
@@ -86,5 +89,31 @@ def other_files(source: Checkpoint) -> list[Path]:
         if path.name not in known
         and path.suffix not in _WEIGHT_SUFFIXES
         and not path.name.endswith(".index.json")
+        and not _UNFINISHED.fullmatch(path.name)
         and path.is_file()
+        and not _leads_out(path)
     ]
+
+
+def links_left_out(source: Checkpoint) -> list[str]:
+    """Returns what to say of the links that are not copied, since they lead out of the folder."""
+    if source.is_gguf or not source.path.is_dir():
+        return []
+    return [
+        f"{path.name} was not copied: it is a link to {path.readlink()}, outside of {source.path}"
+        for path in sorted(source.path.iterdir())
+        if path.suffix not in _WEIGHT_SUFFIXES and path.is_file() and _leads_out(path)
+    ]
+
+
+def _leads_out(path: Path) -> bool:
+    """Returns whether a link leads out of its folder, other than to a blob of the same cache.
+
+    The cache of Hugging Face has models/snapshots/REVISION/NAME -> ../../blobs/HASH.
+    """
+    if not path.is_symlink():
+        return False
+    folder = path.parent.resolve()
+    real = path.resolve()
+    in_cache = folder.parent.name == "snapshots" and real.parent == folder.parents[1] / "blobs"
+    return not (in_cache or folder in real.parents)

@@ -56,7 +56,7 @@ def write_shard(
     described: dict[str, Description] = {}
     reports = []
     names = [name for item in items for name in item.output_names]
-    with replacing(path) as temporary, _Packer(source, items) as packer:
+    with replacing(path, source.mode) as temporary, _Packer(source, items) as packer:
         writer = AppendWriter(temporary, header_room(names))
         try:
             for item in items:

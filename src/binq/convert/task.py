@@ -41,7 +41,7 @@ def write_one(
     """Writes one shard and, after it, its result."""
     result = write_shard(source, items, shard, advance)
     result |= {"fingerprint": fingerprint, "size": shard.stat().st_size}
-    with replacing(result_path(shard)) as temporary:
+    with replacing(result_path(shard), source.mode) as temporary:
         # JSON has no infinity: Python's own spelling is read back by Python only, which suffices.
         temporary.write_text(json.dumps(result))
 

@@ -163,8 +163,8 @@ class Work:
         nbytes = sum(sum(result["sizes"].values()) for result in results if result is not None)
         index = {"metadata": {"total_size": nbytes}, "weight_map": weight_map(self.plan)}
         self._remove_strays()  # those of workers that were killed in this run
-        _write_json(self.folder / INDEX, index)
-        _write_json(self.folder / "config.json", self._config)
+        _write_json(self.folder / INDEX, index, self.source.mode)
+        _write_json(self.folder / "config.json", self._config, self._config_mode)
         self._copy_others()
         sync_folder(self.folder)
         if self._target_is_filled():
@@ -296,6 +296,13 @@ class Work:
         return output_config(self.source, self.plan, self.settings)
 
     @property
+    def _config_mode(self) -> int:
+        """Returns the permissions that both the weights and their configuration have."""
+        with suppress(OSError):
+            return self.source.mode & (self.source.path / "config.json").stat().st_mode | 0o600
+        return self.source.mode
+
+    @property
     def _others(self) -> list[Path]:
         """Returns the files that are copied."""
         ours = {MANIFEST, REPLACED}
@@ -305,7 +312,7 @@ class Work:
 
     def _copy_others(self) -> None:
         for path in self._others:
-            with replacing(self.folder / path.name) as temporary:
+            with replacing(self.folder / path.name, path.stat().st_mode) as temporary:
                 shutil.copyfile(path, temporary)
 
 
@@ -377,6 +384,6 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
+def _write_json(path: Path, content: dict[str, Any], mode: int) -> None:
+    with replacing(path, mode) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -148,6 +148,14 @@ class Checkpoint:
         return found
 
     @property
+    def mode(self) -> int:
+        """Returns the permissions of what is made of these files: none that one of them lacks."""
+        mode = 0o666
+        for status in self.file_status().values():
+            mode &= status.st_mode
+        return mode | 0o600
+
+    @property
     def places(self) -> dict[str, str]:
         """Returns the file of each stored tensor by name."""
         return dict(self._map)

@@ -5,6 +5,10 @@ import io
 import os
 import stat
 import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +23,63 @@ for _name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK", "O_NOCTTY"):
     _FLAGS |= getattr(os, _name, 0)
 
 
+# Of all files that are read, how many are open at a time: systems allow 256 and more.
+_MOST_OPEN = 96
+
+
 class ReadableFile:
-    """A regular file that is open for reading. Safe to share among threads.
+    """A regular file that is read at places. Safe to share among threads.
 
     - path: the file
-    - size: its bytes when it was opened
+    - size: its bytes when it was first opened
 
-    Raises FormatError for what is no regular file: a pipe, a device, a socket.
+    Files that were not read for long are closed where many are in use, and opened again when they
+    are: it must be the same file then. Raises FormatError for what is no regular file: a pipe, a
+    device, a socket.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         _check_regular(path.stat(), path)
-        self._file = io.FileIO(os.open(path, _FLAGS))
+        self.users = 0
+        self.file: io.FileIO | None = None
         # Without preadv the file has one position, which threads would move under each other.
         self._lock = threading.Lock()
-        try:
-            status = os.fstat(self._file.fileno())
-            _check_regular(status, path)
-        except BaseException:
-            self._file.close()
-            raise
-        self.size = status.st_size
+        self._closed = False
+        self._identity: tuple[int, ...] | None = None
+        with self.used():
+            pass
 
     def close(self) -> None:
         """Closes the file."""
-        self._file.close()
+        self._closed = True
+        _pool.forget(self)
 
-    def fileno(self) -> int:
-        """Returns the descriptor, to map the file."""
-        return self._file.fileno()
+    @contextmanager
+    def used(self) -> Iterator[io.FileIO]:
+        """Gives the open file, which stays so at least until the end."""
+        if self._closed:
+            raise ValueError(f"{self.path} was closed")
+        file = _pool.take(self)
+        try:
+            yield file
+        finally:
+            _pool.give_back(self)
+
+    def open(self) -> io.FileIO:
+        """Returns the file, opened; the pool's business."""
+        file = io.FileIO(os.open(self.path, _FLAGS))
+        try:
+            status = os.fstat(file.fileno())
+            _check_regular(status, self.path)
+            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            if self._identity not in (None, identity):
+                raise FormatError(f"{self.path}: it changed while it was read")
+        except BaseException:
+            file.close()
+            raise
+        self._identity, self.size = identity, status.st_size
+        return file
 
     def read(self, start: int, length: int, what: str) -> bytes:
         """Returns bytes; as :meth:`read_into`."""
@@ -82,11 +113,63 @@ class ReadableFile:
             done += got
 
     def _read_once(self, buffer: memoryview, start: int) -> int:
-        if hasattr(os, "preadv"):
-            return os.preadv(self._file.fileno(), [buffer], start)
-        with self._lock:  # Windows
-            self._file.seek(start)
-            return self._file.readinto(buffer) or 0
+        with self.used() as file:
+            if hasattr(os, "preadv"):
+                return os.preadv(file.fileno(), [buffer], start)
+            with self._lock:  # Windows
+                file.seek(start)
+                return file.readinto(buffer) or 0
+
+
+class _Pool:
+    """The files that are open, those that were used last at the end."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._open: OrderedDict[int, weakref.ref[ReadableFile]] = OrderedDict()
+
+    def take(self, owner: ReadableFile) -> io.FileIO:
+        with self._guard:
+            if owner.file is None:
+                owner.file = owner.open()
+                self._open[id(owner)] = weakref.ref(owner)
+                self._shrink()
+            else:
+                self._open.move_to_end(id(owner))
+            owner.users += 1
+            return owner.file
+
+    def give_back(self, owner: ReadableFile) -> None:
+        with self._guard:
+            owner.users -= 1
+
+    def forget(self, owner: ReadableFile) -> None:
+        """Closes a file for good."""
+        with self._guard:
+            self._open.pop(id(owner), None)
+            if owner.file is not None:
+                owner.file.close()
+                owner.file = None
+
+    def _shrink(self) -> None:
+        """Closes the files that were not used for longest, but none that is in use."""
+        for key in list(self._open)[: max(0, len(self._open) - _MOST_OPEN)]:
+            owner = self._open[key]()
+            if owner is None:  # its file was closed with it
+                del self._open[key]
+            elif not owner.users and owner.file is not None:
+                owner.file.close()
+                owner.file = None
+                del self._open[key]
+
+    def reset(self) -> None:
+        """A forked child has no thread that could hold the lock."""
+        self._guard = threading.Lock()
+
+
+_pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.reset)
 
 
 def _check_regular(status: os.stat_result, path: Path) -> None:

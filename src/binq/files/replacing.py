@@ -40,7 +40,9 @@ def replacing(path: str | os.PathLike[str], mode: int = NEW_FILE) -> Iterator[Pa
     held = None
     try:
         with naming(path):
-            temporary.touch(mode=(mode if before is None else before) | 0o600, exist_ok=False)
+            temporary.touch(
+                mode=(mode if before is None else before) & 0o777 | 0o600, exist_ok=False
+            )
             held = hold(temporary)
             yield temporary
             with temporary.open("rb+") as file:

@@ -101,7 +101,8 @@ class SafetensorsFile:
         """Returns every tensor as a read-only array that shares memory with the file."""
         data = np.zeros(0, np.uint8)
         if self.size > self._data:
-            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            with self._file.used() as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             data = np.frombuffer(mapped, np.uint8)
         arrays = {}
         for name, info in self.tensors.items():
