@@ -1,0 +1,126 @@
+"""What formats and methods cost a real model: ``python benchmarks/quality/run.py``.
+
+SmolLM2-135M, all 210 linear layers quantized, embedding and head as they are. Perplexity and KL
+divergence (nats a token, from the float model's to the quantized one's predictions) of 2048 tokens,
+calibrated on 5120 others. One row at a time: ``--only "int4 g64 gptq"``.
+"""
+
+import argparse
+import sys
+import time
+from collections import ChainMap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from smollm2 import fetch, sequences
+from text import halves
+
+import binq
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent.parent / "examples"))
+
+import calibrate  # noqa: E402
+
+ROWS = (
+    "int4 g64 mse",
+    "int4 g64 importance",
+    "int4 g64 gptq",
+    "int4 g64 sequential",
+    "int4 g128 gptq",
+    "int2 g64 mse",
+    "int2 g64 gptq",
+    "int2 g64 sequential",
+    "ternary g64 mse",
+    "ternary g64 gptq",
+    "ternary g64 sequential",
+)
+
+
+class Judge:
+    """Perplexity, and divergence from the float model, of sequences of tokens."""
+
+    def __init__(self, model: calibrate.Decoder, ids: np.ndarray) -> None:
+        self.model = model
+        self.batches = [ids[i : i + 4] for i in range(0, len(ids), 4)]
+        self.head = np.asarray(model.tensors["model.embed_tokens.weight"], np.float32)
+        self.exact = calibrate.run(model, self.batches, model.tensors)
+
+    def __call__(self, weights: Any) -> tuple[float, float]:
+        loss = divergence = 0.0
+        states = calibrate.run(self.model, self.batches, weights)
+        for ids, h, exact in zip(self.batches, states, self.exact, strict=True):
+            for tokens, ours, theirs in zip(ids, h, exact, strict=True):
+                p, q = self.predictions(theirs), self.predictions(ours)
+                loss -= float(q[np.arange(len(tokens) - 1), tokens[1:]].sum())
+                divergence += float((np.exp(p) * (p - q)).sum())
+        sizes = np.array([ids.shape for ids in self.batches])
+        return float(np.exp(loss / (sizes[:, 0] * (sizes[:, 1] - 1)).sum())), divergence / float(
+            sizes.prod(axis=1).sum()
+        )
+
+    def predictions(self, h: np.ndarray) -> np.ndarray:
+        z = h @ self.head.T
+        z -= z.max(axis=-1, keepdims=True)
+        z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        return z
+
+
+def quantize(model: calibrate.Decoder, batches: list[np.ndarray], cal: Any, row: str) -> Any:
+    """Returns the quantized linear layers of a row of the table by name."""
+    format, group, method = row.split()
+    size = int(group[1:])
+    if method == "sequential":
+        made: dict[str, Any] = {}
+        for layer in calibrate.sequential(model, batches, format, size):
+            made |= layer
+        return made
+    options = {
+        "mse": lambda name: {},
+        "importance": lambda name: {"importance": cal[name].mean_square},
+        "gptq": lambda name: {"method": "gptq", "stats": cal[name]},
+    }[method]
+    return {
+        name: binq.quantize(model.tensors[name], format, group_size=size, **options(name))
+        for name in cal
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--only", action="append", help="a row, such as 'int4 g64 gptq'")
+    options = parser.parse_args()
+    path = fetch(options.folder)
+    ids, judged = sequences(path, halves(), (20, 8))
+    tensors = binq.load(path)
+    model = calibrate.Decoder.of(tensors)
+    # Read once: it is the float model that everything is compared with.
+    model.tensors = {name: tensors[name] for name in tensors}
+    judge = Judge(model, judged)
+    batches = [ids[i : i + 4] for i in range(0, len(ids), 4)]
+    cal = calibrate.collect(model, batches)
+    print("| format | bits | method | MB | perplexity | KL | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    size = sum(model.tensors[name].nbytes for name in cal) / 1e6
+    perplexity, divergence = judge(model.tensors)
+    print(f"| float32 | 32 | | {size:.1f} | {perplexity:.2f} | {divergence:.4f} | |", flush=True)
+    for row in options.only or ROWS:
+        start = time.perf_counter()
+        made = quantize(model, batches, cal, row)
+        seconds = time.perf_counter() - start
+        size = sum(q.nbytes for q in made.values())
+        bits = 8 * size / sum(q.size for q in made.values())
+        floats = {name: q.dequantize() for name, q in made.items()}
+        perplexity, divergence = judge(ChainMap(floats, model.tensors))
+        format, group, method = row.split()
+        print(
+            f"| {format} {group} | {bits:.2f} | {method} | {size / 1e6:.1f} | {perplexity:.2f} "
+            f"| {divergence:.4f} | {seconds:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
