@@ -19,6 +19,8 @@ METHODS = [
     ("int4", "absmax", True),
     ("int4", "mse", False),
     ("int4", "absmax", False),
+    ("int4", "mse", "offset"),
+    ("int4", "absmax", "offset"),
     ("int2", "mse", True),
     ("int2", "absmax", True),
     ("ternary", "mse", True),
@@ -34,25 +36,34 @@ def loss(w, q):
     return np.square(q.dequantize() - w).sum() / np.square(w, dtype=np.float64).sum()
 
 
-def label(format, method, symmetric):
-    return f"{format}{'' if symmetric else ' asymmetric'} | {method}"
+def quantize(w, format, symmetric, **settings):
+    if symmetric == "offset":
+        return binq.quantize(w, format, symmetric=False, zero="offset", **settings)
+    return binq.quantize(w, format, symmetric=symmetric, **settings)
+
+
+def name(format, symmetric):
+    return format + {True: "", False: " asymmetric", "offset": " offset"}[symmetric]
 
 
 def main():
     shape = (1024, 4096)
     samples = {
-        name: draw(np.random.default_rng(0), shape).astype(np.float32)
-        for name, draw in DISTRIBUTIONS.items()
+        kind: draw(np.random.default_rng(0), shape).astype(np.float32)
+        for kind, draw in DISTRIBUTIONS.items()
     }
     print("| format | method | bits | " + " | ".join(DISTRIBUTIONS) + " |")
     print("|---|---|---|" + "---|" * len(DISTRIBUTIONS))
-    for case in METHODS:
-        format, method, symmetric = case
+    for format, method, symmetric in METHODS:
         cells = []
         for w in samples.values():
-            q = binq.quantize(w, format, method=method, symmetric=symmetric)
+            q = quantize(w, format, symmetric, method=method)
             cells.append(f"{loss(w, q):.4f}")
-        print(f"| {label(*case)} | {q.bits_per_weight:.3f} | " + " | ".join(cells) + " |")
+        print(
+            f"| {name(format, symmetric)} | {method} | {q.bits_per_weight:.3f} | "
+            + " | ".join(cells)
+            + " |"
+        )
 
     print("\n| format | " + " | ".join(f"{size or 'row'}" for size in GROUP_SIZES) + " |")
     print("|---|" + "---|" * len(GROUP_SIZES))
@@ -61,10 +72,9 @@ def main():
         if method == "mse":
             cells = []
             for size in GROUP_SIZES:
-                q = binq.quantize(w, format, group_size=size, symmetric=symmetric)
+                q = quantize(w, format, symmetric, group_size=size)
                 cells.append(f"{loss(w, q):.4f} ({q.bits_per_weight:.2f})")
-            name = format if symmetric else f"{format} asymmetric"
-            print(f"| {name} | " + " | ".join(cells) + " |")
+            print(f"| {name(format, symmetric)} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":

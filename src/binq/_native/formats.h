@@ -32,7 +32,7 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
      {-1, 0, 0, 1}, {0, 8191, 127}},
     {"int2", 2, 2, 1, {BINQ_ZERO_NONE}, {BINQ_MSE, BINQ_ABSMAX}, 2,
      {-2, -1, 0, 1}, {0, 32639, 127}},
-    {"int4", 4, 1, 4, {BINQ_ZERO_CODE}, {BINQ_MSE, BINQ_ABSMAX}, 15,
+    {"int4", 4, 1, 4, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET}, {BINQ_MSE, BINQ_ABSMAX}, 15,
      {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}, {0, 32639, 127}},
 };
 

@@ -91,9 +91,9 @@ class QuantizedArray(PackedOperand):
         scale, zero point and offset of group ``k // group_size``.
 
         - codes: integers ``(..., out_features, in_features)``: binary −1 and +1, ternary −1 to 1,
-          int4 −8 to 7, or 0 to 15 with zero points
+          int2 −2 to 1, int4 −8 to 7, or 0 to 15 with zero points or offsets
         - scales: finite floats ``(..., out_features, scale_groups)``; stored as float16 where that
-          holds every one exactly, else as float32
+          holds every one exactly, else as float32, and so are offsets
         - zero_points: None, or integers 0 to 15 of the shape of ``scales`` (int4)
         - offsets: None, or finite floats of the shape of ``scales``, in units of weights; those of
           binary weights, the middle of a group's two levels, may be given as zero_points as well
@@ -120,8 +120,11 @@ class QuantizedArray(PackedOperand):
             zeros = check_codes(zeros_name, given, levels, logical)
         elif packing.zero == OFFSET:
             zeros = check_group_values(zeros_name, given, logical)
-            dtype = dtype if fits_float16(zeros) else FLOAT32
-            zeros = zeros.astype(dtype)
+            zeros_dtype = FLOAT16 if fits_float16(zeros) else FLOAT32
+            if packing.part_names()[-1] == "zero_points":
+                # The offsets of binary weights are of the scales' type.
+                dtype = zeros_dtype = max(dtype, zeros_dtype)
+            zeros = zeros.astype(zeros_dtype)
         return cls._of(Packed.of_codes(packing, checked, values.astype(dtype), zeros))
 
     @classmethod
@@ -189,7 +192,10 @@ class QuantizedArray(PackedOperand):
         return 8 * self.nbytes / self.size if self.size else 0.0
 
     def __repr__(self) -> str:
-        kind = self.format if self.symmetric else f"{self.format} asymmetric"
+        packing = self._data.packing
+        # Binary weights have no other zero.
+        zero = "offset" if packing.part_names()[-1] == "offsets" else "asymmetric"
+        kind = self.format if self.symmetric else f"{self.format} {zero}"
         return (
             f"{type(self).__name__}({kind}, shape={self.shape}, group_size={self.group_size}, "
             f"{self.bits_per_weight:.4g} bits/weight, {_readable_bytes(self.nbytes)})"
@@ -200,7 +206,8 @@ class QuantizedArray(PackedOperand):
     def codes(self) -> NDArray[np.int8]:
         """Returns the code of each weight, int8 ``(..., out_features, in_features)``.
 
-        Binary: −1 or +1; ternary: −1, 0 or +1; int4: −8 to 7, or 0 to 15 with zero points.
+        Binary: −1 or +1; ternary: −1, 0 or +1; int2: −2 to 1; int4: −8 to 7, or 0 to 15 with
+        zero points or offsets.
 
         >>> import numpy as np, binq
         >>> q = binq.quantize([[-3.0, 1.0, 2.0]], "binary", method="absmean")

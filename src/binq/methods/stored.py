@@ -31,6 +31,17 @@ def group_starts(packing: Packing, columns: int) -> NDArray[np.intp]:
     return np.arange(0, columns, packing.group_size or columns)
 
 
+def lane_sums(values: Floats) -> Floats:
+    """Returns sums along the last axis in binq.reference's order: eight running sums, folded."""
+    padded = np.zeros((*values.shape[:-1], -(-values.shape[-1] // 8) * 8))
+    padded[..., : values.shape[-1]] = values
+    lanes = np.add.accumulate(padded.reshape(*values.shape[:-1], -1, 8), axis=-2)[..., -1, :]
+    for half in (4, 2, 1):
+        lanes = lanes[..., :half] + lanes[..., half:]
+    total: Floats = lanes[..., 0]
+    return total
+
+
 def stored_scales(
     scales: Floats,
     zeros: Floats | None,
@@ -55,8 +66,8 @@ def stored_scales(
         if (used & ~fits).any():
             raise ScaleRange
     else:
-        most = np.abs(np.asarray(packing.kind.codes(packing.zero))).max()
-        largest = LARGEST_LEVEL - np.abs(middle) if offset else LARGEST_LEVEL / most
+        offsets = np.abs(middle) if offset else 0.0
+        largest = (LARGEST_LEVEL - offsets) / packing.kind.spec.largest
         rounded = np.clip(scales, -largest, largest).astype(dtype)
         rounded_middle = middle.astype(dtype)
     rounded = np.where(used, rounded, dtype.type(0))
@@ -84,6 +95,8 @@ def nearest_codes(
     zero: Any = np.float32(0)
     if packing.zero == CODE and zeros is not None:
         zero = each_weight(zeros.astype(np.float32), packing, columns)
+    if packing.zero == OFFSET and zeros is not None:
+        w = w - each_weight(zeros.astype(np.float32), packing, columns)
     steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
     np.clip(steps, codes[0] - zero, codes[-1] - zero, out=steps)
     np.rint(steps, out=steps)

@@ -8,19 +8,21 @@ from numpy.typing import NDArray
 from binq._native import _search
 from binq.array.packed import Packed
 from binq.array.packing import Packing
-from binq.formats.zeros import CODE
+from binq.formats.zeros import CODE, OFFSET
+from binq.methods.affine import best_affine
 from binq.methods.signals import Nonfinite
 from binq.methods.stored import (
     LARGEST_LEVEL,
     Floats,
     group_starts,
+    lane_sums,
     nearest_codes,
     stored_scales,
 )
 
 # Zero points in the order they are tried: the likely ones first.
 _ZERO_POINTS = tuple(zero for step in range(8) for zero in (7 - step, 8 + step))
-# Two levels are found by sorting, for blocks of about this many weights at a time.
+# Levels with offsets are found in blocks of about this many weights at a time.
 _BLOCK = 1 << 20
 
 
@@ -57,10 +59,11 @@ def _best(
     w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
 ) -> tuple[Floats, Floats | None]:
     """Returns the best scales of all groups, and their zero points or offsets."""
-    if packing.format == "binary":
+    if packing.format == "binary" or packing.zero == OFFSET:
+        best = _best_binary if packing.format == "binary" else _best_offsets
         blocks = max(1, _BLOCK // w.shape[1])
         parts = [
-            _best_binary(w[start : start + blocks], packing, importance)
+            best(w[start : start + blocks], packing, importance)
             for start in range(0, len(w), blocks)
         ]
         scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -93,6 +96,41 @@ def _best_binary(
 
     Sums are made in binq.reference's order: eight running sums, or along the sorted weights.
     """
+    values, h = _in_groups(w, packing, importance)
+    columns, (_, groups, size) = w.shape[1], values.shape
+    if packing.symmetric:
+        return lane_sums(h * np.abs(values)) / lane_sums(h), np.zeros((len(w), groups))
+    scales, middles = np.zeros((2, len(w), groups))
+    for group in range(groups):
+        count = min(size, columns - group * size)
+        scales[:, group], middles[:, group] = _two_levels(
+            values[:, group, :count], h[:, group, :count]
+        )
+    return scales, middles
+
+
+def _best_offsets(
+    w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
+) -> tuple[Floats, Floats]:
+    """Returns the scales of int4 weights and the offsets of their groups."""
+    values, h = _in_groups(w, packing, importance)
+    lead = values.shape[:2]
+    # Padding is of no importance, whatever stands for a group in which nothing is.
+    h = np.broadcast_to(h, values.shape).copy()
+    h.reshape(len(w), -1)[:, w.shape[1] :] = 0
+    scales, offsets = best_affine(
+        values.reshape(-1, values.shape[2]), h.reshape(-1, values.shape[2])
+    )
+    return scales.reshape(lead), offsets.reshape(lead)
+
+
+def _in_groups(
+    w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
+) -> tuple[Floats, Floats]:
+    """Returns weights and their importance ``(rows, groups, size)``, zeros behind the last.
+
+    In a group where nothing but zeros is of any importance, all weights count alike.
+    """
     columns = w.shape[1]
     size = packing.group_size or columns
     groups = -(-columns // size)
@@ -103,26 +141,7 @@ def _best_binary(
     values, h = values.reshape(-1, groups, size), h.reshape(groups, size)
     matters = ((values != 0) & (h > 0)).any(axis=2, keepdims=True)
     ones = (np.arange(groups * size) < columns).reshape(groups, size).astype(np.float64)
-    h = np.where(matters, h, ones)
-    if packing.symmetric:
-        return _lane_sums(h * np.abs(values)) / _lane_sums(h), np.zeros((len(w), groups))
-    scales, middles = np.zeros((2, len(w), groups))
-    for group in range(groups):
-        count = min(size, columns - group * size)
-        scales[:, group], middles[:, group] = _two_levels(
-            values[:, group, :count], h[:, group, :count]
-        )
-    return scales, middles
-
-
-def _lane_sums(values: Floats) -> Floats:
-    padded = np.zeros((*values.shape[:-1], -(-values.shape[-1] // 8) * 8))
-    padded[..., : values.shape[-1]] = values
-    lanes = np.add.accumulate(padded.reshape(*values.shape[:-1], -1, 8), axis=-2)[..., -1, :]
-    for half in (4, 2, 1):
-        lanes = lanes[..., :half] + lanes[..., half:]
-    total: Floats = lanes[..., 0]
-    return total
+    return values, np.where(matters, h, ones)
 
 
 def _two_levels(w: Floats, h: Floats) -> tuple[Floats, Floats]:

@@ -9,6 +9,7 @@ row).
 - product: dequantize, quantized activations, matmul
 - quantizers: the scale of a group by each method, codes, quantize
 - search: the best of all scales
+- affine: scales and offsets of int4
 - errors: measure
 """
 

@@ -110,12 +110,12 @@ def untile_scales(stored: NDArray[Any], out_features: int) -> NDArray[Any]:
 
 
 def pack_zero_points(zero_points: NDArray[Any], format: str) -> NDArray[Any]:
-    """Returns zero points ``(out_features, scale_groups)`` as they are stored.
+    """Returns zero points or offsets ``(out_features, scale_groups)`` as they are stored.
 
-    Binary midpoints lie as scales do. int4 zero points (0 to 15) are nibbles,
+    Offsets, which are floats, lie as scales do. int4 zero points (integers 0 to 15) are nibbles,
     ``(tiles, scale_groups, 16)``: byte r has row r low and row r + 16 high.
     """
-    if format == "binary":
+    if format == "binary" or zero_points.dtype.kind == "f":
         return tile_scales(zero_points)
     tiled = tile_scales(zero_points.astype(np.uint8))
     halves: NDArray[np.uint8] = tiled[..., :16] | (tiled[..., 16:] << np.uint8(4))
@@ -123,7 +123,7 @@ def pack_zero_points(zero_points: NDArray[Any], format: str) -> NDArray[Any]:
 
 
 def unpack_zero_points(stored: NDArray[Any], format: str, out_features: int) -> NDArray[Any]:
-    """Returns stored zero points as ``(out_features, scale_groups)``."""
-    if format == "int4":
+    """Returns stored zero points or offsets as ``(out_features, scale_groups)``."""
+    if stored.dtype == np.uint8:
         stored = np.concatenate((stored & 15, stored >> 4), axis=-1)
     return untile_scales(stored, out_features)

@@ -32,6 +32,11 @@ _SMALLEST_AMAX = np.float32(2.0**-100)
 _LARGEST_AMAX = np.float32(2.0**115)
 
 
+def has_offsets(zero_points: NDArray[Any] | None) -> bool:
+    """Returns whether what is stored are offsets: floats, in units of weights."""
+    return zero_points is not None and zero_points.dtype.kind == "f"
+
+
 def weight_parts(
     packed: NDArray[np.uint8],
     scales: NDArray[Any],
@@ -40,10 +45,11 @@ def weight_parts(
     shape: tuple[int, int],
     group_size: int | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-    """Returns integers c, scales s and midpoints m such that weight = s·c + m.
+    """Returns integers c, scales s and offsets m such that weight = s·c + m.
 
-    c is ``(out_features, in_features)``; int4: code less zero point. s and m are
-    ``(out_features, groups)``, one for each kernel group; m is zero unless binary asymmetric.
+    c is ``(out_features, in_features)``; int4 with zero points: code less zero point. s and m are
+    ``(out_features, groups)``, one for each kernel group; m is zero unless offsets, which are
+    floats, stand in the place of zero points.
     """
     out_features, in_features = shape
     groups = count_groups(in_features, group_size)
@@ -57,7 +63,7 @@ def weight_parts(
     m = np.zeros_like(s)
     if zero_points is not None:
         values = of_each_group(unpack_zero_points(zero_points, format, out_features))
-        if format == "binary":
+        if has_offsets(zero_points):
             m = values.astype(np.float32)
         else:
             columns = np.arange(in_features) // kernel_group_size(group_size)
@@ -74,11 +80,11 @@ def dequantize(
     shape: tuple[int, int],
     group_size: int | None,
 ) -> NDArray[np.float32]:
-    """Returns the weights: s·c, plus m for asymmetric binary, each step rounded to float32."""
+    """Returns the weights: s·c, plus m where there are offsets, each step rounded to float32."""
     c, s, m = weight_parts(packed, scales, zero_points, format, shape, group_size)
     columns = np.arange(shape[1]) // kernel_group_size(group_size)
     weights = s[:, columns] * c.astype(np.float32)
-    if format == "binary" and zero_points is not None:
+    if has_offsets(zero_points):
         weights = weights + m[:, columns]
     return weights
 
@@ -127,8 +133,8 @@ def matmul(
 
     The integer modes sum c · integer exactly in each kernel group, then add
     float32(sum) · (weight scale · activation scale) to the result, group by group, each operation
-    rounded to float32. Asymmetric binary also adds float32(sum of integers) · (m · activation
-    scale), after it. Rows that are unfit are :func:`float_products`.
+    rounded to float32. With offsets also float32(sum of integers) · (m · activation scale) is
+    added, after it. Rows that are unfit are :func:`float_products`.
 
     ``activations="float32"`` is the float64 product, rounded; kernels may sum in another order
     and precision.
@@ -155,7 +161,7 @@ def matmul(
             sums = integers[:, group].astype(np.float64) @ c[:, group].T.astype(np.float64)
             factors = s[np.newaxis, :, group] * x_scales[:, group, np.newaxis]
             y = y + sums.astype(np.float32) * factors
-            if format == "binary" and zero_points is not None:
+            if has_offsets(zero_points):
                 totals = integers[:, group].sum(axis=1).astype(np.float32)[:, np.newaxis]
                 y = y + totals * (m[np.newaxis, :, group] * x_scales[:, group, np.newaxis])
         y[unfit] = float_products(x[unfit], weights)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.affine import absmax_affine, best_affine
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
 from binq.reference.search import Floats, ScaleSearch, lane_sum
 
@@ -32,10 +33,12 @@ def quantize(
     symmetric: bool = True,
     scale_dtype: str = "float16",
     importance: NDArray[Any] | None = None,
+    zero: str | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any] | None]:
     """Returns weights ``(out_features, in_features)`` as packed codes, scales and zero points.
 
-    The three arrays are as stored; zero points are None where symmetric. w is first rounded to
+    The three arrays are as stored; zero points are None where symmetric, and offsets of the
+    scales' type with binary weights and with ``zero="offset"``. w is first rounded to
     float32 and must be finite. importance ``(in_features,)``, for ``"mse"`` only, is what the
     square of each input's error is multiplied by; it too is rounded to float32.
 
@@ -43,7 +46,7 @@ def quantize(
     (below 2^-19) that fewer than 5 significant bits are left.
     """
     codes, scales, zero_points = quantize_to_codes(
-        w, format, group_size, method, symmetric, scale_dtype, importance
+        w, format, group_size, method, symmetric, scale_dtype, importance, zero
     )
     packed = pack(codes, format, group_size, symmetric)
     stored = None if zero_points is None else pack_zero_points(zero_points, format)
@@ -58,6 +61,7 @@ def quantize_to_codes(
     symmetric: bool = True,
     scale_dtype: str = "float16",
     importance: NDArray[Any] | None = None,
+    zero: str | None = None,
 ) -> tuple[NDArray[np.int8], NDArray[Any], NDArray[Any] | None]:
     """Returns codes, scales and zero points of :func:`quantize` in row-major order."""
     w = w.astype(np.float32)
@@ -66,7 +70,8 @@ def quantize_to_codes(
     scale_groups = count_scale_groups(in_features, group_size)
     codes = np.zeros(w.shape, np.int8)
     scales = np.zeros((out_features, scale_groups), scale_dtype)
-    midpoint_type = np.dtype(np.uint8 if format == "int4" else scale_dtype)
+    offsets = not symmetric and (format == "binary" or zero == "offset")
+    midpoint_type = np.dtype(scale_dtype if offsets else np.uint8)
     zero_points = None if symmetric else np.zeros(scales.shape, midpoint_type)
     size = in_features if group_size is None else group_size
     for row in range(out_features):
@@ -79,10 +84,9 @@ def quantize_to_codes(
                 continue
             exact = values.astype(np.float64)
             h = None if matters is None else weights_of_errors(exact, matters[columns])
-            scale, zero = find_scale(exact, format, method, symmetric, h)
-            half = scale_dtype == "float16"
-            rounded = round_scale(scale, zero, format, half)
-            codes[row, columns] = nearest_codes(values, *rounded, format, symmetric)
+            found = find_scale(exact, format, method, symmetric, h, offsets)
+            rounded = round_scale(*found, format, scale_dtype == "float16", offsets)
+            codes[row, columns] = nearest_codes(values, *rounded, format, symmetric, offsets)
             scales[row, group] = rounded[0]
             if zero_points is not None:
                 zero_points[row, group] = rounded[1]
@@ -90,12 +94,19 @@ def quantize_to_codes(
 
 
 def find_scale(
-    w: Floats, format: str, method: str, symmetric: bool, importance: Floats | None = None
+    w: Floats,
+    format: str,
+    method: str,
+    symmetric: bool,
+    importance: Floats | None = None,
+    offsets: bool = False,
 ) -> tuple[float, float]:
-    """Returns the scale of one group and its zero point (0 where binary or ternary has none).
+    """Returns the scale of one group and its zero point or offset (0 where there is none).
 
     Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8. So has int2 2, of 0..3.
     """
+    if format == "int4" and offsets:
+        return absmax_affine(w) if method == "absmax" else best_affine(w, importance)
     if format == "int4":
         if method == "absmax":
             return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
@@ -120,42 +131,52 @@ def weights_of_errors(w: Floats, importance: Floats) -> Floats:
     return importance if (importance * w).any() else np.ones_like(w)
 
 
-def round_scale(scale: float, zero: float, format: str, half: bool) -> tuple[float, float]:
-    """Returns scale and zero point in the precision they are stored in.
+def round_scale(
+    scale: float, zero: float, format: str, half: bool, offsets: bool
+) -> tuple[float, float]:
+    """Returns scale and zero point or offset in the precision they are stored in.
 
-    The zero points of int4 and int2 are integers and stay as they are.
+    Zero points are integers and stay as they are.
 
     Raises OverflowError if half precision does not hold them.
     """
     if not half:
         zero = float(np.clip(zero, -LARGEST_LEVEL, LARGEST_LEVEL))
-        offset = 0.0 if format in EVEN else abs(zero)
+        offset = abs(zero) if offsets else 0.0
         largest = (LARGEST_LEVEL - offset) / LARGEST_CODE[format]
         return float(np.float32(np.clip(scale, -largest, largest))), float(np.float32(zero))
     with np.errstate(over="ignore", under="ignore"):
         rounded = float(np.float16(scale))
-        midpoint = zero if format in EVEN else float(np.float16(zero))
-    # A midpoint may be small, or 0, beside its scale; alone it must be accurate.
-    judged = rounded if scale != 0 or format in EVEN else midpoint
+        midpoint = float(np.float16(zero)) if offsets else zero
+    # An offset may be small, or 0, beside its scale; alone it must be accurate.
+    judged = midpoint if scale == 0 and offsets else rounded
     if not (np.isfinite(midpoint) and SMALLEST_HALF_SCALE <= abs(judged) < np.inf):
         raise OverflowError(f"float16 does not hold the scale {scale} (zero point {zero})")
     return rounded, midpoint
 
 
 def nearest_codes(
-    w: NDArray[np.float32], scale: float, zero: float, format: str, symmetric: bool
+    w: NDArray[np.float32],
+    scale: float,
+    zero: float,
+    format: str,
+    symmetric: bool,
+    offsets: bool,
 ) -> NDArray[np.int8]:
     """Returns the code of the level nearest to each weight, with float32 arithmetic.
 
     - binary: 1 where w >= zero, else −1
     - ternary: the sign of w where ``|w| > scale / 2``, else 0
-    - int4, int2: rint(w / scale), halves to even, within the codes; 0 where the scale is 0
+    - int4, int2: rint(w / scale), halves to even, within the codes; 0 where the scale is 0;
+      with offsets rint((w − offset) / scale)
     """
     s = np.float32(scale)
     if format == "binary":
         return np.where(w >= np.float32(zero), 1, -1).astype(np.int8)
     if format == "ternary":
         return np.where(np.abs(w) > s * np.float32(0.5), np.sign(w), 0).astype(np.int8)
+    if offsets:
+        w, zero = w - np.float32(zero), 0.0
     highest = EVEN[format] - 1 - zero
     steps = np.rint(np.clip(w / s, -zero, highest)) if s else np.zeros_like(w)
     return (steps if symmetric else steps + zero).astype(np.int8)

@@ -104,6 +104,7 @@ include "quantizers_sorted.pxi"
 include "quantizers_search.pxi"
 include "quantizers_int4.pxi"
 include "quantizers_int2.pxi"
+include "quantizers_offset.pxi"
 
 
 cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
@@ -380,9 +381,15 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
                     status |= round_scales(&batch, job, format, tile, group, row)
                     pack_int2_codes(&batch, packed + row, rows)
                 else:
-                    find_int4(&batch, job)
+                    if job.zero == ZERO_OFFSET:
+                        find_offset_int4(&batch, job)
+                    else:
+                        find_int4(&batch, job)
                     status |= round_scales(&batch, job, format, tile, group, row)
-                    pack_int4_codes(&batch, packed + row * 4, rows)
+                    if job.zero == ZERO_OFFSET:
+                        pack_int4_codes(&batch, packed + row * 4, rows, True)
+                    else:
+                        pack_int4_codes(&batch, packed + row * 4, rows, False)
                     if job.zero == ZERO_CODE:
                         store_zero_points(&batch, job, tile, group, row)
     return status

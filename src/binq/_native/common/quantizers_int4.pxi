@@ -60,7 +60,7 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
 
 
 cdef inline void pack_int4_codes(const Batch *batch, uint8_t *packed,
-                                 Py_ssize_t rows) noexcept nogil:
+                                 Py_ssize_t rows, bint has_offsets) noexcept nogil:
     # 32 bits of a row are 8 columns: nibble of column j at bit 8 j, of column 4 + j at 8 j + 4.
     # Adding 1.5 * 2^23 to a float32 leaves its rounded value in the low bits.
     cdef uint32_t words[8]
@@ -76,9 +76,9 @@ cdef inline void pack_int4_codes(const Batch *batch, uint8_t *packed,
         divisors[lane] = batch.rounded_scale[lane]
         if divisors[lane] == 0.0:
             divisors[lane] = 1.0
-        zeros[lane] = <uint32_t>batch.zero[lane]
-        low[lane] = <float>-batch.zero[lane]
-        high[lane] = <float>(15.0 - batch.zero[lane])
+        zeros[lane] = 0 if has_offsets else <uint32_t>batch.zero[lane]
+        low[lane] = <float>0.0 if has_offsets else <float>-batch.zero[lane]
+        high[lane] = <float>15.0 if has_offsets else <float>(15.0 - batch.zero[lane])
     for k in range(0, batch.n, 8):
         count = min(8, batch.n - k)
         memset(words, 0, sizeof(words))
@@ -86,7 +86,10 @@ cdef inline void pack_int4_codes(const Batch *batch, uint8_t *packed,
             shift = <int>(8 * (j & 3) + (j & 4))
             values = batch.values + (k + j) * LANES
             for lane in range(LANES):
-                x = values[lane] / divisors[lane]
+                x = values[lane]
+                if has_offsets:
+                    x = x - batch.rounded_zero[lane]
+                x = x / divisors[lane]
                 x = x if x > low[lane] else low[lane]
                 x = x if x < high[lane] else high[lane]
                 x = x + <float>12582912.0

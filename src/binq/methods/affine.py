@@ -1,0 +1,52 @@
+"""Scales and offsets of int4 where the error of each input has an importance of its own.
+
+The rule is binq.reference.affine.best_affine, for many groups at once.
+"""
+
+import numpy as np
+
+from binq.methods.stored import Floats, lane_sums
+
+_STARTS = (1.0, 0.85, 0.7)
+_ROUNDS = 8
+_HIGHEST = 15.0
+
+
+def best_affine(w: Floats, h: Floats) -> tuple[Floats, Floats]:
+    """Returns a scale and an offset of each group of weights ``(rows, size)`` with importance h.
+
+    h, of the shape of w, has a positive number in each row, and 0 for what is only padding.
+    """
+    matters = h > 0
+    low = np.where(matters, w, np.inf).min(axis=1)
+    high = np.where(matters, w, -np.inf).max(axis=1)
+    count, total = lane_sums(h), lane_sums(h * w)
+    step = (high - low) / _HIGHEST
+    gain, best_scale, best_offset = np.zeros(len(w)), step.copy(), low.copy()
+    for start in _STARTS:
+        scale = start * step
+        offset = (low + high) * 0.5 - 7.5 * scale
+        left = np.flatnonzero(high > low)
+        for _ in range(_ROUNDS):
+            if not left.size:
+                break
+            some_h = h[left]
+            steps = (w[left] - offset[left, np.newaxis]) / scale[left, np.newaxis]
+            codes = np.rint(np.clip(steps, 0.0, _HIGHEST))
+            sum_q, sum_qq = lane_sums(some_h * codes), lane_sums(some_h * (codes * codes))
+            some_count, some_total = count[left], total[left]
+            rise = some_count * lane_sums(some_h * w[left] * codes) - sum_q * some_total
+            spread = some_count * sum_qq - sum_q * sum_q
+            fits = (rise > 0) & (spread > 0)
+            left, rise, spread, sum_q = left[fits], rise[fits], spread[fits], sum_q[fits]
+            next_scale = rise / spread
+            next_offset = (total[left] - next_scale * sum_q) / count[left]
+            gained = rise * rise / (count[left] * spread)
+            better = gained > gain[left]
+            at = left[better]
+            gain[at], best_scale[at] = gained[better], next_scale[better]
+            best_offset[at] = next_offset[better]
+            moved = (next_scale != scale[left]) | (next_offset != offset[left])
+            scale[left], offset[left] = next_scale, next_offset
+            left = left[moved]
+    return best_scale, best_offset
