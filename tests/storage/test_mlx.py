@@ -7,6 +7,7 @@ from checkpoints.exactness import DOWN, check, refuse
 from checkpoints.fixtures import (
     BF16,
     F8,
+    F16,
     FP4,
     Written,
     floats,
@@ -191,3 +192,16 @@ def test_scales_that_no_mode_has_are_refused(tmp_path):
     settings = float_mode(written, MODULE, "mxfp4")
     written.stored[f"{MODULE}.scales"] = np.ones((64, 7), np.uint8)
     refuse(saved(written, settings), FormatError, "no MLX weights of mode mxfp4")
+
+
+@pytest.mark.parametrize("zeros", [[2], [1], [1, 2], [0], [0, 2]])
+def test_two_bits_around_a_code_are_int2(tmp_path, zeros):
+    """Codes 0 to 3 less 2 are −2 to 1, less 1 those of the negated scale."""
+    written = Written(tmp_path)
+    scales = scales_of("s", (40, 4), F16)
+    middle = np.array([zeros[row % len(zeros)] for row in range(40)])[:, None]
+    biases = (-scales.astype(np.float32) * middle).astype(F16)
+    codes = integers("codes", 0, 3, (40, 256))
+    mlx_affine(written, MODULE, (40, 256), 2, 64, scales=scales, biases=biases, codes=codes)
+    found = check(saved(written, {"bits": 2, "group_size": 64}))
+    assert found.packing.format == ("int2" if set(zeros) <= {1, 2} else "int4")

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 # Already in one or two bits a weight: what the model was trained in.
-_LOW_BIT = ("binary", "ternary")
+_LOW_BIT = ("binary", "ternary", "int2")
 _LOSSLESS = "already stored in {}: kept exactly so"
 
 

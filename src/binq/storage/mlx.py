@@ -121,6 +121,13 @@ class MlxAffine(Storage):
             return pack_exact(exact, codes, half, middle)
         if exact.packing.format == "ternary":
             return pack_exact(exact, codes - np.int8(1), scales)
+        if exact.packing.format == "int2":
+            middle = _zero_points(scales, biases)[:, :1].astype(np.int8)
+            codes = codes - middle
+            # Rows with a code 2 are those of the negated scale: int2 has the codes −2 to 1.
+            turned = codes.max(axis=-1, keepdims=True) > 1
+            codes, scales = np.where(turned, -codes, codes), np.where(turned, -scales, scales)
+            return pack_exact(exact, codes, scales)
         return pack_exact(exact, codes, scales, _zero_points(scales, biases))
 
     def _read_codes(
@@ -149,6 +156,7 @@ class _Levels:
         self.symmetric = True  # 1 bit: the two levels are ±s
         self.possible = True
         self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
+        self.two = True  # 2 bits: the zero of each group of a row is code 1, or of each code 2
         self._half = True
 
     def look(self, scales: NDArray[np.float32], biases: NDArray[np.float32], bits: int) -> None:
@@ -167,6 +175,8 @@ class _Levels:
             # With few bits in scale and code all products and sums are exact in float32.
             self.possible = bits <= 4 and self.possible and bool(whole.all())
             self.ternary = self.ternary and bool((zeros == 1).all())
+            middle = ((zeros == 1).all(axis=-1) | (zeros == 2).all(axis=-1)).all()
+            self.two = bits == 2 and self.two and bool(middle)
             self._half = self._half and fits_float16(scales)
             self.possible = self.possible and _few_bits(scales)
 
@@ -176,6 +186,8 @@ class _Levels:
             return Exact(Packing("binary", group, NONE if self.symmetric else OFFSET), scale_dtype)
         if self.ternary:
             return Exact(Packing("ternary", group), scale_dtype)
+        if self.two:
+            return Exact(Packing("int2", group), scale_dtype)
         return Exact(Packing("int4", group, CODE), scale_dtype)
 
 
