@@ -111,6 +111,8 @@ class BuildExt(build_ext):
                 setattr(self.compiler, part, one_architecture(getattr(self.compiler, part)))
         macros = {self.plat_name} if msvc else self.predefined_macros()
         self.extensions = [ext for ext in self.extensions if self.set_flags(ext, msvc, macros)]
+        if not msvc:
+            self.extensions = [ext for ext in self.extensions if self.knows_flags(ext)]
         super().build_extensions()
 
     def predefined_macros(self):
@@ -125,6 +127,17 @@ class BuildExt(build_ext):
                 f"--install) or name yours in CC; {' '.join(command)} failed: {detail}"
             )
         return set(re.findall(r"^#define (\w+)", done.stdout, re.MULTILINE))
+
+    def knows_flags(self, ext):
+        """Returns whether the compiler takes a module's flags: an old one knows no new processor."""
+        isa = next((isa for isa in ISAS["ISAS"] if isa.module == ext.name), None)
+        if isa is None or not isa.unix:
+            return True
+        command = [*self.compiler.compiler_so, *isa.unix, "-E", "-x", "c", os.devnull]
+        if subprocess.run(command, capture_output=True).returncode == 0:
+            return True
+        self.warn(f"left out {isa.name}: {command[0]} does not know {' '.join(isa.unix)}")
+        return False
 
     def set_flags(self, ext, msvc, macros):
         """Gives a module its flags; returns False where it is not to be built."""

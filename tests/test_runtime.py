@@ -9,6 +9,7 @@ from binq import _core
 
 AVX2 = {"avx2": True, "fma": True, "f16c": True}
 VNNI = {"avx512": True, "avx512_vnni": True}
+ARM = {"neon": True, "dotprod": True, "i8mm": True}
 
 
 @pytest.mark.usefixtures("threads")
@@ -52,7 +53,16 @@ def test_cpu_info():
         ("avx512", ("avx512", "portable"), VNNI | AVX2, None),
         ("avx2", ("avx2", "portable"), AVX2, None),
         ("avx2", ("avx2", "portable"), {"avx512": True, "avx512_vnni": False} | AVX2, None),
+        ("avxvnni", ("avxvnni", "avx2", "portable"), AVX2 | {"avx_vnni": True}, None),
         ("neon", ("neon", "portable"), {"neon": True}, None),
+        ("i8mm", ("i8mm", "dotprod", "neon", "portable"), ARM, None),
+        (
+            "neon",
+            ("neon", "portable"),
+            ARM | {"i8mm": False},
+            "this processor has dotprod but binq was built without its dotprod kernels: "
+            "reinstall binq with a C compiler that knows dotprod",
+        ),
         ("portable", ("portable",), {"avx2": True, "fma": False, "f16c": True}, None),
         ("portable", ("portable",), {}, None),
         (

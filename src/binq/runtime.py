@@ -38,7 +38,8 @@ def set_num_threads(threads: int) -> None:
 def cpu_info() -> dict[str, Any]:
     """Returns which kernels run here and why, for reports of problems and of speed.
 
-    - isa: the kernels in use: ``"avx512"``, ``"avx2"``, ``"neon"``, or ``"portable"``
+    - isa: the kernels in use: ``"avx512"``, ``"avxvnni"``, ``"avx2"``, ``"i8mm"``,
+      ``"dotprod"``, ``"neon"`` or ``"portable"``
     - available: the names that the environment variable ``BINQ_ISA`` takes here
     - features: what the processor and the operating system support
     - threads: see :func:`get_num_threads`

@@ -29,7 +29,7 @@ static const char *binq_machine(void) { return "x86_64"; }
 
 /* The operating system must save the registers too, or the bit is not set. */
 static int binq_cpu_features(void) {
-    enum { AVX2 = 1, FMA = 2, F16C = 4, AVX512 = 8, AVX512_VNNI = 16 };
+    enum { AVX2 = 1, FMA = 2, F16C = 4, AVX512 = 8, AVX512_VNNI = 16, AVX_VNNI = 32 };
     int r[4], leaf1, found = 0;
     unsigned long long saved;
     binq_cpuid(0, 0, r);
@@ -48,6 +48,8 @@ static int binq_cpu_features(void) {
         if (((r[1] >> 16) & 1) && ((r[1] >> 30) & 1) && ((r[1] >> 31) & 1)) found |= AVX512;
         if ((r[2] >> 11) & 1) found |= AVX512_VNNI;
     }
+    binq_cpuid(7, 1, r);
+    if ((r[0] >> 4) & 1) found |= AVX_VNNI;
     return found;
 }
 

@@ -43,7 +43,7 @@ MACHINES = {
     "x86_64": Machine(
         macros=("__x86_64__", "_M_X64"),
         msvc="win-amd64",
-        features=("avx2", "fma", "f16c", "avx512", "avx512_vnni"),
+        features=("avx2", "fma", "f16c", "avx512", "avx512_vnni", "avx_vnni"),
     ),
     "aarch64": Machine(
         macros=("__aarch64__", "_M_ARM64"),
@@ -66,6 +66,23 @@ ISAS = (
             *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"),
             "-mprefer-vector-width=256",
         ),
+        msvc=("/arch:AVX512",),
+    ),
+    Isa(
+        "avxvnni",
+        "x86",
+        "x86_64",
+        features=("avx2", "fma", "f16c", "avx_vnni"),
+        unix=(*AVX2_FLAGS, "-mavxvnni"),
+        msvc=("/arch:AVX2",),
+    ),
+    # Never the best of a processor: the source of avxvnni, tested where that is not.
+    Isa(
+        "vnni256",
+        "x86",
+        "x86_64",
+        features=("avx2", "fma", "f16c", "avx512", "avx512_vnni"),
+        unix=(*AVX2_FLAGS, "-mavx512f", "-mavx512vl", "-mavx512vnni"),
         msvc=("/arch:AVX512",),
     ),
     Isa(

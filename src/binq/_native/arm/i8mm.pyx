@@ -33,6 +33,8 @@ kernel_table.name = "i8mm"
 #        product                                       engine, rows of x, at once: rows, tiles
 add_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], 4, PAIRS, 1, 1)
 add_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], 4, PAIRS, 1, 1)
+add_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], 2, PAIRS, 1, 1)
+add_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], 2, PAIRS, 1, 1)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 4, PAIRS, 1, 1)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, PAIRS, 1, 1)
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT16], 8, PAIRS, 1, 1)

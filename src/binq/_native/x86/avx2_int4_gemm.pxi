@@ -116,7 +116,7 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
             if format == FORMAT_INT4:
                 widen_int4(packed, w.group_size >> 3, codes)
             else:
-                widen_int2(packed, w.group_size >> 3, codes)
+                widen_planes(packed, w.group_size >> 3, FORMAT_INT2, codes)
             row = 0
             while row < count:
                 row += block_rows(codes, x + (at + row) * size, w.group_size, &t, x_scales + at + row,
