@@ -9,18 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.storage.base import to_float32
+
 # Of a block of rows, about this many weights are looked at, evenly chosen.
-_SAMPLE = 1 << 16
+_SAMPLE = 1 << 14
 _CHANCE = 4  # deviations of a sample's mean
 
 
 def moments(values: NDArray[Any]) -> NDArray[np.float64]:
     """Returns count, sum and sum of squares of the finite weights in a sample of the rows."""
     step = max(1, values.size // _SAMPLE)
-    sample = values[::step].astype(np.float64)
-    sample = sample[np.isfinite(sample)]
-    with np.errstate(over="ignore"):
-        return np.array([sample.size, sample.sum(), np.square(sample).sum()])
+    sample = to_float32(np.ascontiguousarray(values[::step])).reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = sample.sum(dtype=np.float64)
+        if not np.isfinite(total):
+            sample = sample[np.isfinite(sample)]
+            total = sample.sum(dtype=np.float64)
+        wide = sample.astype(np.float64)
+        return np.array([sample.size, total, wide @ wide])
 
 
 class Health:
