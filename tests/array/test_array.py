@@ -124,7 +124,11 @@ def test_from_codes_gives_midpoints_the_dtype_of_the_scales():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"format": "int5"}, ValueError, "format must be one of 'binary', 'ternary', 'int2', 'int4'"),
+        (
+            {"format": "int5"},
+            ValueError,
+            "format must be one of 'binary', 'ternary', 'int2', 'int4'",
+        ),
         ({"group_size": 0}, ValueError, "group_size must be 32, 64, 128, 256 or None, got 0"),
         ({"codes": [[0.5]]}, TypeError, "codes must hold integers, got dtype float64"),
         ({"codes": [[8]]}, ValueError, "codes must be from -8 to 7, got 8 at (0, 0)"),

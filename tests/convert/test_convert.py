@@ -144,7 +144,10 @@ def test_the_first_rule_that_matches_wins(source, tmp_path):
         ({"rules": ["*=int4:g7"]}, "group_size must be 32"),
         ({"rules": ["*=int4:absmean"]}, "method must be one of"),
         ({"rules": ["*=ternary:asymmetric"]}, "symmetric must be True"),
-        ({"format": "int8"}, "format must be one of 'binary', 'ternary', 'int2', 'int4', got 'int8'"),
+        (
+            {"format": "int8"},
+            "format must be one of 'binary', 'ternary', 'int2', 'int4', got 'int8'",
+        ),
         ({"group_size": 48}, "group_size must be 32, 64, 128, 256 or None, got 48"),
         ({"method": "best"}, "method must be one of"),
         ({"max_shard_bytes": 0}, "max_shard_bytes must be from 1"),

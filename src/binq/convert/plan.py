@@ -78,9 +78,12 @@ class Item:
 
     @property
     def label(self) -> str:
-        """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``."""
+        """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``.
+
+        ``int4 g32 offset codes``: the source's codes with scales that were rounded.
+        """
         if self.exact is not None:
-            return f"{self.exact.packing} exact"
+            return f"{self.exact.packing} {'codes' if self.exact.rounded else 'exact'}"
         if self.tied:
             return "tied"
         return self.kept_dtype if self.choice is None else str(self.choice)
@@ -359,10 +362,12 @@ def _decide(
         return Item(tensor, reason="not a matrix of weights")
     tensor = tensor.as_matrices()
     # What already is low-bit stays exactly what it is, unless fewer bits are wanted.
-    exact = tensor.exact_format(source)
+    exact = tensor.exact_format(source) or tensor.near_format(source)
     if exact is not None and exact.packing.bits > choice.packing.bits:
         exact = None
     item = _item(tensor, choice, exact)
+    if exact is not None and exact.rounded:
+        item = replace(item, reason=f"the codes of {tensor.dtype}, their scales rounded")
     if tensor.has_floats and item.bytes_after(source) >= item.bytes_before(source):
         # Padding to tiles of 32 rows and whole groups outweighs the weights.
         size = 8 * item.bytes_after(source) / max(1, tensor.size)

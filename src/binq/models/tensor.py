@@ -147,6 +147,11 @@ class LogicalTensor:
         with np.errstate(all="ignore"):
             return self.storage.exact_format(source)
 
+    def near_format(self, source: Checkpoint) -> Exact | None:
+        """Returns the packed format that holds the codes, but rounds their scales, or None."""
+        with np.errstate(all="ignore"):
+            return self.storage.near_format(source)
+
     def exact_rows(
         self, source: Checkpoint, exact: Exact, matrix: int, start: int, stop: int
     ) -> QuantizedArray:

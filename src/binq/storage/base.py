@@ -27,10 +27,14 @@ SCAN_BYTES = 1 << 25
 
 @dataclass(frozen=True)
 class Exact:
-    """The packing that holds a tensor without loss, and the dtype that its scales need."""
+    """The packing that holds a tensor without loss, and the dtype that its scales need.
+
+    ``rounded``: the codes are without loss, but the scales are rounded to that dtype.
+    """
 
     packing: Packing
     scale_dtype: str = "float16"
+    rounded: bool = False
 
 
 class Storage(ABC):
@@ -74,10 +78,14 @@ class Storage(ABC):
         """Returns the format that holds the weights without loss, or None; may read them all."""
         return None
 
+    def near_format(self, source: "Checkpoint") -> Exact | None:
+        """Returns a format that holds the codes and rounds their scales to float16, or None."""
+        return None
+
     def exact_rows(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
     ) -> Packed:
-        """Returns rows of one matrix in the format that ``exact_format`` gave."""
+        """Returns rows of one matrix in the format of ``exact_format`` or ``near_format``."""
         raise ValueError(f"{self.stored[0]}: {self.scheme} weights have no lossless form")
 
 
@@ -128,7 +136,7 @@ class CodedStorage(Storage):
         nonzero = half = signed = unsigned = True
         first = last = 0  # the lowest and highest code that was seen
         low, high = self.levels
-        for matrix, start, stop in _all_blocks(self):
+        for matrix, start, stop in all_blocks(self):
             scales, zeros = self.read_groups(source, matrix, start, stop)
             if not np.isfinite(scales).all():
                 return None
@@ -299,7 +307,8 @@ def row_blocks(storage: Storage, budget: int) -> list[tuple[int, int]]:
     return [(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
-def _all_blocks(storage: Storage) -> list[tuple[int, int, int]]:
+def all_blocks(storage: Storage) -> list[tuple[int, int, int]]:
+    """Returns (matrix, start, stop) of blocks of rows that are only looked at."""
     blocks = row_blocks(storage, SCAN_BYTES)
     if not blocks:
         return []

@@ -1,18 +1,37 @@
 """Weights of GGUF files: a row is a list of blocks, each with its own scale."""
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.array.packed import Packed
+from binq.array.packing import Packing
 from binq.errors import UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage
-from binq.storage.gguf_types import CODED, LIBRARY, VALUED, Bytes, Coded, Valued, halfs, has_library
+from binq.formats.zeros import OFFSET
+from binq.storage.base import CodedStorage, Exact, Storage, all_blocks, fits_float16, pack_exact
+from binq.storage.gguf_types import (
+    AFFINE,
+    CODED,
+    LIBRARY,
+    VALUED,
+    Bytes,
+    Coded,
+    Valued,
+    halfs,
+    has_library,
+)
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
+
+_OFFSETS = Packing("int4", 32, OFFSET)
+# Codes spread over 0 to 15 have a variance of 21; errors of scales and offsets are bounded as if
+# they added up. What passes has 60 dB and more.
+_LEAST_SIGNAL = 8.0
+_MOST_NOISE = 1e-5
 
 
 def _read_blocks(
@@ -110,6 +129,54 @@ class GgufValued(Storage):
         return self.kind.values(blocks).reshape(stop - start, -1)
 
 
+@dataclass(frozen=True)
+class GgufAffine(GgufValued):
+    """A tensor of 4-bit codes in groups of 32, each with a scale and an offset.
+
+    int4 with offsets holds the codes. Q4_1 has float16 scales and offsets, so that the weights are
+    exact; those of Q4_K have 17 bits and are rounded, which leaves more than 60 dB.
+    """
+
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
+        lines = self._all_lines(source)
+        exact = all(fits_float16(s) and fits_float16(o) for s, o in lines)
+        return Exact(_OFFSETS) if exact and 0 not in self.shape else None
+
+    def near_format(self, source: "Checkpoint") -> Exact | None:
+        signal = noise = 0.0
+        for scales, offsets in self._all_lines(source):
+            signal += _LEAST_SIGNAL * float(np.square(scales, dtype=np.float64).sum())
+            error = 15 * _rounding(scales) + _rounding(offsets)
+            noise += float(np.square(error).sum())
+        return Exact(_OFFSETS, rounded=True) if noise < _MOST_NOISE * signal else None
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
+        blocks = _read_blocks(source, self, matrix, start, stop)
+        codes = AFFINE[self.type].codes(blocks).reshape(stop - start, -1)
+        scales, offsets = self._read_lines(source, matrix, start, stop)
+        return pack_exact(exact, codes, scales, offsets)
+
+    def _all_lines(
+        self, source: "Checkpoint"
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        return (self._read_lines(source, *block) for block in all_blocks(self))
+
+    def _read_lines(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        blocks = _read_blocks(source, self, matrix, start, stop)
+        scales, offsets = AFFINE[self.type].lines(blocks)
+        return scales.reshape(stop - start, -1), offsets.reshape(stop - start, -1)
+
+
+def _rounding(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns how far float16 is from values, inf where it overflows."""
+    with np.errstate(over="ignore", under="ignore"):
+        return np.abs(values.astype(np.float64) - values.astype(np.float16))
+
+
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
     """Returns the tensors of a GGUF file that are stored in blocks."""
     found: dict[str, Storage] = {}
@@ -117,6 +184,8 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
         info = source.info(name)
         if info.dtype in CODED:
             found[name] = GgufCoded(name, _matrix(info.shape), info.dtype)
+        elif info.dtype in AFFINE:
+            found[name] = GgufAffine(name, _matrix(info.shape), info.dtype)
         elif info.dtype in VALUED:
             found[name] = GgufValued(name, _matrix(info.shape), info.dtype)
         elif info.dtype in LIBRARY:

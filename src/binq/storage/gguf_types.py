@@ -53,6 +53,16 @@ class Valued(NamedTuple):
     values: Callable[[Bytes], Floats]
 
 
+class Affine(NamedTuple):
+    """What a type of 4 bits has beside its values: ``scale * code + offset`` in groups of 32.
+
+    Functions from blocks to codes 0 to 15 (n, weights), and to scales and offsets (n, groups).
+    """
+
+    codes: Callable[[Bytes], Bytes]
+    lines: Callable[[Bytes], tuple[Floats, Floats]]
+
+
 def halfs(data: Bytes) -> Floats:
     """Returns (n, 1) float32 from the bytes (n, 2) of float16."""
     return np.ascontiguousarray(data).view("<f2").astype(np.float32)
@@ -170,17 +180,19 @@ def _q3_k(blocks: Bytes) -> Floats:
 
 def _q4_k(blocks: Bytes) -> Floats:
     """Eight groups of 32 with 6-bit scales and minima, which two float16 numbers scale."""
-    data = blocks[:, 16:].reshape(-1, 4, 32)
-    codes = np.stack([data & _FOUR, data >> 4], axis=2).reshape(-1, 8, 32)
-    return _grouped(codes, *_scales_and_minima(blocks))
+    return _grouped(_pairs(blocks[:, 16:]), *_scales_and_minima(blocks))
+
+
+def _pairs(data: Bytes) -> Bytes:
+    """Returns codes (n, 8, 32): 32 bytes have a group in the low nibbles, the next in the high."""
+    data = data.reshape(-1, 4, 32)
+    return np.stack([data & _FOUR, data >> 4], axis=2).reshape(-1, 8, 32)
 
 
 def _q5_k(blocks: Bytes) -> Floats:
     """As Q4_K, and a fifth bit: bit g of byte k belongs to weight k of group g."""
-    data = blocks[:, 48:].reshape(-1, 4, 32)
-    low = np.stack([data & _FOUR, data >> 4], axis=2).reshape(-1, 8, 32)
     fifth = blocks[:, None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
-    return _grouped(low | fifth << 4, *_scales_and_minima(blocks))
+    return _grouped(_pairs(blocks[:, 48:]) | fifth << 4, *_scales_and_minima(blocks))
 
 
 def _q6_k(blocks: Bytes) -> Floats:
@@ -199,6 +211,11 @@ def _scales_and_minima(blocks: Bytes) -> tuple[Floats, Floats]:
     scales = np.concatenate([low & _SIX, (high & _FOUR) | (low >> 2 & np.uint8(0x30))], axis=1)
     minima = np.concatenate([middle & _SIX, (high >> 4) | (middle >> 2 & np.uint8(0x30))], axis=1)
     return halfs(blocks[:, 0:2]) * scales, halfs(blocks[:, 2:4]) * minima
+
+
+def _lines_of_q4_k(blocks: Bytes) -> tuple[Floats, Floats]:
+    scales, minima = _scales_and_minima(blocks)
+    return scales, -minima
 
 
 def _grouped(codes: NDArray[np.integer], scales: Floats, minima: Floats | None = None) -> Floats:
@@ -239,6 +256,13 @@ VALUED = {
     "Q5_1": Valued(32, 24, _q5_1),
     "Q5_K": Valued(256, 176, _q5_k),
     "Q6_K": Valued(256, 210, _q6_k),
+}
+AFFINE = {
+    "Q4_1": Affine(
+        lambda blocks: _nibbles(blocks[:, 4:]),
+        lambda blocks: (halfs(blocks[:, 0:2]), halfs(blocks[:, 2:4])),
+    ),
+    "Q4_K": Affine(lambda blocks: _pairs(blocks[:, 16:]).reshape(-1, 256), _lines_of_q4_k),
 }
 LIBRARY = {
     name: Valued(256, nbytes, partial(_by_library, name))

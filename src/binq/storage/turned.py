@@ -96,7 +96,12 @@ class Turned(Storage):
         return np.ascontiguousarray(values[:, _index(self.columns, self.shape[-1])])
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
-        exact = self.inner.exact_format(source)
+        return self._held(self.inner.exact_format(source))
+
+    def near_format(self, source: "Checkpoint") -> Exact | None:
+        return self._held(self.inner.near_format(source))
+
+    def _held(self, exact: Exact | None) -> Exact | None:
         if exact is not None and self.columns is not None and self._groups(exact) is None:
             return None
         return exact
