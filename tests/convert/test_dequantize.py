@@ -48,10 +48,26 @@ def expected(path):
             if family is not None and family.is_input_major(tensor.name):
                 w = w.mT
             match = re.fullmatch(r"(.+\.)switch_mlp\.(.+)", tensor.name)
+            fused = family is not None and family.name in ("Llama 4", "Gemma 4")
+            apart = re.fullmatch(
+                r"(.+\.experts)\.(?:switch_glu|\d+)\.(gate|up|down)_proj.*", tensor.name
+            )
+            if fused and apart:
+                part = found.setdefault(apart[1], {}).setdefault(apart[2], [])
+                part += list(w.reshape(-1, *w.shape[-2:]))
+                continue
             if match:
                 found |= {f"{match[1]}experts.{n}.{match[2]}": one for n, one in enumerate(w)}
             else:
                 found[tensor.name] = w
+        for prefix in [name for name, w in found.items() if isinstance(w, dict)]:
+            parts = {kind: np.stack(each) for kind, each in found.pop(prefix).items()}
+            fused = {
+                f"{prefix}.gate_up_proj": np.concatenate([parts["gate"], parts["up"]], axis=1),
+                f"{prefix}.down_proj": parts["down"],
+            }
+            turned = family.name == "Llama 4"
+            found |= {name: w.mT if turned else w for name, w in fused.items()}
     return found
 
 

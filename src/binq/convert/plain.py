@@ -38,8 +38,13 @@ _NARROW = ("F16", "BF16")
 _LEFTOVER = re.compile(
     r"\.(input|output|activation|k|v|q|kv)_scale(_inv)?$|\.(input|k|v)_zero_point$"
 )
-# MLX's and binq's stacks of experts, and the names that models have for each expert.
-_STACKED = re.compile(r"^(.+\.)switch_(?:mlp|glu)\.(gate|up|down)_proj\.weight$")
+# Stacks of experts as MLX has them, and single experts.
+_STACKED = re.compile(
+    r"^(.+?\.)(?:experts\.)?switch_(?:mlp|glu)\.(gate|up|down)_proj(?:\.weight)?$"
+)
+_ALONE = re.compile(r"^(.+\.experts)\.(\d+)\.(gate_up|gate|up|down)_proj\.weight$")
+# Families whose class has ``experts.gate_up_proj`` and ``experts.down_proj`` of all experts.
+_FUSED = ("Gemma 4", "Llama 4")
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,23 @@ class _Weights:
             out[at : at + len(block)] = block
             at += len(block)
         return out
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """One matrix of weights, which is that of an expert."""
+
+    weights: _Weights
+    number: int
+    expert: int = -1
+
+    def __post_init__(self) -> None:
+        if self.expert < 0:
+            object.__setattr__(self, "expert", self.number)
+
+    @property
+    def nbytes(self) -> int:
+        return self.weights.nbytes // prod(self.weights.shape[:-2])
 
 
 def plain_tensors(
@@ -187,7 +209,8 @@ class _Plain:
             if tensor.scheme in ("plain", "transposed", "flattened") and tensor.copyable:
                 info = source.info(tensor.stored[0])
                 args = (tensor.name, tensor.stored[0], info.dtype, info.shape, nbytes)
-                if len(info.shape) > 2 and _STACKED.match(tensor.name):
+                apart = len(info.shape) > 2 and _STACKED.match(tensor.name)
+                if apart or (self._fuses and _ALONE.match(tensor.name)):
                     weights.append(self._read(tensor, nbytes))
                 else:
                     tensors.append(self._kept(*args))
@@ -264,26 +287,82 @@ class _Plain:
         return self._family.is_input_major(w.name)
 
     def _experts(self, weights: Sequence[_Weights]) -> tuple[list[_Weights], list[PlainTensor]]:
-        """Returns the weights, and stacks of experts as single ones where models have these."""
+        """Returns the weights, and experts as the model's class has them: fused, or one by one."""
         rest: list[_Weights] = []
-        alone: list[PlainTensor] = []
+        done: list[PlainTensor] = []
+        fused: dict[str, dict[str, list[_Matrix]]] = {}
         for w in weights:
-            match = _STACKED.match(w.name)
-            fused = self._family.name in ("Gemma 4", "Llama 4")
-            if match is None or len(w.shape) != 3 or fused:
+            stacked, alone = _STACKED.match(w.name), _ALONE.match(w.name)
+            if stacked and len(w.shape) == 3:
+                each = [_Matrix(w, expert) for expert in range(w.shape[0])]
+                if self._fuses:
+                    fused.setdefault(f"{stacked[1]}experts", {})[stacked[2]] = each
+                else:
+                    for expert, matrix in enumerate(each):
+                        name = f"{stacked[1]}experts.{expert}.{stacked[2]}_proj.weight"
+                        done.append(self._alone(name, matrix))
+            elif alone and self._fuses:
+                kinds = fused.setdefault(alone[1], {})
+                kinds.setdefault(alone[3], []).append(_Matrix(w, 0, int(alone[2])))
+            else:
                 rest.append(w)
-                continue
-            for expert in range(w.shape[0]):
-                name = f"{match[1]}experts.{expert}.{match[2]}_proj.weight"
-                alone.append(self._one(w, expert, name))
-        return rest, alone
+        for prefix, kinds in fused.items():
+            done += self._fused(prefix, kinds)
+        return rest, done
 
-    def _one(self, w: _Weights, expert: int, name: str) -> PlainTensor:
+    @property
+    def _fuses(self) -> bool:
+        """Returns whether the model's class has all experts of a layer in one tensor."""
+        return self._family.name in _FUSED
+
+    def _alone(self, name: str, matrix: "_Matrix") -> PlainTensor:
+        w = matrix.weights
+
         def read() -> Blocks:
-            return w.blocks(expert, self._numpy)
+            return w.blocks(matrix.number, self._numpy)
 
-        nbytes = w.nbytes // w.shape[0]
-        return PlainTensor(name, self._dtype, w.shape[1:], read, nbytes, w.was)
+        return PlainTensor(name, self._dtype, w.shape[-2:], read, matrix.nbytes, w.was)
+
+    def _fused(self, prefix: str, kinds: dict[str, list["_Matrix"]]) -> Iterator[PlainTensor]:
+        for matrices in kinds.values():
+            matrices.sort(key=lambda matrix: matrix.expert)
+        groups = [["gate_up"], ["down"]] if "gate_up" in kinds else [["gate", "up"], ["down"]]
+        counts = {len(matrices) for matrices in kinds.values()}
+        numbers = {tuple(m.expert for m in matrices) for matrices in kinds.values()}
+        whole = {kind for group in groups for kind in group} == set(kinds)
+        if not whole or len(numbers) != 1 or numbers != {tuple(range(max(counts)))}:
+            raise FormatError(
+                f"{self._source.path}: {prefix!r} has not the same experts of "
+                f"{', '.join(sorted(kinds))}: they cannot be put together"
+            )
+        for group in groups:
+            columns = [kinds[kind] for kind in group]
+            yield self._joined(f"{prefix}.{'_'.join(group)}_proj", columns)
+
+    def _joined(self, name: str, columns: list[list["_Matrix"]]) -> PlainTensor:
+        """Returns one stack of each expert's matrices, one below the other."""
+        rows = sum(matrices[0].weights.shape[-2] for matrices in columns)
+        inputs = columns[0][0].weights.shape[-1]
+        for matrix in (m for matrices in columns for m in matrices):
+            first = next(c[0] for c in columns if matrix in c)
+            if matrix.weights.shape[-2:] != first.weights.shape[-2:] or (
+                matrix.weights.shape[-1] != inputs
+            ):
+                raise FormatError(
+                    f"{self._source.path}: {matrix.weights.name!r} of shape "
+                    f"{matrix.weights.shape} does not fit the other experts"
+                )
+        turned = self._family.is_input_major(name)
+
+        def read() -> Blocks:
+            for matrices in zip(*columns, strict=True):
+                parts = [m.weights.whole(m.number, self._numpy) for m in matrices]
+                whole = np.concatenate(parts)
+                yield np.ascontiguousarray(whole.T) if turned else whole
+
+        shape = (len(columns[0]), *((inputs, rows) if turned else (rows, inputs)))
+        nbytes = sum(m.nbytes for matrices in columns for m in matrices)
+        return PlainTensor(name, self._dtype, shape, read, nbytes, columns[0][0].weights.was)
 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
