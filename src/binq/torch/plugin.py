@@ -44,7 +44,7 @@ class BinqQuantizer(HfQuantizer):
         """Raises ValueError for devices other than the CPU."""
         devices = device_map.values() if isinstance(device_map, dict) else [device_map]
         for device in devices:
-            if device not in (None, "auto") and torch.device(device).type != "cpu":
+            if str(device) not in ("None", "auto", "cpu"):
                 raise ValueError(f"device_map must be 'cpu' for packed weights, got {device_map!r}")
 
     def update_device_map(self, device_map: Any) -> Any:
@@ -88,8 +88,11 @@ class BinqQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         return True
 
-    def _dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
-        return dequantize_(model, dtype)
+    def dequantize(self, model: Any, dtype: torch.dtype | None = None) -> Any:
+        """Returns the model with float weights: of that dtype, or of what each module has now."""
+        model = dequantize_(model, dtype)
+        self.remove_quantization_config(model)
+        return model
 
 
 def dequantize_(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
