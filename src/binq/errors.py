@@ -9,7 +9,7 @@ class FormatError(ValueError):
     """A file is corrupt, truncated or hostile. The message names file, tensor and reason."""
 
 
-class UnsupportedFormatError(NotImplementedError):
+class UnsupportedFormatError(NotImplementedError, ValueError):
     """A file or checkpoint is well formed, in a format that binq does not read."""
 
 
