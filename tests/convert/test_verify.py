@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from checkpoints.fixtures import Written, gguf_file, gguf_tensor
 from checkpoints.folders import one_file
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -370,7 +371,18 @@ def test_the_index_must_place_every_tensor(tmp_path):
     ]
 
 
-def test_a_gguf_file_is_refused_by_name(tmp_path):
+def test_gguf_files_are_shown_and_not_vouched_for(tmp_path):
     path = tmp_path / "m.gguf"
-    with pytest.raises(binq.UnsupportedFormatError, match=r"m\.gguf: a GGUF file"):
-        inspect(path)
+    written = Written(tmp_path)
+    tensors = {
+        "blk.0.ffn_up.weight": gguf_tensor(written, "up", "Q4_0", (3, 64)),
+        "output_norm.weight": (0, (64,), bytes(256)),
+    }
+    path.write_bytes(gguf_file({"general.architecture": "qwen3", "binq": 3}, tensors))
+    for place in (path, tmp_path):
+        assert [(e.name, e.file, e.format, e.shape, e.nbytes) for e in inspect(place)] == [
+            ("blk.0.ffn_up.weight", "m.gguf", "Q4_0", (3, 64), 108),
+            ("output_norm.weight", "m.gguf", "F32", (64,), 256),
+        ]
+        (problem,) = verify(place)
+        assert problem.startswith(f"{path}: not a binq file")

@@ -20,10 +20,10 @@ from binq.convert.rewrite import round_to
 from binq.convert.tables import shown
 from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
-from binq.files.checkpoint import Checkpoint
+from binq.files.checkpoint import Checkpoint, open_file
 from binq.files.dtypes import numpy_dtype
-from binq.files.safetensors import SafetensorsFile
 from binq.files.stored import StoredPacked
+from binq.files.tensor_file import TensorFile
 from binq.methods import METHODS, Task
 from binq.methods.measure import tile_errors
 from binq.methods.quantize import check_weights, get_method, quantize_task, with_zeros
@@ -53,11 +53,11 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
     """Yields what differs between the files at ``path`` and the source, a line each."""
     with ExitStack() as stack:
         packed: dict[str, StoredPacked] = {}
-        plain: dict[str, SafetensorsFile] = {}
+        plain: dict[str, TensorFile] = {}
         for file_path in files:
             # What cannot be read was a problem already.
             with suppress(FormatError, OSError):
-                file = stack.enter_context(SafetensorsFile(file_path))
+                file = stack.enter_context(open_file(file_path))
                 described, _ = binq_metadata.described(file.metadata, file_path)
                 parts = binq_metadata.stored_names(described)
                 plain.update(dict.fromkeys((name for name in file if name not in parts), file))
@@ -108,7 +108,7 @@ def _compare_kept(
     tensor: LogicalTensor,
     there: str,
     name: str,
-    file: SafetensorsFile,
+    file: TensorFile,
     values: bool = True,
 ) -> Iterator[str]:
     """Kept tensors have the type, the shape and the bytes that they had, or are rounded right.

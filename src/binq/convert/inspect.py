@@ -6,10 +6,8 @@ from math import prod
 from pathlib import Path
 
 from binq.convert.tables import readable, shown
-from binq.errors import UnsupportedFormatError
 from binq.files import metadata as binq_metadata
-from binq.files.checkpoint import Checkpoint
-from binq.files.safetensors import SafetensorsFile
+from binq.files.checkpoint import Checkpoint, open_file
 from binq.files.stored import StoredPacked
 
 
@@ -29,25 +27,18 @@ class Entry:
 
 
 def tensor_files(path: Path) -> list[Path]:
-    """Returns the safetensors files behind a path: itself, or those of a folder's index.
-
-    Raises UnsupportedFormatError for GGUF files.
-    """
-    files = [path]
-    if path.is_dir():
-        with Checkpoint(path) as source:
-            files = [path / name for name in source.files]
-    for file in files:
-        if file.suffix == ".gguf":
-            raise UnsupportedFormatError(f"{file}: a GGUF file: only quantize reads those")
-    return files
+    """Returns the files behind a path: itself, or those that hold the tensors of a folder."""
+    if not path.is_dir():
+        return [path]
+    with Checkpoint(path) as source:
+        return list(source.file_paths().values())
 
 
 def inspect(path: Path) -> list[Entry]:
-    """Returns what a safetensors file or a checkpoint folder holds, by name."""
+    """Returns what a file or a checkpoint folder holds, by name."""
     entries = []
     for file_path in tensor_files(path):
-        with SafetensorsFile(file_path) as file:
+        with open_file(file_path) as file:
             described = binq_metadata.described(file.metadata, file.path)[0]
             parts = binq_metadata.stored_names(described)
             for name, d in described.items():

@@ -14,12 +14,12 @@ from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.convert.against import compare
 from binq.convert.inspect import inspect, tensor_files
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files import metadata as binq_metadata
-from binq.files.checkpoint import Checkpoint, index_of
-from binq.files.safetensors import SafetensorsFile
+from binq.files.checkpoint import Checkpoint, index_of, open_file
 from binq.files.seal import SEAL, header_sha256
 from binq.files.stored import StoredPacked
+from binq.files.tensor_file import TensorFile
 from binq.formats.layout import tile_rows, untile_rows
 from binq.formats.zeros import OFFSET, pack_zeros, unpack_zeros
 
@@ -43,18 +43,18 @@ def verify(path: Path, against: Path | None = None) -> Iterator[str]:
     places = _places(path)
     for file_path in files:
         try:
-            with SafetensorsFile(file_path) as file:
+            with open_file(file_path) as file:
                 yield from _check_file(file, places)
-        except (FormatError, OSError) as error:
+        except (FormatError, UnsupportedFormatError, OSError) as error:
             yield str(error)
     if against is not None:
         yield from compare(path, files, against)
 
 
-def _check_file(file: SafetensorsFile, places: dict[str, str] | None) -> Iterator[str]:
+def _check_file(file: TensorFile, places: dict[str, str] | None) -> Iterator[str]:
     yield from _check_index(file, places)
     described, hashes = binq_metadata.described(file.metadata, file.path)
-    if binq_metadata.KEY not in file.metadata:
+    if not isinstance(file.metadata.get(binq_metadata.KEY), str):
         yield f"{file.path}: not a binq file: it has no sha256 that its tensors could be held to"
         return
     yield from _check_header(file)
@@ -63,7 +63,7 @@ def _check_file(file: SafetensorsFile, places: dict[str, str] | None) -> Iterato
         where = f"{file.path}: tensor {name!r}"
         try:
             stored = StoredPacked(file, name, d)
-        except FormatError as error:
+        except (FormatError, UnsupportedFormatError) as error:
             yield str(error)
             continue
         yield from dict.fromkeys(f"{where}: {problem}" for problem in _check_packed(stored))
@@ -77,7 +77,7 @@ def _places(path: Path) -> dict[str, str] | None:
         return source.places
 
 
-def _check_index(file: SafetensorsFile, places: dict[str, str] | None) -> Iterator[str]:
+def _check_index(file: TensorFile, places: dict[str, str] | None) -> Iterator[str]:
     """A loader believes the index: what it leaves out is lost, what it invents is not found."""
     if places is None:
         return
@@ -89,7 +89,7 @@ def _check_index(file: SafetensorsFile, places: dict[str, str] | None) -> Iterat
             yield f"{file.path}: tensor {name!r}: missing, though the index places it there"
 
 
-def _check_header(file: SafetensorsFile) -> Iterator[str]:
+def _check_header(file: TensorFile) -> Iterator[str]:
     wanted = file.metadata.get(SEAL)
     if wanted is None:
         yield (
@@ -100,7 +100,7 @@ def _check_header(file: SafetensorsFile) -> Iterator[str]:
         yield f"{file.path}: its header is not the one that was written"
 
 
-def _check_hashes(file: SafetensorsFile, hashes: dict[str, str]) -> Iterator[str]:
+def _check_hashes(file: TensorFile, hashes: dict[str, str]) -> Iterator[str]:
     for name in file:
         if name not in hashes:
             yield f"{file.path}: tensor {name!r}: no sha256"

@@ -15,14 +15,15 @@ from numpy.typing import NDArray
 from binq.array.checks import check_path
 from binq.errors import FormatError
 from binq.files.dtypes import array_form, numpy_dtype
-from binq.files.gguf import MAGIC
-from binq.files.gguf_model import GgufModel, one_of_each
+from binq.files.gguf import MAGIC, GgufFile
+from binq.files.gguf_model import one_of_each, open_parts
 from binq.files.header import is_unicode
 from binq.files.reading import ReadableFile
 from binq.files.safetensors import SafetensorsFile
 from binq.files.settings import with_settings
 from binq.files.signs import what_folder_holds
 from binq.files.strict_json import parse_json
+from binq.files.tensor_file import TensorFile
 
 # The index that binq writes. No other library takes the folder for a model of plain weights, finds
 # none of its weights in it, and goes on with random ones.
@@ -54,6 +55,8 @@ class Checkpoint:
     - config: the parsed ``config.json``, with the settings of quantization that stand elsewhere
       (:mod:`binq.files.settings`), or for GGUF the metadata of the file
 
+    - is_gguf: whether it is a GGUF file, or the parts of one
+
     Files are opened when first needed. Safe to read from several threads; pickles as its path.
 
     Raises FileNotFoundError where there is no checkpoint and FormatError for a malformed one.
@@ -63,8 +66,8 @@ class Checkpoint:
         self.path = check_path("src", path)
         self.config: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._files: dict[str, SafetensorsFile] = {}
-        self._gguf: GgufModel | None = None
+        self._files: dict[str, TensorFile] = {}
+        self.is_gguf = False
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
@@ -104,21 +107,18 @@ class Checkpoint:
         return _load_object(path) if path.exists() else None
 
     def _open_gguf(self, path: Path) -> None:
-        self._gguf = GgufModel(path)
-        self._map = self._gguf.places
-        self.config = dict(self._gguf.metadata)
+        self.is_gguf = True
+        files = open_parts(path)
+        self._files = {file.path.name: file for file in files}
+        self._map = {name: file.path.name for file in files for name in file}
+        self.config = dict(files[0].metadata)
 
     @property
     def metadata(self) -> dict[str, str]:
         """Returns the ``__metadata__`` of the first safetensors file, {} for GGUF."""
-        if self._gguf is not None or not self.files:
+        if self.is_gguf or not self.files:
             return {}
         return dict(self._file(self.files[0]).metadata)
-
-    @property
-    def is_gguf(self) -> bool:
-        """Returns whether the checkpoint is a GGUF file."""
-        return self._gguf is not None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,12 +168,8 @@ class Checkpoint:
 
     def info(self, name: str) -> StoredInfo:
         """Returns what a stored tensor is. Raises KeyError for a name that there is not."""
-        file = self._map[name]
-        if self._gguf is not None:
-            tensor = self._gguf.tensors[name]
-            return StoredInfo(tensor.type, tensor.shape, tensor.nbytes, file)
         info = self._holder(name).info(name)
-        return StoredInfo(info.dtype, info.shape, info.nbytes, file)
+        return StoredInfo(info.dtype, info.shape, info.nbytes, self._map[name])
 
     def read(self, name: str) -> NDArray[Any]:
         """Returns a whole stored tensor as a new array of its own type."""
@@ -203,7 +199,7 @@ class Checkpoint:
         dtype = np.dtype(f"u{numpy_dtype(info.dtype).itemsize}")
         out = np.empty((stop - start, rows), dtype)
         width = (stop - start) * dtype.itemsize
-        read = self._gguf.read_bytes if self._gguf is not None else self._holder(name).read_bytes
+        read = self._holder(name).read_bytes
         for top in range(0, rows, _STRIP):
             bottom = min(top + _STRIP, rows)
             first, last = matrix * rows + top, matrix * rows + bottom
@@ -222,8 +218,6 @@ class Checkpoint:
 
     def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """Returns bytes ``[start, stop)`` of a stored tensor as a new array."""
-        if self._gguf is not None:
-            return self._gguf.read_bytes(name, start, stop)
         return self._holder(name).read_bytes(name, start, stop)
 
     def close(self) -> None:
@@ -232,8 +226,6 @@ class Checkpoint:
             for file in self._files.values():
                 file.close()
             self._files.clear()
-        if self._gguf is not None:
-            self._gguf.close()
 
     def __enter__(self) -> Self:
         return self
@@ -249,13 +241,13 @@ class Checkpoint:
     def __reduce__(self) -> tuple[Any, ...]:
         return Checkpoint, (self.path,)
 
-    def _holder(self, name: str) -> SafetensorsFile:
+    def _holder(self, name: str) -> TensorFile:
         file = self._file(self._map[name])
         if name not in file:
             raise FormatError(f"{file.path}: no tensor {name!r}, which its index places there")
         return file
 
-    def _file(self, name: str) -> SafetensorsFile:
+    def _file(self, name: str) -> TensorFile:
         with self._lock:
             if name not in self._files:
                 path = self._folder / name
@@ -273,6 +265,11 @@ def _is_gguf(path: Path) -> bool:
         return path.suffix == ".gguf"
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
+
+
+def open_file(path: Path) -> TensorFile:
+    """Returns a file that holds tensors, opened as what it is."""
+    return GgufFile(path) if _is_gguf(path) else SafetensorsFile(path)
 
 
 def index_of(folder: Path) -> Path | None:

@@ -5,19 +5,15 @@ header declares is believed before it is checked against the size of the file. T
 offsets only, so a type that two programs lay out differently is told by the room it takes.
 """
 
-import os
 import struct
-from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.files.header import TensorInfo
 from binq.files.reading import ReadableFile
 from binq.files.signs import SIGN_BYTES, what_it_is
+from binq.files.tensor_file import TensorFile
 
 MAGIC = b"GGUF"
 MAX_TENSORS = 1_000_000
@@ -84,48 +80,16 @@ _STRING = 8
 _ARRAY = 9
 
 
-@dataclass(frozen=True, slots=True)
-class GgufTensor:
-    """One tensor: its type, its shape with the input axis last, and its bytes in the file."""
+class GgufFile(TensorFile):
+    """An open GGUF file; its metadata are its key-value pairs, without long arrays.
 
-    type: str
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
-
-
-class GgufFile:
-    """An open GGUF file whose header has been checked against its size.
-
-    - tensors: name -> GgufTensor, in the order of the data
-    - metadata: the key-value pairs, without arrays of more than 1024 elements
-
-    Raises FormatError for a malformed file and UnsupportedFormatError, with the name, for a
-    version or tensor type that is not read.
+    Raises UnsupportedFormatError, with the name, for a version or tensor type that is not read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file = ReadableFile(self.path)
-        self.size = self._file.size
-        try:
-            header = _Header(self._file)
-            self.metadata = header.metadata
-            self.tensors = header.tensors
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
-        """Returns bytes ``[start, stop)`` of a tensor. Raises FormatError where they are gone."""
-        tensor = self.tensors[name]
-        if not 0 <= start <= stop <= tensor.nbytes:
-            raise IndexError(f"bytes {start} to {stop} are not within tensor {name!r}")
-        return self._file.read_array(tensor.start + start, stop - start, f"tensor {name!r}")
+    def _read_header(self) -> int:
+        header = _Header(self._file)
+        self.tensors, self.metadata = header.tensors, header.metadata
+        return 0
 
 
 class _Header:
@@ -166,7 +130,7 @@ class _Header:
         offset = self._number("<Q", name)
         return name, kind, sizes[::-1], offset
 
-    def _place(self, entries: list[tuple[str, int, tuple[int, ...], int]]) -> dict[str, GgufTensor]:
+    def _place(self, entries: list[tuple[str, int, tuple[int, ...], int]]) -> dict[str, TensorInfo]:
         """Returns the tensors with their checked places in the file."""
         alignment = self.metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or not 8 <= alignment <= 1 << 20 or alignment % 8:
@@ -197,7 +161,7 @@ class _Header:
             size = prod(shape) // weights * nbytes
             if size > end - offset:
                 self._fail(f"tensor {name!r} overlaps the next one or ends after the file")
-            tensors[name] = GgufTensor(type, shape, data + offset, size)
+            tensors[name] = TensorInfo(type, shape, data + offset, data + offset + size)
         return tensors
 
     def _q2_0(

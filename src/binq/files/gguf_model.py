@@ -2,93 +2,75 @@
 
 import re
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.files.gguf import GgufFile, GgufTensor
+from binq.files.gguf import GgufFile
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
-class GgufModel:
-    """An open model, whichever of its parts was named.
-
-    - metadata: the key-value pairs of the first part, which has them all
-    - tensors: name -> GgufTensor, in the order of the parts
-    - places: the name of the file of each tensor
+def open_parts(path: Path) -> list[GgufFile]:
+    """Returns the open files of a model, whichever of its parts is named; the first has metadata.
 
     Raises FileNotFoundError for a part that is missing, FormatError for parts that do not belong
     together.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._files: list[GgufFile] = []
-        self._holders: dict[str, GgufFile] = {}
-        try:
-            self._open(path)
-        except BaseException:
-            self.close()
-            raise
-        self.metadata: dict[str, Any] = self._files[0].metadata
-        self.tensors: dict[str, GgufTensor] = {}
-        for file in self._files:
-            for name in file.tensors:
-                if name in self._holders:
-                    self.close()
-                    raise FormatError(
-                        f"{file.path}: tensor {name!r} is in {self._holders[name].path} too"
-                    )
-                self._holders[name] = file
-            self.tensors |= file.tensors
-        self._check_count()
-
-    def _open(self, path: Path) -> None:
-        first = GgufFile(path)
-        self._files.append(first)
-        count = _number(first, "split.count", 1)
-        if count <= 1:
-            return
-        paths = _parts(path, count)
-        missing = [part for part in paths if not part.is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{missing[0]}: there is no such file, though {path.name} is one of {count} parts"
-            )
-        self._files += [first] * (count - 1)
-        for number, part in enumerate(paths):
-            self._files[number] = first if part == path else GgufFile(part)
-        for number, file in enumerate(self._files):
-            found = (_number(file, "split.no", 0), _number(file, "split.count", 1))
-            if found != (number, count):
-                raise FormatError(
-                    f"{file.path}: its metadata say part {found[0] + 1} of {found[1]}, its name "
-                    f"part {number + 1} of {count}"
-                )
-
-    def _check_count(self) -> None:
-        wanted = self.metadata.get("split.tensors.count")
-        if wanted is not None and len(self._files) > 1 and wanted != len(self.tensors):
-            self.close()
-            raise FormatError(
-                f"{self._files[0].path}: {len(self.tensors)} tensors in all parts, "
-                f"split.tensors.count says {wanted!r}"
-            )
-
-    @property
-    def places(self) -> dict[str, str]:
-        return {name: file.path.name for name, file in self._holders.items()}
-
-    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
-        """Returns bytes ``[start, stop)`` of a tensor. Raises FormatError where they are gone."""
-        return self._holders[name].read_bytes(name, start, stop)
-
-    def close(self) -> None:
-        """Closes the files."""
-        for file in self._files:
+    named = GgufFile(path)
+    files = [named]
+    try:
+        count = _number(named, "split.count", 1)
+        if count > 1:
+            files = _others(named, count)
+            _check_numbers(files)
+        _check_names(files)
+    except BaseException:
+        for file in {named, *files}:
             file.close()
+        raise
+    return files
+
+
+def _others(named: GgufFile, count: int) -> list[GgufFile]:
+    paths = _parts(named.path, count)
+    missing = [part for part in paths if not part.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]}: there is no such file, though {named.path.name} is one of {count} parts"
+        )
+    files: list[GgufFile] = []
+    try:
+        for part in paths:
+            files.append(named if part == named.path else GgufFile(part))
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return files
+
+
+def _check_numbers(files: list[GgufFile]) -> None:
+    for number, file in enumerate(files):
+        found = (_number(file, "split.no", 0), _number(file, "split.count", 1))
+        if found != (number, len(files)):
+            raise FormatError(
+                f"{file.path}: its metadata say part {found[0] + 1} of {found[1]}, its name "
+                f"part {number + 1} of {len(files)}"
+            )
+
+
+def _check_names(files: list[GgufFile]) -> None:
+    holders: dict[str, GgufFile] = {}
+    for file in files:
+        for name in file:
+            if name in holders:
+                raise FormatError(f"{file.path}: tensor {name!r} is in {holders[name].path} too")
+            holders[name] = file
+    wanted = files[0].metadata.get("split.tensors.count")
+    if wanted is not None and len(files) > 1 and wanted != len(holders):
+        raise FormatError(
+            f"{files[0].path}: {len(holders)} tensors in all parts, "
+            f"split.tensors.count says {wanted!r}"
+        )
 
 
 def one_of_each(paths: list[Path]) -> list[Path]:

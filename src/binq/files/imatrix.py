@@ -58,8 +58,8 @@ def _mean_squares(file: GgufFile, name: str) -> NDArray[np.float32]:
 
 def _matrix(file: GgufFile, name: str) -> NDArray[np.float64]:
     tensor: Any = file.tensors.get(name)
-    if tensor is None or tensor.type != "F32" or not 1 <= len(tensor.shape) <= 3:
-        what = "is missing" if tensor is None else f"is {tensor.type} of shape {tensor.shape}"
+    if tensor is None or tensor.dtype != "F32" or not 1 <= len(tensor.shape) <= 3:
+        what = "is missing" if tensor is None else f"is {tensor.dtype} of shape {tensor.shape}"
         raise FormatError(f"{file.path}: {name!r} {what}: float32 numbers are needed")
     values = file.read_bytes(name, 0, tensor.nbytes).view("<f4").reshape(tensor.shape)
     return values.reshape(-1, tensor.shape[-1]).astype(np.float64)

@@ -111,11 +111,11 @@ def parse(text: str, path: object) -> tuple[dict[str, Description], dict[str, st
 
 
 def described(
-    metadata: Mapping[str, str], path: object
+    metadata: Mapping[str, Any], path: object
 ) -> tuple[dict[str, Description], dict[str, str]]:
     """Returns what :func:`parse` does, from the metadata of a file; nothing where it has none."""
     text = metadata.get(KEY)
-    return ({}, {}) if text is None else parse(text, path)
+    return parse(text, path) if isinstance(text, str) else ({}, {})
 
 
 def _check_description(name: str, entry: Any, fields: set[str], bad: Any) -> Description:

@@ -1,85 +1,36 @@
 """Reads a safetensors file: by pread, which a shrinking file cannot crash, or mapped in memory."""
 
 import mmap
-import os
-from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.checks import check_path
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.dtypes import array_form, numpy_dtype
-from binq.files.header import LENGTH_BYTES, TensorInfo, header_length, parse_header
-from binq.files.reading import ReadableFile
+from binq.files.header import LENGTH_BYTES, header_length, parse_header
 from binq.files.signs import SIGN_BYTES, what_it_is
+from binq.files.tensor_file import TensorFile
 
 
-class SafetensorsFile:
-    """An open safetensors file whose header has been checked against its size.
+class SafetensorsFile(TensorFile):
+    """An open safetensors file; its metadata are the strings of ``__metadata__``."""
 
-    - path: the file
-    - tensors: name -> TensorInfo, in the order of the data
-    - metadata: the strings of ``__metadata__``
+    metadata: dict[str, str]
 
-    Raises FormatError for a header that is malformed in any way, before any memory of a declared
-    size is asked for. Safe to read from several threads at once.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = check_path("path", path)
-        self._file = ReadableFile(self.path)
-        self.size = size = self._file.size
-        try:
-            start = self._file.read(0, min(SIGN_BYTES, size), "header")
-            # Behind the length, the header's first brace.
-            first = start[LENGTH_BYTES : LENGTH_BYTES + 1]
-            what = what_it_is(start) if first and first != b"{" else ""
-            if what:
-                raise FormatError(f"{self.path}: not a safetensors file but {what}")
-            length = header_length(start[:LENGTH_BYTES], size, self.path)
-            self._data = LENGTH_BYTES + length
-            text = self._file.read(LENGTH_BYTES, length, "header")
-            self.tensors, self.metadata = parse_header(text, size - self._data, self.path)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the file; arrays made by map_all stay valid."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
-
-    def info(self, name: str) -> TensorInfo:
-        """Returns type, shape and place of a tensor. Raises KeyError naming file and tensor."""
-        try:
-            return self.tensors[name]
-        except KeyError:
-            raise KeyError(f"{self.path}: no tensor {name!r}") from None
-
-    def read(self, name: str) -> NDArray[Any]:
-        """Returns a whole tensor as a new array."""
-        info = self.info(name)
-        dtype, shape = array_form(info.dtype, info.shape)
-        return self.read_bytes(name, 0, info.nbytes).view(dtype).reshape(shape)
+    def _read_header(self) -> int:
+        size = self.size
+        start = self._file.read(0, min(SIGN_BYTES, size), "header")
+        # Behind the length, the header's first brace.
+        first = start[LENGTH_BYTES : LENGTH_BYTES + 1]
+        what = what_it_is(start) if first and first != b"{" else ""
+        if what:
+            raise FormatError(f"{self.path}: not a safetensors file but {what}")
+        length = header_length(start[:LENGTH_BYTES], size, self.path)
+        data = LENGTH_BYTES + length
+        text = self._file.read(LENGTH_BYTES, length, "header")
+        self.tensors, self.metadata = parse_header(text, size - data, self.path)
+        return data
 
     def read_rows(self, name: str, start: int, stop: int) -> NDArray[Any]:
         """Returns ``tensor[start:stop]`` along the first axis as a new array."""
@@ -88,14 +39,6 @@ class SafetensorsFile:
         row = info.nbytes // info.shape[0] if info.shape[0] else 0
         part = self.read_bytes(name, start * row, stop * row)
         return part.view(dtype).reshape(stop - start, *info.shape[1:])
-
-    def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
-        """Returns bytes ``[start, stop)`` of a tensor. Raises FormatError where they are gone."""
-        info = self.info(name)
-        if not 0 <= start <= stop <= info.nbytes:
-            raise IndexError(f"bytes {start} to {stop} are not within tensor {name!r}")
-        at = self._data + info.start + start
-        return self._file.read_array(at, stop - start, f"tensor {name!r}")
 
     def map_all(self) -> dict[str, NDArray[Any]]:
         """Returns every tensor as a read-only array that shares memory with the file."""

@@ -10,7 +10,7 @@ from binq.array.packed import Packed
 from binq.array.packing import Part
 from binq.files.dtypes import numpy_dtype
 from binq.files.metadata import Description, assemble
-from binq.files.safetensors import SafetensorsFile
+from binq.files.tensor_file import TensorFile
 from binq.formats.layout import TILE_ROWS
 
 ReadBytes = Callable[[str, int, int], NDArray[np.uint8]]
@@ -22,7 +22,7 @@ class StoredPacked:
     Raises FormatError where a part is missing or does not fit the description.
     """
 
-    def __init__(self, file: SafetensorsFile, name: str, description: Description) -> None:
+    def __init__(self, file: TensorFile, name: str, description: Description) -> None:
         self.name, self.description = name, description
         self._read: ReadBytes = file.read_bytes
         names = description.part_names(name)
