@@ -2,12 +2,12 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ INDEX = "binq.safetensors.index.json"
 PLAIN_INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _MAX_JSON = 1 << 28
+_T = TypeVar("_T")
 # Rows of a matrix that are read and transposed at a time.
 _STRIP = 128
 
@@ -68,6 +69,7 @@ class Checkpoint:
         self._lock = threading.Lock()
         self._files: dict[str, TensorFile] = {}
         self.is_gguf = False
+        self._known: dict[Hashable, Any] = {}
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
@@ -219,6 +221,13 @@ class Checkpoint:
     def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """Returns bytes ``[start, stop)`` of a stored tensor as a new array."""
         return self._holder(name).read_bytes(name, start, stop)
+
+    def once(self, what: Hashable, look: Callable[[], _T]) -> _T:
+        """Returns what ``look()`` does, which is asked only once: it may read whole tensors."""
+        if what not in self._known:
+            self._known[what] = look()
+        known: _T = self._known[what]
+        return known
 
     def close(self) -> None:
         """Closes the files."""

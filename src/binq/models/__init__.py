@@ -141,5 +141,5 @@ def _low_bit(source: Checkpoint, storage: Storage) -> Exact | None:
     if len(storage.shape) != 2:
         return None
     with np.errstate(all="ignore"):
-        exact = storage.exact_format(source)
+        exact = source.once(storage, lambda: storage.exact_format(source))
     return exact if exact is not None and exact.packing.format in _LOW_BIT else None

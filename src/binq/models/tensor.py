@@ -145,7 +145,7 @@ class LogicalTensor:
         a binary one.
         """
         with np.errstate(all="ignore"):
-            return self.storage.exact_format(source)
+            return source.once(self.storage, lambda: self.storage.exact_format(source))
 
     def near_format(self, source: Checkpoint) -> Exact | None:
         """Returns the packed format that holds the codes, but rounds their scales, or None."""
