@@ -297,4 +297,7 @@ def _stored(name: str, arrays: dict[str, NDArray[Any]], path: Any) -> Moments:
         )
     if count < 0:
         raise FormatError(f"{path}: {name!r}: the count {count} is below 0")
+    squares = covariance.diagonal()
+    if not (np.isfinite(mean).all() and np.isfinite(squares).all() and (squares >= 0).all()):
+        raise FormatError(f"{path}: {name!r}: means must be finite, mean squares also positive")
     return Moments(covariance, mean, int(count))

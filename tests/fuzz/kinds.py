@@ -22,6 +22,7 @@ from binq.errors import FormatError, NonFiniteError, UnsupportedFormatError
 from binq.files import metadata
 from binq.files.checkpoint import Checkpoint
 from binq.files.header import header_length, parse_header
+from binq.files.imatrix import read_imatrix
 from binq.models import logical_tensors
 
 OURS = (FormatError, UnsupportedFormatError)
@@ -177,15 +178,73 @@ class Folders:
         try:
             if rng.randrange(40) == 0:
                 return self._converts(path)
-            return _reads(path if name != "m.gguf" else path / name, rng)
+            return self._look(path if name != "m.gguf" else path / name, rng)
         finally:
             (path / name).write_bytes(data)
+
+    def _look(self, path: Path, rng: random.Random) -> bool:
+        return _reads(path, rng)
 
     def _converts(self, path: Path) -> bool:
         try:
             binq.quantize_checkpoint(path, self.target, overwrite=True, nonfinite="zero")
             assert list(verify(self.target)) == []
         except (*OURS, NonFiniteError):
+            return False
+        return True
+
+
+class Loads(Folders):
+    """The same folders and those that binq writes of them, through binq.load."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        made = folder / "made"
+        binq.quantize_checkpoint(folder / "qwen3", made)
+        self.folders = [*self.folders[:20], made]
+        self.files[made] = _contents(made)
+
+    def _look(self, path: Path, rng: random.Random) -> bool:
+        try:
+            with binq.load(path) as tensors:
+                tensors.describe()
+                for name in rng.sample(list(tensors), min(3, len(tensors))):
+                    tensors[name]
+                if rng.randrange(30) == 0:
+                    binq.dequantize_checkpoint(path, self.target, overwrite=True)
+        except (*OURS, NonFiniteError):
+            return False
+        return True
+
+
+class Evidence:
+    """Files that say how inputs of weights lie: importance matrices and calibrations."""
+
+    def __init__(self, folder: Path) -> None:
+        self.matrix, self.calibration = folder / "m.gguf", folder / "c.safetensors"
+        sums = {
+            "a.in_sum2": (0, (2, 8), np.ones((2, 8), np.float32).tobytes()),
+            "a.counts": (0, (2, 1), np.ones((2, 1), np.float32).tobytes()),
+        }
+        self.gguf = gguf_file({"general.type": "imatrix"}, sums)
+        calibrator = binq.Calibrator()
+        rng = np.random.default_rng(0)
+        for names in (("a", "b"), ("c",)):
+            calibrator.update(names, rng.standard_normal((4, 8), dtype=np.float32))
+        calibrator.save(self.calibration)
+        self.safetensors = self.calibration.read_bytes()
+
+    def try_one(self, rng: random.Random) -> bool:
+        try:
+            if rng.randrange(2):
+                self.matrix.write_bytes(mutate(self.gguf, rng))
+                read_imatrix(self.matrix)
+            else:
+                self.calibration.write_bytes(mutate_file(self.safetensors, rng))
+                found = binq.Calibrator.load(self.calibration)
+                for name in found:
+                    found[name]
+        except OURS:
             return False
         return True
 
@@ -197,6 +256,8 @@ KINDS = {
     "gguf": GgufFiles,
     "indexes": Indexes,
     "folders": Folders,
+    "loads": Loads,
+    "evidence": Evidence,
 }
 
 

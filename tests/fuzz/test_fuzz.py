@@ -10,6 +10,8 @@ INPUTS = {
     "gguf": 3_000,
     "indexes": 3_000,
     "folders": 600,
+    "loads": 600,
+    "evidence": 2_000,
 }
 
 

@@ -50,9 +50,12 @@ def _mean_squares(file: GgufFile, name: str) -> NDArray[np.float32]:
             raise FormatError(
                 f"{file.path}: {name + part!r} must be finite and 0 or more, got {values[wrong][0]}"
             )
-    means: NDArray[np.float32] = np.divide(
-        sums, counts, out=np.zeros_like(sums), where=counts > 0
-    ).astype(np.float32)
+    with np.errstate(over="ignore"):
+        means: NDArray[np.float32] = np.divide(
+            sums, counts, out=np.zeros_like(sums), where=counts > 0
+        ).astype(np.float32)
+    if not np.isfinite(means).all():
+        raise FormatError(f"{file.path}: {name + _SUMS!r}: a mean is more than float32 holds")
     return means
 
 
