@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 TOOLS=$PWD/build/tools
 DIST=$PWD/build/dist
-LIMIT=2000000 # bytes of an installed binq, without the libraries that it needs
+LIMIT=2000000 # bytes to download, besides the libraries that binq needs
 
 pip() { "$@" --quiet --disable-pip-version-check; }
 
@@ -19,10 +19,11 @@ rm -rf "$DIST"
 "$TOOLS/bin/python" -m build --outdir "$DIST" .   # the sdist first, then the wheel from the sdist
 WHEEL=$(echo "$DIST"/*.whl)
 
-SIZE=$("$PYTHON" -c 'import sys, zipfile
+SIZE=$(wc -c <"$WHEEL")
+INSTALLED=$("$PYTHON" -c 'import sys, zipfile
 print(sum(member.file_size for member in zipfile.ZipFile(sys.argv[1]).infolist()))' "$WHEEL")
-echo "$(basename "$WHEEL"): $(wc -c <"$WHEEL") bytes, $SIZE installed"
-[ "$SIZE" -le $LIMIT ] || { echo "binq takes more than $LIMIT bytes"; exit 1; }
+echo "$(basename "$WHEEL"): $SIZE bytes, $INSTALLED installed"
+[ "$SIZE" -le $LIMIT ] || { echo "the wheel is larger than $LIMIT bytes"; exit 1; }
 if [ "$(uname)" = Linux ]; then "$TOOLS/bin/python" -m auditwheel show "$WHEEL"; fi
 
 EMPTY=$(mktemp -d)
