@@ -59,7 +59,9 @@ def checked_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
 def header_length(prefix: bytes, file_size: int, path: object) -> int:
     """Returns the length of the JSON from the first 8 bytes of a file of ``file_size`` bytes."""
     if len(prefix) < LENGTH_BYTES:
-        raise FormatError(f"{path}: file has {file_size} bytes, too few for a header length")
+        raise FormatError(
+            f"{path}: not a safetensors file: it has {file_size} bytes, too few for a header length"
+        )
     (length,) = struct.unpack("<Q", prefix)
     if length > MAX_HEADER:
         raise FormatError(f"{path}: header length {length} is more than {MAX_HEADER}")
