@@ -205,3 +205,32 @@ def test_two_bits_around_a_code_are_int2(tmp_path, zeros):
     mlx_affine(written, MODULE, (40, 256), 2, 64, scales=scales, biases=biases, codes=codes)
     found = check(saved(written, {"bits": 2, "group_size": 64}))
     assert found.packing.format == ("int2" if set(zeros) <= {1, 2} else "int4")
+
+
+@pytest.mark.parametrize("dtype", [F16, BF16, np.float32])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5])
+def test_biases_of_any_value_are_offsets(tmp_path, bits, dtype):
+    written = Written(tmp_path)
+    scales = scales_of("s", (40, 4), dtype)
+    biases = (floats("b", (40, 4)) / 7).astype(dtype)
+    codes = integers("codes", 0, (1 << bits) - 1, (40, 256))
+    mlx_affine(written, MODULE, (40, 256), bits, 64, scales=scales, biases=biases, codes=codes)
+    # The product is rounded, then the sum: as float32 has them.
+    wide, middle = (np.repeat(x.astype(np.float32), 64, axis=1) for x in (scales, biases))
+    written.values[DOWN] = codes.astype(np.float32) * wide + middle
+    found = check(saved(written, {"bits": bits, "group_size": 64}))
+    if bits == 5:
+        assert found is None
+    else:
+        assert str(found.packing) == "int4 g64 offset"
+        # Numbers of bfloat16 in the middle of its range are numbers of float16.
+        assert found.scale_dtype == ("float32" if dtype is np.float32 else "float16")
+
+
+def test_weights_that_are_not_finite_have_no_packed_form(tmp_path):
+    written = Written(tmp_path)
+    scales, biases = scales_of("s", (40, 4), F16), np.zeros((40, 4), F16)
+    biases[3, 1] = np.inf
+    codes = integers("codes", 0, 15, (40, 256))
+    mlx_affine(written, MODULE, (40, 256), 4, 64, scales=scales, biases=biases, codes=codes)
+    assert check(saved(written, {"bits": 4, "group_size": 64})) is None

@@ -95,16 +95,20 @@ class MlxAffine(Storage):
         return values
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
-        """Returns a format where the biases are a whole or half number of scales below zero."""
+        """Returns the format of weights of 1 to 4 bits.
+
+        int4 with the biases as offsets has them all; where biases are a whole or half number of
+        scales below zero, a format that is smaller or faster may.
+        """
         if 0 in self.shape:
             return None
         plain = _Levels()
         for matrix in range(prod(self.shape[:-2])):
             for start, stop in row_blocks(self, _SCAN_BYTES):
                 plain.look(*self._read_groups(source, matrix, start, stop), self.bits)
-                if not plain.possible:
+                if not plain.finite or self.bits > 4:
                     return None
-                if self.bits > 1 and plain.ternary:
+                if self.bits > 1 and plain.possible and plain.ternary:
                     codes = self._read_codes(source, matrix, start, stop)
                     plain.ternary = int(codes.max()) <= 2
         return plain.result(self.group, self.bits)
@@ -128,7 +132,8 @@ class MlxAffine(Storage):
             turned = codes.max(axis=-1, keepdims=True) > 1
             codes, scales = np.where(turned, -codes, codes), np.where(turned, -scales, scales)
             return pack_exact(exact, codes, scales)
-        return pack_exact(exact, codes, scales, _zero_points(scales, biases))
+        offsets = exact.packing.zero == OFFSET
+        return pack_exact(exact, codes, scales, biases if offsets else _zero_points(scales, biases))
 
     def _read_codes(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
@@ -153,34 +158,41 @@ class _Levels:
     """What all scales and biases seen so far allow."""
 
     def __init__(self) -> None:
+        self.finite = True
         self.symmetric = True  # 1 bit: the two levels are ±s
-        self.possible = True
+        self.possible = True  # without offsets; of 1 bit: in the binary format
         self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
         self.two = True  # 2 bits: the zero of each group of a row is code 1, or of each code 2
         self._half = True
+        self._half_offsets = True
 
     def look(self, scales: NDArray[np.float32], biases: NDArray[np.float32], bits: int) -> None:
-        if not (np.isfinite(scales).all() and np.isfinite(biases).all()):
-            self.possible = False
-        elif bits == 1:
+        self.finite = bool(np.isfinite(scales).all() and np.isfinite(biases).all())
+        if not self.finite:
+            return
+        fits = fits_float16(scales)
+        self._half_offsets = self._half_offsets and fits and fits_float16(biases)
+        if bits == 1:
             half = scales * np.float32(0.5)
             middle = biases + half
             levels = (middle - half == biases) & (middle + half == biases + scales)
             self.possible = self.possible and bool(levels.all())
             self.symmetric = self.symmetric and bool((middle == 0).all())
             self._half = self._half and fits_float16(half) and fits_float16(middle)
-        else:
+        elif self.possible:
             zeros = _zero_points(scales, biases)
             whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= 15)
             # With few bits in scale and code all products and sums are exact in float32.
-            self.possible = bits <= 4 and self.possible and bool(whole.all())
+            self.possible = bool(whole.all()) and _few_bits(scales)
             self.ternary = self.ternary and bool((zeros == 1).all())
-            middle = ((zeros == 1).all(axis=-1) | (zeros == 2).all(axis=-1)).all()
-            self.two = bits == 2 and self.two and bool(middle)
-            self._half = self._half and fits_float16(scales)
-            self.possible = self.possible and _few_bits(scales)
+            of_rows = (zeros == 1).all(axis=-1) | (zeros == 2).all(axis=-1)
+            self.two = bits == 2 and self.two and bool(of_rows.all())
+            self._half = self._half and fits
 
     def result(self, group: int | None, bits: int) -> Exact:
+        if not self.possible:
+            dtype = "float16" if self._half_offsets else "float32"
+            return Exact(Packing("int4", group, OFFSET), dtype)
         scale_dtype = "float16" if self._half else "float32"
         if bits == 1:
             return Exact(Packing("binary", group, NONE if self.symmetric else OFFSET), scale_dtype)
