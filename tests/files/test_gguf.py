@@ -81,6 +81,28 @@ def test_plain_types_are_copied_and_read(tmp_path, kind):
         np.testing.assert_array_equal(tensor.read_rows(source, 0, 2, 4), stored[2:4].astype(F32))
 
 
+@pytest.mark.parametrize(
+    ("shape", "scales"), [((4, 64), (1,)), ((3, 4, 64), (3,)), ((3, 4, 64), (1,))]
+)
+def test_nvfp4_is_multiplied_by_the_scale_beside_it(tmp_path, shape, scales):
+    blocks = np.random.default_rng(1).integers(0, 127, (np.prod(shape) // 64, 36), np.uint8)
+    factors = np.arange(2, 2 + scales[0], dtype=F32)
+    tensors = {UP: (40, shape, blocks.tobytes())}
+    with Checkpoint(write(tmp_path, gguf_file(QWEN3, tensors))) as source:
+        plain = logical_tensors(source)[0].read(source)
+    scale = UP.replace("weight", "scale")
+    tensors[scale] = (0, scales, factors.tobytes())
+    with Checkpoint(write(tmp_path, gguf_file(QWEN3, tensors), "n.gguf")) as source:
+        (tensor,) = logical_tensors(source)
+        assert tensor.stored == (UP, scale)
+        expected = plain.reshape(-1, *shape[-2:]) * factors[:, None, None]
+        np.testing.assert_array_equal(tensor.read(source), expected.reshape(shape))
+    tensors[scale] = (0, (2,), np.ones(2, F32).tobytes())
+    path = write(tmp_path, gguf_file(QWEN3, tensors), "o.gguf")
+    with Checkpoint(path) as source, pytest.raises(FormatError, match="one F32 for each matrix"):
+        logical_tensors(source)
+
+
 @pytest.mark.parametrize("kind", ["Q2_0", "Q2_0_G128"])
 def test_layouts_of_q2_0_are_told_apart_by_their_size(tmp_path, kind):
     written = Written(tmp_path)

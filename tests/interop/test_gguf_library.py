@@ -16,7 +16,7 @@ NAME = "blk.0.ffn_up.weight"
 SCALES = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82),
     "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "TQ1_0": (52,),
-    "TQ2_0": (64,), "MXFP4": (), "IQ4_NL": (0,), "IQ4_XS": (0,), "IQ1_S": (0,), "IQ2_XXS": (0,),
+    "TQ2_0": (64,), "MXFP4": (), "NVFP4": (), "IQ4_NL": (0,), "IQ4_XS": (0,), "IQ1_S": (0,), "IQ2_XXS": (0,),
     "IQ2_XS": (0,), "IQ2_S": (0,), "IQ3_XXS": (0,), "IQ3_S": (0,), "IQ1_M": (),
 }  # fmt: skip
 
@@ -45,6 +45,8 @@ def test_random_blocks_have_the_values_that_the_library_gives(tmp_path, name):
         blocks[:, at : at + 2] = half.view(np.uint8).reshape(-1, 2)
     if name == "MXFP4":
         blocks[:, 0] = rng.integers(90, 150, len(blocks))
+    if name == "NVFP4":
+        blocks[:, :4] &= 0x7F
     if name == "IQ1_M":  # its scale is made of the upper bits of four words: never inf or NaN
         blocks[:, 55] &= 0x3F
     blocks = blocks.reshape(40, -1)

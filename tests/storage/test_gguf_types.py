@@ -10,6 +10,7 @@ import pytest
 from binq.storage.gguf_types import CODED, VALUED, halfs
 
 F32 = np.float32
+FP4 = (0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6)
 LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -69,6 +70,15 @@ def iq4_xs(block, i):
     return half(block, 0) * F32(scale - 32) * F32(LEVELS[nibble(block, 8 + 16 * group, j)])
 
 
+def nvfp4(block, i):
+    group, j = divmod(i, 16)
+    scale = int(block[group]) & 0x7F
+    exponent, mantissa = divmod(scale, 8)
+    size = mantissa * 2.0**-9 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    level = FP4[bits(block, 32 + 64 * group + 8 * (j % 8) + 4 * (j // 8), 4)]
+    return F32(0) if block[group] == 0x7F else F32(size) * F32(level)
+
+
 def q2_k(block, i):
     scale, minimum = (bits(block, 8 * (i // 16) + at, 4) for at in (0, 4))
     product = half(block, 80) * F32(scale) * F32(crumb(block, 16, i))
@@ -105,7 +115,8 @@ def q6_k(block, i):
 FORMULAS = {
     "Q4_1": (q4_1, (0, 2)), "Q5_0": (q5_0, (0,)), "Q5_1": (q5_1, (0, 2)),
     "IQ4_NL": (iq4_nl, (0,)), "IQ4_XS": (iq4_xs, (0,)), "Q2_K": (q2_k, (80, 82)),
-    "Q3_K": (q3_k, (108,)), "Q4_K": (q4_k, (0, 2)), "Q5_K": (q5_k, (0, 2)), "Q6_K": (q6_k, (208,)),
+    "NVFP4": (nvfp4, ()), "Q3_K": (q3_k, (108,)),
+    "Q4_K": (q4_k, (0, 2)), "Q5_K": (q5_k, (0, 2)), "Q6_K": (q6_k, (208,)),
 }  # fmt: skip
 
 

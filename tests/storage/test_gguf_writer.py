@@ -82,6 +82,21 @@ def test_two_levels_are_q4_1_where_their_numbers_are_halves(tmp_path):
         write_blocks(odd)
 
 
+def test_offsets_of_int4_are_q4_1(tmp_path):
+    rng = np.random.default_rng(3)
+    blocks = rng.integers(0, 256, (40 * 4, 20), dtype=np.uint8)
+    blocks[:, :4] = rng.uniform(-1, 1, (len(blocks), 2)).astype(np.float16).view(np.uint8)
+    blocks = blocks.reshape(40, 80)
+    values, exact = read_again(tmp_path, "Q4_1", blocks, (40, 128))
+    with Checkpoint(tmp_path / "m.gguf") as source:
+        (tensor,) = logical_tensors(source)
+        q = tensor.exact_rows(source, exact, 0, 0, 40)
+    kind, again = write_blocks(q)
+    assert kind == "Q4_1"
+    np.testing.assert_array_equal(again, blocks)
+    np.testing.assert_array_equal(q.dequantize(), values)
+
+
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [

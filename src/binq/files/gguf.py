@@ -59,6 +59,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
     42: ("Q2_0", 64, 18),
 }
@@ -68,7 +69,7 @@ _Q2_0_WIDE = ("Q2_0_G128", 128, 34)
 # Known ids that are refused by name.
 OTHER_TYPES = {
     9: "Q8_1", 15: "Q8_K", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
-    36: "I2_S of bitnet.cpp", 40: "NVFP4",
+    36: "I2_S of bitnet.cpp",
     142: "PQ2_0 (weights in a rotated basis)", 143: "PTQ1_0 (weights in a rotated basis)",
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from binq.array.packed import Packed
 from binq.array.packing import Packing
-from binq.errors import UnsupportedFormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.formats.zeros import OFFSET
 from binq.storage.base import CodedStorage, Exact, Storage, all_blocks, fits_float16, pack_exact
 from binq.storage.gguf_types import (
@@ -130,6 +131,24 @@ class GgufValued(Storage):
 
 
 @dataclass(frozen=True)
+class GgufScaled(GgufValued):
+    """A tensor of blocks, and another of one float for each matrix that multiplies it."""
+
+    scales: str = ""
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        return (self.name, self.scales)
+
+    def read_values(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.float32]:
+        scales = source.read(self.scales).reshape(-1)
+        values = super().read_values(source, matrix, start, stop)
+        return values * np.float32(scales[matrix if len(scales) > 1 else 0])
+
+
+@dataclass(frozen=True)
 class GgufAffine(GgufValued):
     """A tensor of 4-bit codes in groups of 32, each with a scale and an offset.
 
@@ -186,6 +205,8 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
             found[name] = GgufCoded(name, _matrix(info.shape), info.dtype)
         elif info.dtype in AFFINE:
             found[name] = GgufAffine(name, _matrix(info.shape), info.dtype)
+        elif info.dtype == "NVFP4" and name.removesuffix("weight") + "scale" in names:
+            found[name] = _scaled(source, name)
         elif info.dtype in VALUED:
             found[name] = GgufValued(name, _matrix(info.shape), info.dtype)
         elif info.dtype in LIBRARY:
@@ -196,6 +217,17 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
                 )
             found[name] = GgufValued(name, _matrix(info.shape), info.dtype)
     return found
+
+
+def _scaled(source: "Checkpoint", name: str) -> GgufScaled:
+    scales = name.removesuffix("weight") + "scale"
+    shape, info = _matrix(source.info(name).shape), source.info(scales)
+    if info.dtype != "F32" or prod(info.shape) not in (1, prod(shape[:-2])):
+        raise FormatError(
+            f"{source.path}: {scales!r} is {info.dtype} {info.shape}, expected one F32 for each "
+            f"matrix of {name!r}, whose shape is {shape}"
+        )
+    return GgufScaled(name, shape, "NVFP4", scales)
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,8 +10,9 @@ Source: the structs and dequantize functions of ggml.
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -127,6 +128,16 @@ def _mxfp4(blocks: Bytes) -> Floats:
     return values
 
 
+def _nvfp4(blocks: Bytes) -> Floats:
+    """Four groups of 16 with float8 scales; low nibbles are weights 0 to 7, high ones 8 to 15."""
+    bits = blocks[:, :4]
+    # The sign bit is not looked at, and NaN stands for 0.
+    scales = (bits & np.uint8(0x7F)).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    data = blocks[:, 4:].reshape(-1, 4, 8)
+    codes = np.concatenate([data & _FOUR, data >> 4], axis=2)
+    return _grouped(FP4[codes], np.where(bits == 0x7F, np.float32(0), scales))
+
+
 def _q4_1(blocks: Bytes) -> Floats:
     """``d * q + m``; nibbles as in Q4_0."""
     return _scaled(_nibbles(blocks[:, 4:]), blocks)
@@ -218,7 +229,7 @@ def _lines_of_q4_k(blocks: Bytes) -> tuple[Floats, Floats]:
     return scales, -minima
 
 
-def _grouped(codes: NDArray[np.integer], scales: Floats, minima: Floats | None = None) -> Floats:
+def _grouped(codes: NDArray[Any], scales: Floats, minima: Floats | None = None) -> Floats:
     """Returns ``scales * codes - minima`` of blocks (n, groups, weights of a group) in a row."""
     values: Floats = codes * scales[:, :, None]
     if minima is not None:
@@ -249,6 +260,7 @@ VALUED = {
     "IQ4_NL": Valued(32, 18, _iq4_nl),
     "IQ4_XS": Valued(256, 136, _iq4_xs),
     "MXFP4": Valued(32, 17, _mxfp4),
+    "NVFP4": Valued(64, 36, _nvfp4),
     "Q2_K": Valued(256, 84, _q2_k),
     "Q3_K": Valued(256, 110, _q3_k),
     "Q4_1": Valued(32, 20, _q4_1),
