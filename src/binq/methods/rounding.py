@@ -41,7 +41,9 @@ class Rounding:
         self._table: Floats = table.astype(np.float32)
         self._levels = Levels(self._table)
         self._group = (np.arange(w.shape[1]) // self._size).astype(np.int32)
-        self.index: NDArray[np.uint8] = np.searchsorted(table, start.codes()).astype(np.uint8)
+        places = np.zeros(256, np.uint8)
+        places[table.astype(np.uint8)] = np.arange(len(table), dtype=np.uint8)
+        self.index: NDArray[np.uint8] = places[start.codes().view(np.uint8)]
 
     @property
     def codes(self) -> NDArray[np.int8]:
