@@ -6,6 +6,7 @@ and complaints to standard error.
 
 import argparse
 import os
+import re
 import signal
 import sys
 import threading
@@ -99,6 +100,14 @@ def _shard_size(text: str) -> int:
     if not 1 <= size <= 2**60:
         raise argparse.ArgumentTypeError(f"must be a number of GB above 0, got {text!r}")
     return int(size)
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be a size such as 4GB or 500MB, got {text!r}")
+    step = 1024 if found[3] else 1000
+    return int(float(found[1]) * step ** " KMGT".index(found[2].upper() or " "))
 
 
 def _features(text: str) -> int:
@@ -277,6 +286,13 @@ def _add_quantize(commands: Any) -> None:
         metavar="FILE",
         help="what Calibrator.save wrote (method gptq, the default with it)",
     )
+    target = quantize.add_mutually_exclusive_group()
+    target.add_argument(
+        "--target-bpw", type=float, metavar="N", help="choose formats for N bits a packed weight"
+    )
+    target.add_argument(
+        "--target-bytes", type=_size, metavar="SIZE", help="for a folder of 4GB, 500MB or N bytes"
+    )
     _add_shared(quantize)
     quantize.add_argument(
         "--dry-run", action="store_true", help="show the plan and the sizes, write nothing"
@@ -361,6 +377,8 @@ def _quantize(options: argparse.Namespace) -> int:
             lm_head=options.lm_head,
             importance=options.importance,
             calibration=options.calibration,
+            target_bpw=options.target_bpw,
+            target_bytes=options.target_bytes,
             family=options.family,
             max_shard_bytes=options.max_shard_size,
             dry_run=options.dry_run,

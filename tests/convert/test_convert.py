@@ -14,7 +14,8 @@ from checkpoints.folders import LAYER, SMALL, load, one_file, tree, write_json
 
 import binq
 from binq.convert import Checkpoint, logical_tensors
-from binq.convert.plan import Settings, make_plan
+from binq.convert.item import Settings
+from binq.convert.plan import make_plan
 from binq.convert.rules import check_choice_of
 from binq.convert.verify import verify
 from binq.files.writer import name_room

@@ -257,7 +257,8 @@ def test_files_that_are_no_imatrix(source, tmp_path):
 
 def test_items_travel_to_workers(source, calibration):
     from binq.convert.evidence import EvidenceFile
-    from binq.convert.plan import Settings, make_plan
+    from binq.convert.item import Settings
+    from binq.convert.plan import make_plan
     from binq.convert.rules import check_choice_of
     from binq.files.checkpoint import Checkpoint
 

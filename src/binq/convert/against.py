@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from binq._memory import as_bytes
 from binq.array import QuantizedArray
 from binq.array.packed import Packed
-from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS, lanes
+from binq.convert.item import FLOATS
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, lanes
 from binq.convert.rewrite import round_to
 from binq.convert.tables import shown
 from binq.errors import FormatError

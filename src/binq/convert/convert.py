@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from binq.array.checks import check_int, check_path
 from binq.array.choices import FormatName, MethodName, NonfiniteName, ZeroName
 from binq.convert.evidence import EvidenceFile
 from binq.convert.fingerprint import conversion_fingerprint
+from binq.convert.item import Settings
 from binq.convert.output import links_left_out
-from binq.convert.plan import Plan, Settings, make_plan
+from binq.convert.plan import Plan, make_plan
 from binq.convert.report import Report
 from binq.convert.rules import check_choice_of
 from binq.convert.shard import Progress
@@ -41,6 +43,8 @@ def quantize_checkpoint(
     lm_head: str | None = None,
     importance: str | os.PathLike[str] | None = None,
     calibration: str | os.PathLike[str] | None = None,
+    target_bpw: float | None = None,
+    target_bytes: int | None = None,
     family: str | None = None,
     max_shard_bytes: int = 5_000_000_000,
     dry_run: bool = False,
@@ -77,6 +81,10 @@ def quantize_checkpoint(
       saved :class:`binq.Calibrator`: method ``"mse"`` weighs its errors by them
     - calibration: a saved :class:`binq.Calibrator`, whose names are those of the weights; the
       method's default is then ``"gptq"``. The bias of a layer that has one is corrected
+    - target_bpw, target_bytes: choose format and group size of each tensor that no rule decides, of
+      int2 and more bits in groups of 32 to 128, so that the sum of relative errors is the least
+      at that many bits a packed weight, or bytes of all tensors; errors are those of a few rows,
+      weighed by importance or calibration where it is given
     - max_shard_bytes: where a new file begins
     - dry_run: plan only, write nothing
     - overwrite: replace what lies at dst; resume: go on with the work of a killed run of the same
@@ -109,7 +117,14 @@ def quantize_checkpoint(
     default = check_choice_of(format, group_size, method, symmetric, zero, nonfinite)
     check_int("max_shard_bytes", max_shard_bytes, 1, 2**60)
     settings = Settings(
-        default, tuple(rules), embeddings, lm_head, max_shard_bytes, family, *evidence
+        default,
+        tuple(rules),
+        embeddings,
+        lm_head,
+        max_shard_bytes,
+        family,
+        *evidence,
+        *_check_targets(target_bpw, target_bytes, symmetric),
     )
     part = _check_part(part)
     # A link stays a link: the folder behind it is replaced.
@@ -146,6 +161,25 @@ def quantize_checkpoint(
         report.seconds = time.perf_counter() - started
         report.bytes_done = nbytes
     return report
+
+
+def _check_targets(
+    bpw: float | None, nbytes: int | None, symmetric: bool
+) -> tuple[float | None, int | None]:
+    """Returns the targets, of which at most one is given. Raises ValueError or TypeError."""
+    if bpw is None and nbytes is None:
+        return None, None
+    if bpw is not None and nbytes is not None:
+        raise ValueError("target_bpw must be None where target_bytes is given")
+    if not symmetric:
+        raise ValueError("symmetric must be True with a target: it chooses among symmetric formats")
+    if nbytes is not None:
+        return None, check_int("target_bytes", nbytes, 1, 2**60)
+    if isinstance(bpw, bool) or not isinstance(bpw, Real):
+        raise TypeError(f"target_bpw must be a number, got {bpw!r}")
+    if not 0 < bpw < 64:
+        raise ValueError(f"target_bpw must be a number of bits above 0, got {bpw}")
+    return float(bpw), None
 
 
 def _check_part(part: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 from binq._version import __version__
-from binq.convert.plan import Settings
+from binq.convert.item import Settings
 from binq.files.checkpoint import Checkpoint
 
 # Weights that were trained further differ everywhere; of each tensor a few hundred bytes tell that.

@@ -6,7 +6,8 @@ from typing import Any
 
 from binq._version import __version__
 from binq.convert.fingerprint import source_sample
-from binq.convert.plan import Plan, Settings
+from binq.convert.item import Settings
+from binq.convert.plan import Plan
 from binq.files.checkpoint import Checkpoint
 from binq.files.settings import SIDE_FILES
 from binq.models import find_family
@@ -49,6 +50,8 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
         "rules": list(settings.rules),
         "embeddings": settings.embeddings,
         "lm_head": settings.lm_head,
+        "target_bpw": settings.target_bpw,
+        "target_bytes": settings.target_bytes,
         "importance": settings.importance and Path(settings.importance.path).name,
         "calibration": settings.calibration and Path(settings.calibration.path).name,
         "corrected": {i.tensor.name: i.corrected for i in plan.items if i.corrected},

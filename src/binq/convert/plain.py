@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS
+from binq.convert.item import FLOATS
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES
 from binq.errors import FormatError, NonFiniteError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint

@@ -3,19 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from binq.convert.evidence import Evidence, EvidenceFile, Knowledge, shown
+from binq.convert.informed import informed
+from binq.convert.item import FLOATS, Item, Settings
 from binq.convert.rules import KEEP, Choice, Rule, parse_option, parse_rules
-from binq.convert.tensor_report import TensorReport
+from binq.convert.target import budgeted
 from binq.convert.tied import find_copies
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.files.dtypes import BITS
 from binq.files.header import MAX_HEADER, check_name
-from binq.files.metadata import Description
 from binq.files.writer import name_room
-from binq.methods.quantize import get_method
 from binq.models import is_tied, logical_tensors, what_is_unknown
 from binq.models.gguf_names import what_differs
 from binq.models.tensor import LogicalTensor
@@ -26,111 +22,11 @@ from binq.storage.base import Exact
 BLOCK_BYTES = 1 << 25
 COPY_BYTES = 1 << 26  # Tensors that are kept, in pieces of this many.
 MOST_LANES = 8  # More threads would wait for memory, and take more of it.
-FLOATS = ("BF16", "F16", "F32", "F64")
 
 
 def lanes() -> int:
     """Returns how many blocks of rows are read and packed side by side, each by one thread."""
     return min(get_num_threads(), MOST_LANES)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides the bytes of the output, besides the source."""
-
-    default: Choice
-    rules: tuple[str, ...] = ()
-    embeddings: str | None = None
-    lm_head: str | None = None
-    max_shard_bytes: int = 5_000_000_000
-    family: str | None = None
-    importance: EvidenceFile | None = None
-    calibration: EvidenceFile | None = None
-
-
-@dataclass(frozen=True)
-class Item:
-    """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept.
-
-    A kept one with ``tied`` has the bytes of the tensor of that name, and is not stored again.
-    ``evidence`` says where the numbers of its inputs lie. To a kept bias with ``corrected`` is
-    added what the packed weight of that name, the item before it, leaves over.
-    """
-
-    tensor: LogicalTensor
-    choice: Choice | None = None
-    exact: Exact | None = None
-    reason: str = ""
-    tied: str = ""
-    evidence: Evidence | None = None
-    corrected: str = ""
-
-    @property
-    def kept(self) -> bool:
-        return self.choice is None
-
-    @property
-    def description(self) -> Description:
-        """Returns what the output says of a packed tensor."""
-        assert self.choice is not None
-        packing = self.choice.packing if self.exact is None else self.exact.packing
-        return Description(packing, self.tensor.shape)
-
-    @property
-    def label(self) -> str:
-        """Returns what a table shows: ``int4 g128``, ``binary g128 exact`` or ``BF16``.
-
-        ``int4 g32 offset codes``: the source's codes with scales that were rounded.
-        """
-        if self.exact is not None:
-            return f"{self.exact.packing} {'codes' if self.exact.rounded else 'exact'}"
-        if self.tied:
-            return "tied"
-        return self.kept_dtype if self.choice is None else str(self.choice)
-
-    @property
-    def kept_dtype(self) -> str:
-        """Returns the type in which a kept tensor is stored: its own, where the output has it.
-
-        What only other files have becomes float16, unless writing it shows that bfloat16 is nearer.
-        """
-        return self.tensor.dtype if self.tensor.copyable or self.tensor.dtype in FLOATS else "F16"
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Returns the names of the stored tensors of the output."""
-        if not self.kept:
-            return tuple(self.description.part_names(self.tensor.name))
-        if self.tied:
-            return ()
-        return tuple(self.tensor.copies.values()) if self.tensor.copyable else (self.tensor.name,)
-
-    def report(self, source: Checkpoint) -> TensorReport:
-        """Returns what is known of it beforehand."""
-        return TensorReport(
-            self.tensor.name,
-            self.tensor.shape,
-            self.label,
-            self.tensor.role,
-            self.bytes_before(source),
-            self.bytes_after(source),
-            self.reason,
-        )
-
-    def bytes_before(self, source: Checkpoint) -> int:
-        """Returns the bytes of the stored tensors."""
-        return sum(source.info(name).nbytes for name in self.tensor.stored)
-
-    def bytes_after(self, source: Checkpoint) -> int:
-        """Returns the bytes in the output, scales as float16 where they are not known to differ."""
-        if self.tied:
-            return 0
-        if self.kept:
-            if self.tensor.copyable:
-                return self.bytes_before(source)
-            return self.tensor.size * BITS[self.kept_dtype] // 8
-        dtype = np.dtype(self.exact.scale_dtype if self.exact else np.float16)
-        return self.description.packing.nbytes(self.tensor.shape, dtype)
 
 
 @dataclass(frozen=True)
@@ -173,7 +69,9 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
             )
     items = tuple(_decide(source, tensor, rules, options, settings.default) for tensor in tensors)
     items = _tied(source, items)
-    items, unseen = _informed(items, settings)
+    ruled = {t.name for t in tensors if any(_matches(source, rule, t) for rule in rules)}
+    items = budgeted(source, items, ruled, settings)
+    items, unseen = informed(items, settings)
     _check_names(source, items)
     shards: list[list[Item]] = [[]]
     filled = header = 0
@@ -188,100 +86,6 @@ def make_plan(source: Checkpoint, settings: Settings) -> Plan:
         header += room
     notes = (*_notes(source, tensors, settings), *unseen)
     return Plan(items, tuple(map(tuple, shards)), _peak_bytes(items, settings.default), notes)
-
-
-def _informed(
-    items: tuple[Item, ...], settings: Settings
-) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """Returns the items with what is known of their inputs, and notes on what is not.
-
-    The bias of a calibrated weight follows it, so that one shard holds both.
-    Raises ValueError where a file knows nothing that is needed.
-    """
-    methods = {id(i): get_method(i.choice.method, i.choice.packing) for i in items if i.choice}
-    working = [item for item in items if not item.kept and item.exact is None]
-    needing = [item for item in working if methods[id(item)].uses_statistics]
-    found: dict[int, Evidence] = {}
-    if settings.calibration is None:
-        if needing:
-            raise ValueError(
-                f"calibration (--calibration) must be given for method "
-                f"{str(methods[id(needing[0])])!r}"
-            )
-    elif not any(method.uses_statistics for method in methods.values()):
-        raise ValueError(
-            "calibration (--calibration) must be None where no method uses it; "
-            "importance (--importance) takes the same file for method 'mse'"
-        )
-    else:
-        found, lacking = _evidence_of(needing, settings.calibration)
-        # Embeddings are looked up, not multiplied: there is nothing to see.
-        lacking = [i for i in lacking if i.tensor.role not in ("embedding", "head")]
-        if lacking:
-            names = [item.tensor.name for item in lacking]
-            raise ValueError(
-                f"calibration: {settings.calibration.path} has no rows of {shown(names)}; "
-                f"a rule such as {names[0]}=int4:mse does without them"
-            )
-    notes: tuple[str, ...] = ()
-    if settings.importance is not None:
-        able = [i for i in working if id(i) not in found and methods[id(i)].uses_importance]
-        weighed, lacking = _evidence_of(able, settings.importance)
-        if able and not weighed:
-            raise ValueError(
-                f"importance: {settings.importance.path} knows none of the {len(able)} tensors "
-                f"that are quantized, such as {able[0].tensor.name!r}"
-            )
-        if lacking:
-            names = [item.tensor.name for item in lacking]
-            notes = (
-                f"importance: {settings.importance.path} does not know {shown(names)}: all "
-                "their inputs count alike",
-            )
-        found |= weighed
-    biases = {item.tensor.name: item for item in items if item.kept and not item.tied}
-    result: list[Item] = []
-    moved: set[str] = set()
-    for item in items:
-        evidence = found.get(id(item))
-        if item.choice is not None and evidence is None and methods[id(item)].uses_statistics:
-            item = replace(item, choice=replace(item.choice, method="mse"))
-        if evidence is None or not methods[id(item)].uses_statistics:
-            result.append(replace(item, evidence=evidence))
-            continue
-        bias = biases.get(item.tensor.name.removesuffix(".weight") + ".bias")
-        fits = bias is not None and _is_bias(bias, item)
-        result.append(replace(item, evidence=replace(evidence, moments=True, centred=fits)))
-        if bias is not None and fits:
-            result.append(replace(bias, corrected=item.tensor.name, reason="corrected"))
-            moved.add(bias.tensor.name)
-    return tuple(i for i in result if i.corrected or i.tensor.name not in moved), notes
-
-
-def _evidence_of(
-    items: Sequence[Item], file: EvidenceFile
-) -> tuple[dict[int, Evidence], list[Item]]:
-    """Returns where the numbers of each item (by id) lie, and the items of which there are none."""
-    knowledge = Knowledge(file)
-    found, lacking = {}, []
-    for item in items:
-        place = knowledge.find(item.tensor)
-        if place is None:
-            lacking.append(item)
-        else:
-            found[id(item)] = Evidence(file, *place)
-    return found, lacking
-
-
-def _is_bias(bias: Item, weight: Item) -> bool:
-    """Returns whether a tensor is the plain bias of a matrix of weights, stored with its name."""
-    tensor = bias.tensor
-    return (
-        tensor.shape == weight.tensor.shape[-2:-1]
-        and len(weight.tensor.shape) == 2
-        and tensor.copyable
-        and tensor.dtype in FLOATS
-    )
 
 
 def _tied(source: Checkpoint, items: tuple[Item, ...]) -> tuple[Item, ...]:

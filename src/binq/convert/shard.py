@@ -21,7 +21,8 @@ from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.convert.evidence import EvidenceFile, Knowledge
 from binq.convert.health import Health, moments
-from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, FLOATS, Item, lanes
+from binq.convert.item import FLOATS, Item
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, lanes
 from binq.convert.rewrite import HALF, Rounding, round_to
 from binq.convert.tensor_report import TensorReport
 from binq.errors import NonFiniteError

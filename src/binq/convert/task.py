@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from binq.convert.plan import Item
+from binq.convert.item import Item
 from binq.convert.shard import Progress, write_shard
 from binq.files.checkpoint import Checkpoint
 from binq.files.replacing import replacing

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from binq.convert.fingerprint import conversion_fingerprint
+from binq.convert.item import Settings
 from binq.convert.lock import LOCK_NAMES, Lock
 from binq.convert.output import other_files, output_config, weight_map
-from binq.convert.plan import Plan, Settings
+from binq.convert.plan import Plan
 from binq.convert.shard import Progress
 from binq.convert.task import (
     MANIFEST,
