@@ -31,7 +31,7 @@ class Isa(NamedTuple):
     unix: tuple[str, ...] = ()
     """Flags of GCC and clang."""
     msvc: tuple[str, ...] | None = ()
-    """Flags of MSVC, or None where it is not known to compile the module, which is then left out."""
+    """Flags of MSVC, or None where it is not known to compile the module: left out then."""
 
     @property
     def module(self) -> str:

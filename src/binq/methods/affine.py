@@ -4,10 +4,13 @@ The rule is binq.reference.affine.best_affine, for many groups at once.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from binq.methods.stored import Floats, lane_sums
+from binq.methods.storing import primitive_lines
 
-_STARTS = (1.0, 0.85, 0.7)
+# 0: the smallest gap between two weights.
+_STARTS = (0.0, 1.0, 0.85, 0.7)
 _ROUNDS = 8
 _HIGHEST = 15.0
 
@@ -23,10 +26,14 @@ def best_affine(w: Floats, h: Floats) -> tuple[Floats, Floats]:
     count, total = lane_sums(h), lane_sums(h * w)
     step = (high - low) / _HIGHEST
     gain, best_scale, best_offset = np.zeros(len(w)), step.copy(), low.copy()
+    gap = _smallest_gaps(w, matters)
     for start in _STARTS:
         scale = start * step
         offset = (low + high) * 0.5 - 7.5 * scale
         left = np.flatnonzero(high > low)
+        if start == 0:
+            scale, offset = gap.copy(), low.copy()
+            left = left[(high - low <= 15.5 * gap)[left]]
         for _ in range(_ROUNDS):
             if not left.size:
                 break
@@ -49,4 +56,15 @@ def best_affine(w: Floats, h: Floats) -> tuple[Floats, Floats]:
             moved = (next_scale != scale[left]) | (next_offset != offset[left])
             scale[left], offset[left] = next_scale, next_offset
             left = left[moved]
-    return best_scale, best_offset
+    best_scale = np.where(high > low, best_scale, 0.0)
+    return primitive_lines(w, matters, best_scale, best_offset)
+
+
+def _smallest_gaps(w: Floats, matters: NDArray[np.bool_]) -> Floats:
+    """Returns the smallest gap between two different weights of each row."""
+    if w.shape[1] < 2:
+        return np.full(len(w), np.inf)
+    with np.errstate(invalid="ignore"):
+        gaps = np.diff(np.sort(np.where(matters, w, np.inf), axis=1))
+    found: Floats = np.where(gaps > 0, gaps, np.inf).min(axis=1)
+    return found

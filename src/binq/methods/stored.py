@@ -33,9 +33,10 @@ def group_starts(packing: Packing, columns: int) -> NDArray[np.intp]:
 
 def lane_sums(values: Floats) -> Floats:
     """Returns sums along the last axis in binq.reference's order: eight running sums, folded."""
-    padded = np.zeros((*values.shape[:-1], -(-values.shape[-1] // 8) * 8))
+    eights = -(-values.shape[-1] // 8)
+    padded = np.zeros((*values.shape[:-1], eights * 8))
     padded[..., : values.shape[-1]] = values
-    lanes = np.add.accumulate(padded.reshape(*values.shape[:-1], -1, 8), axis=-2)[..., -1, :]
+    lanes = np.add.accumulate(padded.reshape(*values.shape[:-1], eights, 8), axis=-2)[..., -1, :]
     for half in (4, 2, 1):
         lanes = lanes[..., :half] + lanes[..., half:]
     total: Floats = lanes[..., 0]

@@ -19,6 +19,7 @@ from binq.methods.stored import (
     nearest_codes,
     stored_scales,
 )
+from binq.methods.storing import fit_to_storage
 
 # Zero points in the order they are tried: the likely ones first.
 _ZERO_POINTS = tuple(zero for step in range(8) for zero in (7 - step, 8 + step))
@@ -42,7 +43,7 @@ def quantize_weighted(
         w = np.ascontiguousarray(weights, np.float32).reshape(-1, weights.shape[-1])
     if not np.isfinite(w).all():
         raise Nonfinite
-    best, best_zeros = _best(w, packing, importance)
+    best, best_zeros = _best(w, packing, importance, scale_dtype == np.float16)
     used = np.logical_or.reduceat(w != 0, group_starts(packing, w.shape[1]), axis=1)
     scales, zeros = stored_scales(best, best_zeros, used, packing, scale_dtype)
     codes = nearest_codes(w, scales, zeros, packing)
@@ -56,7 +57,7 @@ def quantize_weighted(
 
 
 def _best(
-    w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
+    w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32], half: bool
 ) -> tuple[Floats, Floats | None]:
     """Returns the best scales of all groups, and their zero points or offsets."""
     if packing.format == "binary" or packing.zero == OFFSET:
@@ -84,6 +85,22 @@ def _best(
         scales,
         lows,
     )
+    if packing.format != "ternary":
+        span = codes[-1] - codes[0]
+        blocks = max(1, _BLOCK // w.shape[1])
+        for start in range(0, len(w), blocks):
+            rows = slice(start, start + blocks)
+            values, h = _in_groups(w[rows], packing, importance)
+            shape, size = values.shape[:2], values.shape[2]
+            h = np.broadcast_to(h, values.shape).reshape(-1, size)
+            scales[rows] = fit_to_storage(
+                np.where(h > 0, values.reshape(-1, size), 0.0),
+                h,
+                scales[rows].reshape(-1),
+                lows[rows].reshape(-1),
+                span,
+                half,
+            ).reshape(shape)
     if packing.zero == CODE:
         return scales, -lows.astype(np.float64)
     return np.where(lows == codes[0], scales, -scales), None

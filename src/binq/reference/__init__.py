@@ -10,6 +10,7 @@ row).
 - quantizers: the scale of a group by each method, codes, quantize
 - search: the best of all scales
 - affine: scales and offsets of int4
+- rounding: from the best scale to the one that is stored
 - errors: measure
 """
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.rounding import primitive_line
 from binq.reference.search import Floats, lane_sum
 
 STARTS = (1.0, 0.85, 0.7)
@@ -19,8 +20,10 @@ def best_affine(w: Floats, importance: Floats | None = None) -> tuple[float, flo
 
     Codes and line by turns: the codes nearest to the weights under a line, then the line of least
     squares through these codes, up to 8 times; from the line between the smallest and the largest
-    weight, and from lines of 0.85 and 0.7 of its slope about its middle. Of all lines met the best
-    is taken: within some per cent of the least error of all, which is not searched for.
+    weight, and from lines of 0.85 and 0.7 of its slope about its middle. Before these comes the
+    line from the smallest weight whose slope is the smallest gap between two weights, where 16
+    levels then span them: weights that lie on such levels come back exactly. Of all lines met the
+    best is taken: within some per cent of the least error of all, which is not searched for.
 
     With sums over the weights of a group, each times its importance h (1 where none is given), the
     line through codes q has the slope (H·Σhwq − Σhq·Σhw) / (H·Σhq² − (Σhq)²), where H = Σh, and
@@ -33,9 +36,13 @@ def best_affine(w: Floats, importance: Floats | None = None) -> tuple[float, flo
         return 0.0, low
     count, total = lane_sum(h), lane_sum(h * w)
     best = (0.0, (high - low) / 15.0, low)
-    for shrink in STARTS:
-        scale = shrink * ((high - low) / 15.0)
-        offset = (low + high) * 0.5 - 7.5 * scale
+    lines = [(shrink * ((high - low) / 15.0), (low + high) * 0.5) for shrink in STARTS]
+    starts = [(scale, middle - 7.5 * scale) for scale, middle in lines]
+    gaps = np.diff(np.sort(w[matters]))
+    gap = float(gaps[gaps > 0].min())
+    if high - low <= 15.5 * gap:
+        starts.insert(0, (gap, low))
+    for scale, offset in starts:
         for _ in range(ROUNDS):
             codes: NDArray[np.float64] = np.rint(np.clip((w - offset) / scale, 0.0, 15.0))
             sum_q, sum_qq = lane_sum(h * codes), lane_sum(h * (codes * codes))
@@ -51,4 +58,4 @@ def best_affine(w: Floats, importance: Floats | None = None) -> tuple[float, flo
                 best = (gain, scale, offset)
             if before == (scale, offset):
                 break
-    return best[1:]
+    return primitive_line(w[matters], best[1], best[2])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from binq.reference.affine import absmax_affine, best_affine
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
+from binq.reference.rounding import better_half, primitive_scale
 from binq.reference.search import Floats, ScaleSearch, lane_sum
 
 # A smaller float16 scale has fewer than 5 significant bits.
@@ -84,8 +85,9 @@ def quantize_to_codes(
                 continue
             exact = values.astype(np.float64)
             h = None if matters is None else weights_of_errors(exact, matters[columns])
-            found = find_scale(exact, format, method, symmetric, h, offsets)
-            rounded = round_scale(*found, format, scale_dtype == "float16", offsets)
+            half = scale_dtype == "float16"
+            found = find_scale(exact, format, method, symmetric, h, offsets, half)
+            rounded = round_scale(*found, format, half, offsets)
             codes[row, columns] = nearest_codes(values, *rounded, format, symmetric, offsets)
             scales[row, group] = rounded[0]
             if zero_points is not None:
@@ -100,6 +102,7 @@ def find_scale(
     symmetric: bool,
     importance: Floats | None = None,
     offsets: bool = False,
+    half: bool = False,
 ) -> tuple[float, float]:
     """Returns the scale of one group and its zero point or offset (0 where there is none).
 
@@ -110,11 +113,11 @@ def find_scale(
     if format == "int4":
         if method == "absmax":
             return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
-        return best_even(w, format, symmetric, importance)
+        return best_even(w, format, symmetric, importance, half)
     if format == "int2":
         if method == "absmax":
             return absmax_int2(w)
-        return best_even(w, format, symmetric, importance)
+        return best_even(w, format, symmetric, importance, half)
     if format == "ternary":
         if importance is not None:
             return best_weighted_ternary(w, importance), 0.0
@@ -291,7 +294,7 @@ _ASYMMETRIC = tuple((7 - step, 8 + step) for step in range(8))
 
 
 def best_even(
-    w: Floats, format: str, symmetric: bool, importance: Floats | None = None
+    w: Floats, format: str, symmetric: bool, importance: Floats | None = None, half: bool = False
 ) -> tuple[float, float]:
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
@@ -301,6 +304,9 @@ def best_even(
     Symmetric weights have codes −n/2..n/2 − 1 and a scale of either sign. A negative scale s with
     codes q is the positive scale −s with codes −q: zero point n/2 − 1. It is returned as
     (s, n/2).
+
+    The scale is the one whose codes have no common divisor, and, for float16, that of its two
+    neighbours there which leaves the smaller error.
     """
     search = ScaleSearch(w, importance)
     top = EVEN[format] - 1
@@ -308,6 +314,11 @@ def best_even(
     for one, two in ((middle, middle - 1),) if symmetric else _ASYMMETRIC:
         for _ in zip_longest(search.turns(-one, top - one), search.turns(-two, top - two)):
             pass
+    scale, low = search.scale, search.low
+    if scale > 0:
+        scale = primitive_scale(search.w, scale, low, low + top)
+        if half:
+            scale = better_half(search.w, scale, low, low + top, importance)
     if symmetric:
-        return (search.scale if search.low != 1 - middle else -search.scale), float(middle)
-    return search.scale, float(-search.low)
+        return (scale if low != 1 - middle else -scale), float(middle)
+    return scale, float(-low)

@@ -102,6 +102,7 @@ cdef inline double clipped(double value, double low, double high) noexcept nogil
 
 include "quantizers_sorted.pxi"
 include "quantizers_search.pxi"
+include "quantizers_rounding.pxi"
 include "quantizers_int4.pxi"
 include "quantizers_int2.pxi"
 include "quantizers_offset.pxi"

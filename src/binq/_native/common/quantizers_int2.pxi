@@ -22,6 +22,7 @@ cdef inline void find_int2(Batch *batch, const QuantizeJob *job) noexcept nogil:
             for k in range(best.n):
                 batch.row[k] = batch.values[k * LANES + lane]
             search_two(&best, batch.stack, 2, 1, low[lane], high[lane])
+            fit_to_storage(&best, not job.scales_float32)
         # Codes -1..2 are -2..1 with the other sign.
         batch.scale[lane] = -best.scale if best.zero_point == 1.0 else best.scale
 

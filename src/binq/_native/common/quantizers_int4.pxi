@@ -48,13 +48,14 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
                 batch.row[k] = batch.values[k * LANES + lane]
             if job.zero == ZERO_NONE:
                 search_two(&best, batch.stack, 8, 7, low[lane], high[lane])
-                if best.zero_point == 7.0:
-                    best.zero_point = 8.0
-                    best.scale = -best.scale
             else:
                 # 7 and 8, 6 and 9, ... 0 and 15.
                 for step in range(8):
                     search_two(&best, batch.stack, 7 - step, 8 + step, low[lane], high[lane])
+            fit_to_storage(&best, not job.scales_float32)
+            if job.zero == ZERO_NONE and best.zero_point == 7.0:
+                best.zero_point = 8.0
+                best.scale = -best.scale
         batch.scale[lane] = best.scale
         batch.zero[lane] = best.zero_point
 

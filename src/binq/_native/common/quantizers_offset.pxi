@@ -1,8 +1,8 @@
 # int4 with an offset a group: from the least to the greatest weight, or by turns the nearest codes
-# and the best line through them, from three first guesses. Bit for bit as binq.reference.affine.
+# and the best line through them, from four first guesses. Bit for bit as binq.reference.affine.
 
 cdef enum:
-    AFFINE_STARTS = 3
+    AFFINE_STARTS = 4
     AFFINE_ROUNDS = 8
 
 
@@ -40,13 +40,14 @@ cdef inline void find_offset_int4(Batch *batch, const QuantizeJob *job) noexcept
     cdef double high[8]
     cdef double totals[8]
     cdef double gains[8]
+    cdef double gaps[8]
     cdef double scale[8]
     cdef double offset[8]
     cdef bint is_open[8]
     cdef double n = <double>batch.n
     cdef double value
     cdef Py_ssize_t k, lane
-    cdef int start, turn
+    cdef int start, turn, divisor
     for lane in range(LANES):
         low[lane] = batch.values[lane]
         high[lane] = batch.values[lane]
@@ -63,17 +64,47 @@ cdef inline void find_offset_int4(Batch *batch, const QuantizeJob *job) noexcept
         return
     for lane in range(LANES):
         totals[lane] = lane_total(batch, lane)
+    find_gaps(batch, gaps)
     for start in range(AFFINE_STARTS):
         for lane in range(LANES):
             is_open[lane] = high[lane] > low[lane]
-            scale[lane] = (1.0 if start == 0 else 0.85 if start == 1 else 0.7) * (
+            scale[lane] = (1.0 if start == 1 else 0.85 if start == 2 else 0.7) * (
                 (high[lane] - low[lane]) / 15.0)
             offset[lane] = (low[lane] + high[lane]) * 0.5 - 7.5 * scale[lane]
+            if start == 0:
+                is_open[lane] = is_open[lane] and high[lane] - low[lane] <= 15.5 * gaps[lane]
+                scale[lane] = gaps[lane]
+                offset[lane] = low[lane]
             if not is_open[lane]:
                 scale[lane] = 1.0
         for turn in range(AFFINE_ROUNDS):
             if not better_lines(batch, n, totals, scale, offset, is_open, gains):
                 break
+    for lane in range(LANES):
+        if high[lane] > low[lane]:
+            for k in range(batch.n):
+                batch.row[k] = batch.values[k * LANES + lane]
+            value = nearest_code(low[lane] - batch.zero[lane], batch.scale[lane], 0.0, 15.0)
+            divisor = common_divisor(batch.row, batch.n, batch.zero[lane], batch.scale[lane],
+                                     0.0, 15.0, value)
+            if divisor > 1:
+                batch.zero[lane] += batch.scale[lane] * value
+                batch.scale[lane] *= divisor
+
+
+cdef inline void find_gaps(Batch *batch, double *gaps) noexcept nogil:
+    # The smallest gap between two different weights of each row.
+    cdef double gap
+    cdef Py_ssize_t k, lane
+    memcpy(batch.sorted, batch.values, batch.n * LANES * sizeof(float))
+    sort_rows(batch.sorted, batch.n)
+    for lane in range(LANES):
+        gaps[lane] = 1e300
+    for k in range(1, batch.n):
+        for lane in range(LANES):
+            gap = <double>batch.sorted[k * LANES + lane] - <double>batch.sorted[
+                (k - 1) * LANES + lane]
+            gaps[lane] = gap if 0.0 < gap < gaps[lane] else gaps[lane]
 
 
 cdef inline double lane_total(const Batch *batch, Py_ssize_t lane) noexcept nogil:

@@ -1,0 +1,58 @@
+"""From the best scales of groups to those that are stored: binq.reference.rounding, vectorised."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.methods.stored import SMALLEST_HALF_SCALE, Floats, lane_sums
+
+
+def fit_to_storage(
+    w: Floats, h: Floats, scales: Floats, lows: NDArray[np.int8], span: int, half: bool
+) -> Floats:
+    """Returns scales whose codes have no common divisor, the better float16 of two where half.
+
+    - w, h: weights and importance ``(groups, size)``; w is 0 where h is
+    - scales: 0 or more; lows: the lowest code of each group, span less than the highest
+    """
+    used = np.flatnonzero(scales > 0)
+    result = scales.copy()
+    w, h, s = w[used], h[used], scales[used]
+    low = lows[used, np.newaxis].astype(np.float64)
+    codes = np.rint(np.clip(w / s[:, np.newaxis], low, low + span)).astype(np.int64)
+    s = s * np.maximum(np.gcd.reduce(np.abs(codes), axis=1), 1)
+    if half:
+        with np.errstate(over="ignore", under="ignore"):
+            near = s.astype(np.float16)
+            other = np.nextafter(near, np.where(near < s, np.float16(np.inf), np.float16(0)))
+        nears, others = near.astype(np.float64), other.astype(np.float64)
+        held = (nears != s) & (nears >= SMALLEST_HALF_SCALE) & (nears < np.inf)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            better = _saved(w, h, others, low, span) > _saved(w, h, nears, low, span)
+        s = np.where(held, np.where(better, others, nears), s)
+    result[used] = s
+    return result
+
+
+def _saved(w: Floats, h: Floats, scales: Floats, low: Floats, span: int) -> Floats:
+    """Returns what the codes under these scales take off the sum of squares."""
+    codes = np.rint(np.clip((1.0 / scales)[:, np.newaxis] * w, low, low + span))
+    a, b = lane_sums(h * w * codes), lane_sums(h * (codes * codes))
+    found: Floats = 2.0 * scales * a - scales * scales * b
+    return found
+
+
+def primitive_lines(
+    w: Floats, matters: NDArray[np.bool_], scales: Floats, offsets: Floats
+) -> tuple[Floats, Floats]:
+    """Returns scales and offsets whose codes, from 0 on, have no common divisor."""
+    used = np.flatnonzero(scales > 0)
+    s, o = scales[used], offsets[used]
+    steps = (w[used] - o[:, np.newaxis]) / s[:, np.newaxis]
+    codes = np.rint(np.clip(steps, 0, 15)).astype(np.int64)
+    base = np.where(matters[used], codes, 15).min(axis=1)
+    apart = np.where(matters[used], codes - base[:, np.newaxis], 0)
+    divisor = np.maximum(np.gcd.reduce(apart, axis=1), 1)
+    scales, offsets = scales.copy(), offsets.copy()
+    offsets[used] = np.where(divisor > 1, o + s * base, o)
+    scales[used] = s * divisor
+    return scales, offsets

@@ -1,0 +1,51 @@
+"""From the best scale of a group to the one that is stored."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.reference.search import Floats, lane_sum
+
+
+def primitive_scale(w: Floats, scale: float, lowest: int, highest: int) -> float:
+    """Returns the scale whose codes have no common divisor, for the same weights.
+
+    Weights that are multiples of one number have many best scales: for ones, 1/8 with the codes 8
+    is as good as 1 with the codes 1, but only 1 is exact in float16.
+    """
+    codes = np.rint(np.clip(w / scale, lowest, highest)).astype(np.int64)
+    return scale * max(int(np.gcd.reduce(np.abs(codes))), 1)
+
+
+def primitive_line(w: Floats, scale: float, offset: float) -> tuple[float, float]:
+    """Returns scale and offset whose codes, from 0 on, have no common divisor; codes are 0 to 15.
+
+    They stay as they are where the divisor is 1 already.
+    """
+    codes: NDArray[np.int64] = np.rint(np.clip((w - offset) / scale, 0, 15)).astype(np.int64)
+    base = int(codes.min())
+    divisor = int(np.gcd.reduce(codes - base))
+    return (scale * divisor, offset + scale * base) if divisor > 1 else (scale, offset)
+
+
+def better_half(
+    w: Floats, scale: float, lowest: int, highest: int, importance: Floats | None = None
+) -> float:
+    """Returns that of the two float16 around a positive scale that leaves the smaller error.
+
+    The nearer one where they are equal, or where float16 does not hold the scale.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        near = np.float16(scale)
+    if float(near) == scale or not 2.0**-19 <= float(near) < np.inf:
+        return scale
+    other = np.nextafter(near, np.float16(np.inf if float(near) < scale else 0))
+    h = np.ones_like(w) if importance is None else importance
+
+    def saved(half: float) -> float:
+        """Returns what the codes under this scale take off the sum of squares."""
+        codes = np.rint(np.clip((1.0 / half) * w, lowest, highest))
+        a, b = lane_sum(h * w * codes), lane_sum(h * (codes * codes))
+        return 2.0 * half * a - half * half * b
+
+    with np.errstate(invalid="ignore"):
+        return float(other) if saved(float(other)) > saved(float(near)) else float(near)
