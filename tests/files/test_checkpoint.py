@@ -9,6 +9,9 @@ from checkpoints.fixtures import Written, floats, save
 from checkpoints.models import gpt_oss, qwen3, qwen35
 from safetensors.numpy import save_file
 
+import binq
+from binq.convert.inspect import inspect
+from binq.convert.verify import verify
 from binq.errors import FormatError
 from binq.files.checkpoint import PLAIN_INDEX, Checkpoint
 from binq.models import logical_tensors
@@ -158,3 +161,19 @@ def test_an_index_is_no_checkpoint_and_its_folder_is_asked_for(tmp_path):
     path.write_text('{"weight_map": {}}')
     with pytest.raises(FormatError, match=r"index\.json: no weights but JSON: name the folder"):
         Checkpoint(path)
+
+
+def test_a_missing_shard_is_a_fault_of_the_index_wherever_it_is_looked_for(tmp_path):
+    qwen35(tmp_path)
+    index = json.loads((tmp_path / PLAIN_INDEX).read_text())
+    index["weight_map"]["ghost"] = "CON.safetensors"
+    (tmp_path / PLAIN_INDEX).write_text(json.dumps(index))
+    for use in (
+        lambda: binq.quantize_checkpoint(tmp_path, tmp_path / "t"),
+        lambda: binq.dequantize_checkpoint(tmp_path, tmp_path / "t"),
+        lambda: binq.load(tmp_path),
+        lambda: inspect(tmp_path),
+    ):
+        with pytest.raises(FormatError, match=r"CON\.safetensors: there is no such file"):
+            use()
+    assert any("CON.safetensors" in problem for problem in verify(tmp_path))

@@ -6,9 +6,11 @@ from math import prod
 from pathlib import Path
 
 from binq.convert.tables import readable, shown
+from binq.errors import FormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint, open_file
 from binq.files.stored import StoredPacked
+from binq.files.tensor_file import TensorFile
 
 
 @dataclass
@@ -31,14 +33,24 @@ def tensor_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     with Checkpoint(path) as source:
-        return list(source.file_paths().values())
+        return [path / name for name in source.files]
+
+
+def _opened(file: Path, path: Path) -> TensorFile:
+    """Returns a file, opened. Raises FormatError for one that a folder's index invents."""
+    try:
+        return open_file(file)
+    except FileNotFoundError:
+        if file == path:
+            raise
+        raise FormatError(f"{file}: there is no such file") from None
 
 
 def inspect(path: Path) -> list[Entry]:
     """Returns what a file or a checkpoint folder holds, by name."""
     entries = []
     for file_path in tensor_files(path):
-        with open_file(file_path) as file:
+        with _opened(file_path, path) as file:
             described = binq_metadata.described(file.metadata, file.path)[0]
             parts = binq_metadata.stored_names(described)
             for name, d in described.items():

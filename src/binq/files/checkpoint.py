@@ -133,7 +133,11 @@ class Checkpoint:
         return tuple(dict.fromkeys(self._map.values()))
 
     def file_paths(self) -> dict[str, Path]:
-        """Returns the path of each file with tensors by its name."""
+        """Returns the path of each file with tensors by its name.
+
+        Raises FormatError for a file that is missing.
+        """
+        self.file_status()
         return {name: self._folder / name for name in self.files}
 
     def file_status(self) -> dict[str, os.stat_result]:
@@ -142,7 +146,8 @@ class Checkpoint:
         Raises FormatError for a file that is missing.
         """
         found = {}
-        for name, path in self.file_paths().items():
+        for name in self.files:
+            path = self._folder / name
             try:
                 found[name] = path.stat()
             except FileNotFoundError:
