@@ -1,5 +1,6 @@
 """Packed checkpoints against the libraries that own their formats (torch, transformers)."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 from checkpoints.fixtures import Written, integers, save, scales_of
@@ -80,3 +81,56 @@ def test_compressed_tensors_that_are_written_are_read_by_the_library(format, gro
     (group_scheme,) = settings.config_groups.values()
     read = base.PackedQuantizationCompressor.decompress(parts, group_scheme)["weight"]
     np.testing.assert_array_equal(read.float().numpy(), q.dequantize())
+
+
+def stored(tensor):
+    """A tensor as numpy has it, float8 by its bytes."""
+    if tensor.dtype == torch.float8_e4m3fn:
+        return tensor.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn)
+    return tensor.numpy()
+
+
+@pytest.mark.parametrize(
+    ("format", "bits", "strategy", "group", "shape"),
+    [
+        ("float-quantized", 8, "channel", None, (32, 1)),
+        ("float-quantized", 8, "tensor", None, (1,)),
+        ("mxfp4-pack-quantized", 4, "group", 32, (32, 4)),
+        ("nvfp4-pack-quantized", 4, "tensor_group", 16, (32, 8)),
+    ],
+)
+def test_floats_of_compressed_tensors_made_by_the_library(
+    tmp_path, format, bits, strategy, group, shape
+):
+    library = pytest.importorskip("compressed_tensors.quantization")
+    compressors = pytest.importorskip("compressed_tensors.compressors")
+    weights = library.QuantizationArgs(
+        num_bits=bits, type="float", strategy=strategy, group_size=group, symmetric=True
+    )
+    scheme = library.QuantizationScheme(targets=["Linear"], weights=weights)
+    rng = np.random.default_rng(4)
+    scales = np.exp2(rng.integers(-6, -2, shape)).astype(np.float32)
+    state = {
+        "weight": torch.from_numpy(rng.standard_normal((32, 128)).astype(np.float32)),
+        "weight_scale": torch.from_numpy(scales),
+    }
+    if format.startswith("nvfp4"):
+        state["weight_scale"] *= 8
+        state["weight_global_scale"] = torch.tensor([8.0])
+    compressor = compressors.BaseCompressor.get_value_from_registry(format)
+    packed = compressor.compress(dict(state), scheme)
+    expected = compressor.decompress(dict(packed), scheme)["weight"].float().numpy()
+    written = Written(tmp_path)
+    written.stored = {f"{MODULE}.{part}": stored(tensor) for part, tensor in packed.items()}
+    group_settings = {
+        "targets": ["Linear"],
+        "weights": {"num_bits": bits, "type": "float", "strategy": strategy, "group_size": group},
+    }
+    settings = {
+        "quant_method": "compressed-tensors",
+        "format": format,
+        "config_groups": {"group_0": group_settings},
+    }
+    np.testing.assert_array_equal(
+        read(written, {**QWEN3, "quantization_config": settings}), expected
+    )
