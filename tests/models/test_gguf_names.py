@@ -284,6 +284,9 @@ def test_linear_attention_of_qwen35_is_turned_back(tmp_path):
         expected = binq.quantize(hf[f"{A}{name}.weight"], "int4", group_size=64)
         assert made[f"{A}{name}.weight"] == expected
     assert made[A + "A_log"].dtype == F32
+    reasons = {t.name: t.reason for t in report.tensors}
+    assert reasons["model.norm.weight"].endswith("; llama.cpp's form of it was undone")
+    assert "llama.cpp" not in reasons[A + "norm.weight"]
     assert list(verify(tmp_path / "t", path)) == []
 
 

@@ -60,7 +60,7 @@ _MIXTURE = {
     "ffn_down_shexp": "mlp.shared_expert.down_proj",
 }
 _AFTER = {"post_attention_norm": "post_attention_layernorm"}
-_BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+)")
+_BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,14 @@ def translate(source: Checkpoint, tensors: list[LogicalTensor]) -> list[LogicalT
     rules = _CONVENTIONS.get(_architecture(source))
     if rules is None:
         return tensors
-    return [_translate(source, rules, tensor) for tensor in tensors]
+    return [_said(tensor, _translate(source, rules, tensor)) for tensor in tensors]
+
+
+def _said(stored: LogicalTensor, tensor: LogicalTensor) -> LogicalTensor:
+    """Returns a tensor with what was done to its values among the reasons for keeping it."""
+    if tensor.storage is stored.storage or tensor.quantize:
+        return tensor
+    return replace(tensor, reason=f"{tensor.reason}; llama.cpp's form of it was undone")
 
 
 def _translate(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) -> LogicalTensor:
