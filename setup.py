@@ -129,7 +129,7 @@ class BuildExt(build_ext):
         return set(re.findall(r"^#define (\w+)", done.stdout, re.MULTILINE))
 
     def knows_flags(self, ext):
-        """Returns whether the compiler takes a module's flags: an old one knows no new processor."""
+        """Returns whether the compiler takes a module's flags: old ones know no new processor."""
         isa = next((isa for isa in ISAS["ISAS"] if isa.module == ext.name), None)
         if isa is None or not isa.unix:
             return True

@@ -324,7 +324,7 @@ def main() -> None:
     places: dict[str, str] = {}
 
     def write(part: dict[str, Any]) -> None:
-        file = f"binq-{len(set(places.values())) + 1:05d}.safetensors"
+        file = f"model-{len(set(places.values())) + 1:05d}.safetensors"
         binq.save_file(part, options.dst / file)
         with safe_open(options.dst / file, "numpy") as written:
             places.update(dict.fromkeys(written.keys(), file))

@@ -255,7 +255,7 @@ def test_a_full_disk_is_told_of_with_the_file(tmp_path):
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert re.search(r"File too large: .*binq-00001-of-00001.*writing at byte \d+", done.stderr)
+    assert re.search(r"File too large: .*model-00001-of-00001.*writing at byte \d+", done.stderr)
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -57,7 +57,7 @@ def test_index_and_config_say_what_is_there(source, tmp_path):
     files = sorted(path.name for path in target.glob("*.safetensors"))
     assert len(files) > 2
     assert files == sorted(set(index["weight_map"].values()))
-    assert files[0] == f"binq-00001-of-{len(files):05d}.safetensors"
+    assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     assert list(index["weight_map"]) == sorted(index["weight_map"])
     stored = 0
     for file in files:
@@ -305,7 +305,7 @@ def test_parts_make_a_whole(source, tmp_path):
     for i in (2, 1):
         binq.quantize_checkpoint(source, target, part=(i, 3), **SMALL)
         assert not target.exists()
-    with pytest.raises(ValueError, match="shards are not done yet: binq-00003"):
+    with pytest.raises(ValueError, match="shards are not done yet: model-00003"):
         binq.quantize_checkpoint(source, target, finalize=True, **SMALL)
     binq.quantize_checkpoint(source, target, part=(3, 3), **SMALL)
     report = binq.quantize_checkpoint(source, target, finalize=True, **SMALL)

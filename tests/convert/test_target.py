@@ -83,8 +83,8 @@ def test_what_killed_runs_left_does_not_reach_the_target(source, tmp_path):
     binq.quantize_checkpoint(source, target, part=(1, 2), **SMALL)
     partial = tmp_path / "target.partial"
     for stray in (
-        ".binq-00002-of-00003.safetensors.7-ab.tmp",
-        "binq-00009-of-00009.safetensors",
+        ".model-00002-of-00003.safetensors.7-ab.tmp",
+        "model-00009-of-00009.safetensors",
         ".binq-conversion.lock.7-0123abcd.tmp",
     ):
         (partial / stray).write_bytes(b"broken")
@@ -239,7 +239,7 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
         ".binq-replaced",
         "binq-conversion.lock",
         "binq-conversion.json",
-        "binq-00001-of-00001.report.json",
+        "model-00001-of-00001.report.json",
         ".notes.12-0123456789ab.tmp",
         "pytorch_model.bin",
         "model.onnx",
@@ -249,9 +249,9 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
     (source / "tokenizer.json").write_text("{}")
     binq.quantize_checkpoint(source, tmp_path / "target")
     assert names(tmp_path / "target") == [
-        "binq-00001-of-00001.safetensors",
         "binq.safetensors.index.json",
         "config.json",
+        "model-00001-of-00001.safetensors",
         "tokenizer.json",
     ]
     (tmp_path / "target" / "tokenizer.json").unlink()
@@ -299,7 +299,7 @@ def test_files_and_folders_are_on_the_disk_before_they_have_their_names(
     monkeypatch.setattr(Path, "replace", named(replace))
     target = tmp_path / "target"
     binq.quantize_checkpoint(source, target)
-    shard = next(event for event in events if event[-1] == "binq-00001-of-00001.safetensors")
+    shard = next(event for event in events if event[-1] == "model-00001-of-00001.safetensors")
     assert ("sync", shard[1]) in events[: events.index(shard)]
     folder = ("sync", target.stat().st_ino)
     assert folder == events[events.index(shard) + 1]

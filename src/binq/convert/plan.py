@@ -40,7 +40,7 @@ class Plan:
 
     def shard_name(self, number: int) -> str:
         """Returns the file name of shard ``number``, counted from 0."""
-        return f"binq-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
+        return f"model-{number + 1:05d}-of-{len(self.shards):05d}.safetensors"
 
 
 def make_plan(source: Checkpoint, settings: Settings) -> Plan:

@@ -23,7 +23,7 @@ from binq.files.replacing import replacing
 from binq.torch.modules import PackedModule
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_SHARD = "binq-{:05d}-of-{:05d}.safetensors"
+_SHARD = "model-{:05d}-of-{:05d}.safetensors"
 Tensors = dict[str, QuantizedArray | NDArray[Any]]
 
 
@@ -66,13 +66,21 @@ def save_packed(
         places.update(dict.fromkeys(_stored_names(shard), name))
     size = sum(tensor.nbytes for shard in shards for tensor in shard.values())
     index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+    earlier = _shards_of_index(folder / INDEX)
     with replacing(folder / INDEX) as temporary:
         Path(temporary).write_text(json.dumps(index, indent=2) + "\n")
-    for path in folder.glob("binq-*-of-*.safetensors"):
-        if path.name not in set(places.values()) and re.fullmatch(
-            r"binq-\d{5}-of-\d{5}\.safetensors", path.name
-        ):
-            path.unlink()  # of an earlier save in more shards
+    for name in earlier - set(places.values()):
+        (folder / name).unlink(missing_ok=True)  # of a save in more shards
+
+
+def _shards_of_index(path: Path) -> set[str]:
+    """Returns the files that an index of ours places tensors in: none where there is no index."""
+    try:
+        names = json.loads(path.read_text())["weight_map"].values()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return set()
+    pattern = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+    return {name for name in names if isinstance(name, str) and pattern.fullmatch(name)}
 
 
 def _tensors(model: Any) -> Tensors:
