@@ -454,7 +454,11 @@ def test_scales_that_float16_cannot_hold_are_kept_in_float32():
             "format must be one of 'binary', 'ternary', 'int2', 'int4'",
         ),
         ({"format": 4}, TypeError, "format must be one of"),
-        ({"method": "absmean"}, ValueError, "method must be one of 'mse', 'absmax', .*got 'absmean'"),
+        (
+            {"method": "absmean"},
+            ValueError,
+            "method must be one of 'mse', 'absmax', .*got 'absmean'",
+        ),
         ({"method": None}, TypeError, "method must be one of"),
         ({"group_size": 48}, ValueError, "group_size must be 32, 64, 128, 256 or None, got 48"),
         ({"symmetric": 1}, TypeError, "symmetric must be True or False, got 1"),
