@@ -292,3 +292,13 @@ def test_a_gguf_file_may_have_any_name(tmp_path, name):
     with Checkpoint(path) as source:
         assert source.is_gguf
         assert source.names == ("a",)
+
+
+def test_arrays_of_texts_have_a_limit(tmp_path, monkeypatch):
+    """Each is looked at: a header of gigabytes would take minutes, nested ones memory too."""
+    monkeypatch.setattr("binq.files.gguf.MAX_ELEMENTS", 5000)
+    good = gguf_file({**QWEN3, "a": ["x"] * 3000, "b": [1] * 100_000}, {})
+    GgufFile(write(tmp_path, good)).close()
+    bad = gguf_file({**QWEN3, "a": ["x"] * 3000, "b": ["x"] * 3000}, {})
+    with pytest.raises(FormatError, match="metadata 'b': more than 5000 elements in all arrays"):
+        GgufFile(write(tmp_path, bad))

@@ -24,6 +24,8 @@ MAX_AXES = 4
 MAX_DEPTH = 4
 # Arrays longer than this (vocabularies) are checked and skipped, not kept.
 KEPT_ARRAY = 1024
+# Texts are looked at one by one; a large vocabulary has 800,000 with its merges.
+MAX_ELEMENTS = 4_000_000
 # A header is read in pieces of this many bytes.
 _AHEAD = 1 << 16
 
@@ -99,6 +101,7 @@ class _Header:
     def __init__(self, file: ReadableFile) -> None:
         self._file, self._size, self._path = file, file.size, file.path
         self._at = 0
+        self._elements = 0  # of arrays, that were looked at one by one
         self._block, self._block_at = b"", 0  # what was read last, and from where
         if self._take(4, "magic") != MAGIC:
             what = what_it_is(file.read(0, min(SIGN_BYTES, file.size), "magic"))
@@ -202,6 +205,9 @@ class _Header:
         if inner in _SCALARS and count > KEPT_ARRAY:
             self._skip(count * least, key)
             return None
+        self._elements += count
+        if self._elements > MAX_ELEMENTS:
+            self._fail(f"metadata {key!r}: more than {MAX_ELEMENTS} elements in all arrays")
         kept = []
         for _ in range(count):
             value = self._value(inner, key, depth + 1)

@@ -28,7 +28,8 @@ def replacing(path: str | os.PathLike[str], mode: int = NEW_FILE) -> Iterator[Pa
 
     It has the permissions of the file that it replaces, or ``mode`` less the umask. On any
     exception, Ctrl-C included, the temporary file is removed and ``path`` is as it was. An OSError
-    that names no file, as those of a full disk, gets the name of this one.
+    that names no file, as those of a full disk, gets the name of this one; none names the
+    temporary file, which is gone by then.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -50,8 +51,10 @@ def replacing(path: str | os.PathLike[str], mode: int = NEW_FILE) -> Iterator[Pa
             if before is not None:
                 temporary.chmod(before)
             temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            error.filename = error.filename.replace(str(temporary), str(path))
         raise
     finally:
         release(held)
