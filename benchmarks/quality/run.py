@@ -97,7 +97,7 @@ def main() -> None:
     tensors = binq.load(path)
     model = calibrate.Decoder.of(tensors)
     # Read once: it is the float model that everything is compared with.
-    model.tensors = {name: tensors[name] for name in tensors}
+    model.tensors = {name: np.asarray(tensors[name], np.float32) for name in tensors}
     judge = Judge(model, judged)
     batches = [ids[i : i + 4] for i in range(0, len(ids), 4)]
     cal = calibrate.collect(model, batches)

@@ -311,3 +311,17 @@ def test_a_method_is_a_value():
     assert repr(Gptq(1, 0.5)) == "Gptq(sweeps=1, damping=0.5)"
     with pytest.raises(ValueError, match="damping must be 0 or more, or None, got -1"):
         Gptq(damping=-1)
+
+
+@pytest.mark.parametrize(
+    ("format", "zero"),
+    [(name, zero) for name, kind in FORMATS.items() if kind.bits > 1 for zero in kind.zero_kinds],
+)
+def test_every_kind_of_zero(format, zero):
+    """Weights that are not centred on 0: what says where zero lies is refined with the scale."""
+    x, w = inputs(900, 200), matrix(48, 200) + np.float32(0.01)
+    options = {"symmetric": False, "zero": zero, "group_size": 64}
+    plain = binq.quantize(w, format, **options)
+    q = binq.quantize(w, format, method="gptq", stats=moments(x), **options)
+    assert (q.nbytes, q.scales.dtype) == (plain.nbytes, plain.scales.dtype)
+    assert loss(w, q, x) < 0.8 * loss(w, plain, x)
