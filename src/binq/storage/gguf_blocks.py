@@ -174,7 +174,9 @@ class GgufAffine(GgufValued):
     ) -> Packed:
         blocks = _read_blocks(source, self, matrix, start, stop)
         codes = AFFINE[self.type].codes(blocks).reshape(stop - start, -1)
-        scales, offsets = self._read_lines(source, matrix, start, stop)
+        scales, offsets = (
+            line.reshape(stop - start, -1) for line in AFFINE[self.type].lines(blocks)
+        )
         return pack_exact(exact, codes, scales, offsets)
 
     def _all_lines(

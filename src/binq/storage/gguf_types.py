@@ -70,7 +70,12 @@ def halfs(data: Bytes) -> Floats:
 
 
 def _nibbles(data: Bytes) -> Bytes:
-    return np.concatenate([data & _FOUR, data >> 4], axis=1)
+    """Returns the low nibbles of each row, then the high ones."""
+    half = data.shape[-1]
+    codes = np.empty((*data.shape[:-1], 2 * half), np.uint8)
+    np.bitwise_and(data, _FOUR, out=codes[..., :half])
+    np.right_shift(data, 4, out=codes[..., half:])
+    return codes
 
 
 def _q1_0(blocks: Bytes) -> NDArray[np.int8]:
@@ -123,7 +128,7 @@ def _tq2_0(blocks: Bytes) -> NDArray[np.int8]:
 
 def _mxfp4(blocks: Bytes) -> Floats:
     """Low nibbles are weights 0 to 15, high nibbles 16 to 31, of 4-bit floats."""
-    values: Floats = FP4[_nibbles(blocks[:, 1:])]
+    values: Floats = FP4.take(_nibbles(blocks[:, 1:]))
     values *= power_of_two(blocks[:, 0])[:, None]
     return values
 
@@ -134,8 +139,7 @@ def _nvfp4(blocks: Bytes) -> Floats:
     # The sign bit is not looked at, and NaN stands for 0.
     scales = (bits & np.uint8(0x7F)).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     data = blocks[:, 4:].reshape(-1, 4, 8)
-    codes = np.concatenate([data & _FOUR, data >> 4], axis=2)
-    return _grouped(FP4[codes], np.where(bits == 0x7F, np.float32(0), scales))
+    return _grouped(FP4.take(_nibbles(data)), np.where(bits == 0x7F, np.float32(0), scales))
 
 
 def _q4_1(blocks: Bytes) -> Floats:
@@ -156,7 +160,7 @@ def _scaled(codes: Bytes, blocks: Bytes) -> Floats:
 
 def _iq4_nl(blocks: Bytes) -> Floats:
     """A scale times one of sixteen uneven levels; nibbles as in Q4_0."""
-    values: Floats = IQ4_LEVELS[_nibbles(blocks[:, 2:])] * halfs(blocks[:, 0:2])
+    values: Floats = IQ4_LEVELS.take(_nibbles(blocks[:, 2:])) * halfs(blocks[:, 0:2])
     return values
 
 
@@ -167,8 +171,7 @@ def _iq4_xs(blocks: Bytes) -> Floats:
     lower = unpack(blocks[:, 4:8], 4, 8)
     scales = (lower | upper << 4).view(np.int8) - np.int8(32)
     data = blocks[:, 8:].reshape(-1, 8, 16)
-    codes = np.concatenate([data & _FOUR, data >> 4], axis=2)
-    return _grouped(IQ4_LEVELS[codes], halfs(blocks[:, 0:2]) * scales)
+    return _grouped(IQ4_LEVELS.take(_nibbles(data)), halfs(blocks[:, 0:2]) * scales)
 
 
 def _q2_k(blocks: Bytes) -> Floats:
@@ -183,7 +186,7 @@ def _q3_k(blocks: Bytes) -> Floats:
     third = blocks[:, None, :32] >> np.arange(8, dtype=np.uint8)[:, None] & np.uint8(1)
     codes = _crumbs(blocks[:, 32:96]).reshape(-1, 16, 16).view(np.int8)
     codes = codes - (np.int8(4) - (third << 2).view(np.int8)).reshape(-1, 16, 16)
-    lower = np.concatenate([blocks[:, 96:104] & _FOUR, blocks[:, 96:104] >> 4], axis=1)
+    lower = _nibbles(blocks[:, 96:104])
     upper = (blocks[:, None, 104:108] >> _SHIFTS & np.uint8(3)).reshape(-1, 16)
     scales = (lower | upper << 4).view(np.int8) - np.int8(32)
     return _grouped(codes, halfs(blocks[:, 108:110]) * scales)
@@ -197,7 +200,10 @@ def _q4_k(blocks: Bytes) -> Floats:
 def _pairs(data: Bytes) -> Bytes:
     """Returns codes (n, 8, 32): 32 bytes have a group in the low nibbles, the next in the high."""
     data = data.reshape(-1, 4, 32)
-    return np.stack([data & _FOUR, data >> 4], axis=2).reshape(-1, 8, 32)
+    codes = np.empty((len(data), 4, 2, 32), np.uint8)
+    np.bitwise_and(data, _FOUR, out=codes[:, :, 0])
+    np.right_shift(data, 4, out=codes[:, :, 1])
+    return codes.reshape(-1, 8, 32)
 
 
 def _q5_k(blocks: Bytes) -> Floats:
