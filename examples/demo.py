@@ -6,13 +6,16 @@ Without --src it writes a small checkpoint first. Run it again as often as you l
 """
 
 import argparse
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import make_checkpoint
 
 HERE = Path(__file__).parent
+FORMATS = ("int4", "ternary", "binary")
 
 
 def main() -> int:
@@ -28,13 +31,31 @@ def main() -> int:
         print(f"wrote {source}, a small checkpoint in the layout of Qwen 3\n")
     # A folder's name may have a dot, as Qwen3.5-9B has: only a file's is cut there.
     name = source.resolve().name if source.is_dir() else source.stem
-    for format in ("int4", "ternary", "binary"):
-        target = options.out / f"{name}-{format}"
+    targets = {format: options.out / f"{name}-{format}" for format in FORMATS}
+    for format, target in targets.items():
         command = [sys.executable, HERE / "quantize_checkpoint.py", source, target, "--overwrite"]
         code = subprocess.call([*map(str, command), "--format", format])
         if code:
             return code
+    print("\n".join(verdict(source, targets)))
     return 0
+
+
+def verdict(source: Path, targets: dict[str, Path]) -> Iterator[str]:
+    """Yields what came of each format, from the reports in the folders, and what to do next."""
+    yield "What came of it:"
+    for format, target in targets.items():
+        report = json.loads((target / "binq-report.json").read_text(encoding="utf-8"))
+        times = report["bytes_before"] / report["bytes_after"]
+        sqnr = report["sqnr"]
+        quality = "exact" if sqnr["worst"] is None else f"{sqnr['total_db']:.1f} dB"
+        yield f"  {format:8} {times:4.1f} times smaller, {quality}: {sqnr['rating']}"
+    yield ""
+    yield "Next: a model of your own"
+    yield "  binq quantize MODEL_FOLDER packed --format int4 --dry-run"
+    yield "and the weights in numpy"
+    yield f"  tensors = binq.load({str(targets['int4'])!r})"
+    yield "  y = x @ tensors[NAME].T"
 
 
 if __name__ == "__main__":

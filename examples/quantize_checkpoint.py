@@ -6,7 +6,6 @@ Prints a line for each tensor and the largest difference from the product with t
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,13 @@ import binq
 from binq.convert import Checkpoint, logical_tensors
 
 
-def load(folder: Path) -> dict:
-    """Returns all tensors of a quantized folder, mapped from its files."""
-    index = json.loads((folder / "binq.safetensors.index.json").read_text())
-    tensors = {}
-    for file in sorted(set(index["weight_map"].values())):
-        tensors |= binq.load_file(folder / file)
-    return tensors
-
-
 def largest_difference(source: Path, target: Path) -> tuple[str, float, float]:
     """Returns the tensor whose product differs most, by how much, and the size of that product.
 
     The product is x @ w.T for one Gaussian row x: with the packed weights in the default mode,
     and with the float weights of the source.
     """
-    packed = load(target)
+    packed = binq.load(target)
     worst = ("", 0.0, 0.0)
     rng = np.random.default_rng(0)
     with Checkpoint(source) as checkpoint:

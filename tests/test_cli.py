@@ -1,5 +1,7 @@
 """The binq command: what it prints, what it refuses, its exit codes."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -31,6 +33,30 @@ def source(tmp_path):
 
 def run(*arguments):
     return cli.main([str(argument) for argument in arguments])
+
+
+def commands():
+    text = run_help()
+    return re.findall(r"^    (\w+)\b", text, re.MULTILINE)
+
+
+def run_help(*words):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as ended:
+        run(*words, "--help")
+    assert ended.value.code == 0
+    return output.getvalue()
+
+
+def test_every_command_has_help_with_a_line_for_each_option_and_an_example():
+    assert {"quantize", "dequantize", "inspect", "verify", "bench", "selftest"} <= set(commands())
+    for command in commands():
+        text = run_help(command)
+        assert f"example:\n  binq {command}" in text
+        described = text[text.index("options:") :]
+        for option in re.findall(r"--[a-z-]+", text[: text.index("options:")]):
+            assert option in described
+        assert "..." not in described
 
 
 def test_quantize_inspect_verify(source, tmp_path, capsys):

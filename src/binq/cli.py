@@ -437,10 +437,13 @@ def _check_plot(path: Path) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from binq.convert.inspect import inspect, inspect_json, inspect_text
+    from binq.convert.inspect import inspect, inspect_json, inspect_text, saved_report
 
     entries = inspect(options.path)
-    _print(inspect_json(entries) if options.json else inspect_text(entries))
+    if options.json:
+        _print(inspect_json(entries))
+    else:
+        _print(inspect_text(entries, saved_report(options.path)))
     return OK
 
 

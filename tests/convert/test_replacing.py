@@ -163,7 +163,7 @@ def test_an_old_folder_that_cannot_be_deleted_is_told_of_and_the_work_is_done(
         with pytest.warns(UserWarning, match="is complete; what lay there before is in .binq-repl"):
             binq.quantize_checkpoint(source, target, overwrite=True)
     assert names(target / ".binq-replaced") == ["old"]
-    assert not [name for name in names(target) if "conversion" in name or "report" in name]
+    assert not [name for name in names(target) if "conversion" in name or ".report" in name]
     binq.quantize_checkpoint(source, target, resume=True)
     assert ".binq-replaced" not in names(target)
 

@@ -4,7 +4,11 @@ import json
 import math
 
 import pytest
+from checkpoints.models import bonsai_gguf
 
+import binq
+from binq.cli import main
+from binq.convert.inspect import inspect, saved_report
 from binq.convert.report import Report
 from binq.convert.tables import readable
 from binq.convert.tensor_report import TensorReport
@@ -36,15 +40,100 @@ def test_totals_are_sums():
 
 def test_the_table_has_a_line_for_each_tensor_and_a_total():
     lines = str(report(seconds=2.0, bytes_done=2180)).splitlines()
-    assert len(lines) == 7
-    assert lines[0].split()[:4] == ["tensor", "shape", "format", "bits/weight"]
+    assert lines[0].split() == ["tensor", "shape", "format", "bits", "after", "SQNR", "dB"]
     assert "20.50" in lines[1]
     assert "inf" in lines[2]
     assert "scalar" in lines[4]
+    assert lines[6:8] == ["1 of them: norms are small", "1 of them: unknown"]
     assert lines[-1].startswith("5 tensors: 2.18 kB -> 484 B")
     assert lines[-1].endswith("2.0 s, 1.09 kB a second")
     assert str(report(seconds=2.0)).endswith("bits a weight, 2.0 s")
     assert "of memory; nothing was written" in str(report(dry_run=True, peak_bytes=10**9))
+
+
+def test_tables_fit_80_columns():
+    long = "model.language_model.layers.{}.linear_attn.in_proj_qkv.weight"
+    tensors = [
+        TensorReport(long.format(n), (248_320, 12_288), "int4 g128 exact", "linear", 10**12,
+                     10**11, "", 16.71, 0.1, 3, 0, 1.0)
+        for n in range(3)
+    ]  # fmt: skip
+    lines = str(report(tensors)).splitlines()
+    assert max(map(len, lines[:4])) <= 80
+    assert lines[1].startswith("…")
+    assert lines[1].split()[0].endswith(".in_proj_qkv")
+    assert max(map(len, lines)) <= 100
+
+
+def rated(*decibels, **more):
+    return report(
+        [
+            TensorReport(f"m.{n}.weight", (8, 64), "int4 g64", "linear", 1024, 272, "", db, **more)
+            for n, db in enumerate(decibels)
+        ]
+    )
+
+
+def test_the_quality_of_all_weights_is_said_and_rated():
+    quality = rated(20.0, 10.0, math.inf).quality
+    noise = (10**-2.0 + 10**-1.0) / 3
+    assert quality.total == pytest.approx(-10 * math.log10(noise))
+    assert (quality.mean, quality.worst.name, quality.exact) == (15.0, "m.1.weight", 1)
+    assert quality.rating == "fair"
+    ratings = [rated(db).quality.rating for db in (40.0, 30.0, 20.0, 16.0, 12.0, 7.0)]
+    assert ratings == ["excellent", "excellent", "good", "good", "fair", "poor"]
+    text = str(rated(20.0, 10.0, math.inf))
+    assert "SQNR of packed weights: 14.36 dB in all, mean 15.00, worst 10.00\n" in text
+    assert "  worst: m.1.weight\n  1 more tensors are exact\n" in text
+    assert "  fair: products are off by about 19% of their norm,\n" in text
+    assert "all exact: nothing was lost" in str(rated(math.inf))
+    assert rated(math.inf).quality.total == math.inf
+    assert report([]).quality.lines() == []
+    # Louder weights count for more.
+    loud = rated(20.0, 10.0)
+    loud.tensors[0].signal, loud.tensors[1].signal = 99.0, 1.0
+    assert loud.quality.total == pytest.approx(10 * math.log10(100 / (0.99 + 0.1)))
+
+
+def test_the_report_lies_in_the_folder_and_inspect_reads_it(source, tmp_path, capsys):
+    target = tmp_path / "target"
+    made = binq.quantize_checkpoint(source, target, "int4", group_size=64)
+    saved = json.loads((target / "binq-report.json").read_text(encoding="utf-8"))
+    assert saved["sqnr"] == made.quality.to_dict()
+    assert saved["bytes_after"] == made.bytes_after
+    assert [t["sqnr_db"] for t in saved["tensors"]] == [t.sqnr_db for t in made.tensors]
+    # Nothing that differs from run to run.
+    assert not {"seconds", "source", "target", "peak_bytes"} & set(saved)
+    assert "seconds" not in saved["tensors"][0]
+    assert main(["inspect", str(target)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["tensor", "shape", "format", "bits", "size", "SQNR", "dB"]
+    assert max(map(len, lines)) <= 80
+    assert made.quality.lines()[0] in lines
+    worst = next(line for line in lines if line.split()[0] == made.quality.worst.name)
+    assert worst.endswith(f"{made.quality.worst.sqnr_db:.2f}")
+    assert main(["inspect", str(target), "--json"]) == 0
+    entries = {e["name"]: e for e in json.loads(capsys.readouterr().out)}
+    assert entries[made.quality.worst.name]["sqnr_db"] == made.quality.worst.sqnr_db
+    assert entries["lm_head.weight"]["sqnr_db"] is None
+
+
+def test_a_folder_without_its_report_is_shown_and_a_damaged_report_is_named(source, tmp_path):
+    target = tmp_path / "target"
+    binq.quantize_checkpoint(source, target)
+    report_file = target / "binq-report.json"
+    for text in ("[", "[]", '{"tensors": [1]}', '{"tensors": [{"exact": false}]}'):
+        report_file.write_text(text)
+        with pytest.raises(binq.FormatError, match=r"binq-report\.json: no report of binq"):
+            saved_report(target)
+    report_file.unlink()
+    assert saved_report(target) == []
+    assert {entry.sqnr_db for entry in inspect(target)} == {None}
+
+
+def test_inspect_shows_gguf_files(tmp_path):
+    path = bonsai_gguf(tmp_path / "model").path
+    assert {entry.format for entry in inspect(path)} >= {"Q1_0", "F32"}
 
 
 def test_matrices_that_no_family_knows_are_told_of():

@@ -240,6 +240,7 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
         "binq-conversion.lock",
         "binq-conversion.json",
         "model-00001-of-00001.report.json",
+        "binq-report.json",
         ".notes.12-0123456789ab.tmp",
         "pytorch_model.bin",
         "model.onnx",
@@ -249,11 +250,13 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
     (source / "tokenizer.json").write_text("{}")
     binq.quantize_checkpoint(source, tmp_path / "target")
     assert names(tmp_path / "target") == [
+        "binq-report.json",
         "binq.safetensors.index.json",
         "config.json",
         "model-00001-of-00001.safetensors",
         "tokenizer.json",
     ]
+    assert "sqnr" in (tmp_path / "target" / "binq-report.json").read_text()
     (tmp_path / "target" / "tokenizer.json").unlink()
     with pytest.raises(FileExistsError, match="files are missing"):
         binq.quantize_checkpoint(source, tmp_path / "target", resume=True)

@@ -91,12 +91,12 @@ def dequantize_checkpoint(
             )
         total = sum(tensor.bytes_before for tensor in tensors)
         with _whole_folder(target, overwrite) as folder, Bar(progress, total) as advance:
-            _write_shards(folder, tensors, max_shard_bytes, report, advance)
+            _write_shards(folder, tensors, max_shard_bytes, report, source.mode, advance)
             if not source.is_gguf and source.config:
-                _write_json(folder / "config.json", _config(source, dtype))
+                _write_json(folder / "config.json", _config(source, dtype), source.mode)
             for path in other_files(source):
                 if path.name not in _SETTINGS_FILES:
-                    with replacing(folder / path.name) as temporary:
+                    with replacing(folder / path.name, path.stat().st_mode) as temporary:
                         shutil.copyfile(path, temporary)
     report.seconds = time.perf_counter() - started
     report.bytes_done = total
@@ -108,6 +108,7 @@ def _write_shards(
     tensors: Sequence[PlainTensor],
     max_shard_bytes: int,
     report: Report,
+    mode: int,
     advance: Progress,
 ) -> None:
     shards: list[list[PlainTensor]] = [[]]
@@ -123,18 +124,18 @@ def _write_shards(
         name = SINGLE
         if len(shards) > 1:
             name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(folder / name, shard, report, advance)
+        _write_shard(folder / name, shard, report, mode, advance)
         places.update({tensor.name: name for tensor in shard})
     if len(shards) > 1:
         size = sum(tensor.nbytes for tensor in tensors)
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-        _write_json(folder / PLAIN_INDEX, index)
+        _write_json(folder / PLAIN_INDEX, index, mode)
 
 
 def _write_shard(
-    path: Path, tensors: Sequence[PlainTensor], report: Report, advance: Progress
+    path: Path, tensors: Sequence[PlainTensor], report: Report, mode: int, advance: Progress
 ) -> None:
-    with replacing(path) as temporary:
+    with replacing(path, mode) as temporary:
         writer = AppendWriter(temporary, header_room([tensor.name for tensor in tensors]))
         try:
             for tensor in tensors:
@@ -253,6 +254,6 @@ def _check_ours(folder: Path) -> None:
             raise FileExistsError(f"{folder / strange[0]} is in the way: move it, or delete it")
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replacing(path) as temporary:
+def _write_json(path: Path, content: dict[str, Any], mode: int = 0o666) -> None:
+    with replacing(path, mode) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")

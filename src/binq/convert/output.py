@@ -8,6 +8,7 @@ from binq._version import __version__
 from binq.convert.fingerprint import source_sample
 from binq.convert.item import Settings
 from binq.convert.plan import Plan
+from binq.convert.report import REPORT
 from binq.files.checkpoint import Checkpoint
 from binq.files.settings import SIDE_FILES
 from binq.models import find_family
@@ -85,7 +86,7 @@ def other_files(source: Checkpoint) -> list[Path]:
     if source.is_gguf or not source.path.is_dir():
         return []
     # Settings of the source's quantization, which is no longer that of the output.
-    known = {*source.files, "config.json", *SIDE_FILES}
+    known = {*source.files, "config.json", REPORT, *SIDE_FILES}
     return [
         path
         for path in sorted(source.path.iterdir())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from math import prod
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from binq.convert.doubts import doubts, growth
+from binq.convert.quality import Quality
 from binq.convert.tables import align, readable, shown
 from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
@@ -92,6 +94,7 @@ class Report:
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
             "warnings": self.warnings,
+            "sqnr": self.quality.to_dict(),
             "tensors": [
                 asdict(t) | {"bits_per_weight": t.bits_per_weight, "kept": t.kept}
                 for t in self.tensors
@@ -99,9 +102,25 @@ class Report:
         }
         return json.dumps(_finite(document), indent=1)
 
+    @property
+    def quality(self) -> Quality:
+        """Returns how near the packed weights are to what they were."""
+        return Quality(self.tensors)
+
+    def to_saved(self) -> str:
+        """Returns the JSON document that lies in DST: nothing that differs from run to run."""
+        document = {
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
+            "bits_per_weight": self.bits_per_weight,
+            "sqnr": self.quality.to_dict(),
+            "warnings": self.warnings,
+            "tensors": [_saved(t) for t in self.tensors],
+        }
+        return json.dumps(_finite(document), indent=1) + "\n"
+
     def __str__(self) -> str:
-        head = ("tensor", "shape", "format", "bits/weight", "before", "after", "SQNR dB", "why")
-        rows: list[Sequence[str]] = [head]
+        rows: list[Sequence[str]] = [("tensor", "shape", "format", "bits", "after", "SQNR dB")]
         for t in self.tensors:
             rows.append(
                 (
@@ -109,10 +128,8 @@ class Report:
                     "x".join(map(str, t.shape)) or "scalar",
                     t.format,
                     f"{t.bits_per_weight:.3f}",
-                    readable(t.bytes_before),
                     readable(t.bytes_after),
                     "" if t.sqnr_db is None else f"{t.sqnr_db:.2f}",
-                    t.reason,
                 )
             )
         total = (
@@ -125,8 +142,10 @@ class Report:
             total += f", {self.seconds:.1f} s"
             if self.bytes_done:
                 total += f", {readable(int(self.bytes_per_second))} a second"
-        total = "\n".join([total, *self.warnings])
-        return f"{align(rows)}\n{total}"
+        why = Counter(shown(t.reason) for t in self.tensors if t.reason)
+        reasons = [f"{count} of them: {reason}" for reason, count in why.most_common()]
+        lines = [align(rows, {3, 4, 5}), *reasons, *self.quality.lines(), total, *self.warnings]
+        return "\n".join(lines)
 
     def plot(self, path: str | Path) -> None:
         """Draws size by part of the model, error by layer and the spread of errors to a file.
@@ -140,6 +159,12 @@ class Report:
             f"{readable(self.bytes_after)}, {self.bits_per_weight:.2f} bits a weight"
         )
         draw(title, self.tensors, Path(path))
+
+
+def _saved(t: TensorReport) -> dict[str, Any]:
+    entry = asdict(t) | {"kept": t.kept, "exact": t.sqnr_db == math.inf}
+    del entry["seconds"]
+    return entry
 
 
 def _finite(value: Any) -> Any:

@@ -308,6 +308,7 @@ def _try_quantize(
     report = item.report(source)
     report.bytes_after = sum(part.dtype.itemsize * math.prod(part.shape) for part in parts)
     report.sqnr_db, report.max_error, report.clipped, report.zero_scales = errors.result()
+    report.signal = errors.signal
     report.zero_matrices, report.mean, report.nonfinite = (
         health.zeros,
         health.mean,

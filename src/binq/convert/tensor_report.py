@@ -14,8 +14,8 @@ class TensorReport:
     many weights lie farther from their level than half a step (int4); ``zero_scales`` how many
     groups are all zero; ``zero_matrices`` how many matrices are; ``mean`` the mean of the weights
     in standard deviations (of a stack, that which is farthest from 0); ``nonfinite`` how many
-    weights were inf or NaN and read as 0. None where the tensor was kept, and where nothing was
-    measured: in a dry run, and where ``resume`` found all done.
+    weights were inf or NaN and read as 0; ``signal`` is Σw². None where the tensor was kept, and
+    where nothing was measured: in a dry run, and where ``resume`` found all done.
     """
 
     name: str
@@ -33,6 +33,7 @@ class TensorReport:
     zero_matrices: int | None = None
     mean: float | None = None
     nonfinite: int | None = None
+    signal: float | None = None
 
     @property
     def kept(self) -> bool:

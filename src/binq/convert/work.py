@@ -17,6 +17,7 @@ from binq.convert.item import Settings
 from binq.convert.lock import LOCK_NAMES, Lock
 from binq.convert.output import other_files, output_config, weight_map
 from binq.convert.plan import Plan
+from binq.convert.report import REPORT
 from binq.convert.shard import Progress
 from binq.convert.task import (
     MANIFEST,
@@ -149,8 +150,8 @@ class Work:
         found = (self._result(n) for n in range(len(self.plan.shards)))
         return [result for result in found if result is not None]
 
-    def complete(self, overwrite: bool) -> None:
-        """Writes index and config, copies the other files, and gives the folder its name.
+    def complete(self, overwrite: bool, report: str) -> None:
+        """Writes index, config and report, copies the other files, gives the folder its name.
 
         Raises ValueError where shards are missing, FileExistsError for a target that was filled
         meanwhile. A kill at any point loses nothing: what marks the shards as done is deleted when
@@ -166,6 +167,8 @@ class Work:
         self._remove_strays()  # those of workers that were killed in this run
         _write_json(self.folder / INDEX, index, self.source.mode)
         _write_json(self.folder / "config.json", self._config, self._config_mode)
+        with replacing(self.folder / REPORT, self.source.mode) as temporary:
+            temporary.write_text(report, encoding="utf-8")
         self._copy_others()
         sync_folder(self.folder)
         if self._target_is_filled():

@@ -48,6 +48,11 @@ class Errors:
         self._totals = sums
         self._totals[2] = worst
 
+    @property
+    def signal(self) -> float:
+        """Returns the sum of the squares of the floats."""
+        return float(self._totals[0])
+
     def result(self) -> tuple[float, float, int, int]:
         """Returns SQNR in dB, the largest error, clipped weights and zero scales."""
         signal, noise, worst, clipped, zero_scales = self._totals.tolist()
