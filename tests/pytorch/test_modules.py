@@ -16,7 +16,7 @@ import binq.torch  # noqa: E402
 
 torch.set_num_threads(1)
 MODES = {"float32": 2e-6, "int16": 5e-4, "int8": 3e-2}
-FORMATS = ("binary", "ternary", "int4")
+FORMATS = tuple(sorted(binq.formats.FORMATS))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -22,11 +22,10 @@ from binq.array import QuantizedArray
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files import metadata as binq_metadata
 from binq.files.safetensors import SafetensorsFile
-from binq.torch.cells import Cell
+from binq.torch.cells import Cell, as_torch
 from binq.torch.experts import is_experts, pack_experts
 from binq.torch.modules import PackedModule, check_plain, pack_module
 
-_PARTS = r"\.(packed|scales|zero_points|offsets)$"
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 # The leaf of a module of experts by the place of a stored name among those that are joined in it.
 _ROLES = {
@@ -45,20 +44,47 @@ class Files:
     def __init__(self, paths: Iterable[Any]) -> None:
         self.packed: dict[str, QuantizedArray] = {}
         self.kept: dict[str, str] = {}
+        self._holders: dict[str, SafetensorsFile] = {}
         arrays: dict[str, NDArray[Any]] = {}
         described: dict[str, tuple[binq_metadata.Description, Any]] = {}
         for path in paths:
-            with SafetensorsFile(path) as file:
-                found = binq_metadata.described(file.metadata, path)[0]
-                described.update((name, (d, path)) for name, d in found.items())
-                parts = binq_metadata.stored_names(found)
-                mapped = file.map_all() if parts else {}
-                arrays.update((name, mapped[name]) for name in parts if name in mapped)
-                for name, info in file.tensors.items():
-                    if name not in parts:
-                        self.kept[name] = info.dtype
+            file = SafetensorsFile(path)
+            found = binq_metadata.described(file.metadata, path)[0]
+            described.update((name, (d, path)) for name, d in found.items())
+            parts = binq_metadata.stored_names(found)
+            mapped = file.map_all() if parts else {}
+            arrays.update((name, mapped[name]) for name in parts if name in mapped)
+            for name, info in file.tensors.items():
+                if name not in parts:
+                    self.kept[name] = info.dtype
+                    self._holders[name] = file
         for name, (d, path) in described.items():
             self.packed[name] = binq_metadata.assemble(name, d, arrays, path)
+
+    def close(self) -> None:
+        """Closes the files; packed tensors stay mapped."""
+        for file in {id(file): file for file in self._holders.values()}.values():
+            file.close()
+
+    def state_dict(self) -> dict[str, "KeptTensor"]:
+        """Returns the kept tensors, each read when it is asked for."""
+        return {n: KeptTensor(self._holders[n], n, dtype) for n, dtype in self.kept.items()}
+
+
+class KeptTensor:
+    """A stored tensor as transformers takes those of safetensors: read by ``tensor[...]``."""
+
+    def __init__(self, file: SafetensorsFile, name: str, dtype: str) -> None:
+        self._file = file
+        self._name = name
+        self._dtype = dtype
+
+    def get_dtype(self) -> str:
+        """Returns the safetensors name of the type, such as ``"BF16"``."""
+        return self._dtype
+
+    def __getitem__(self, key: Any) -> torch.Tensor:
+        return as_torch(self._file.read(self._name))[key]
 
 
 class Attachment:
@@ -85,7 +111,7 @@ class Attachment:
         mapping = get_model_conversion_mapping(model)
         self._renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
         self._converters = [entry for entry in mapping if isinstance(entry, WeightConverter)]
-        files = Files(paths)
+        self.files = files = Files(paths)
         for stored, q in files.packed.items():
             self._place(stored, q)
         for path, roles in self._experts.items():
@@ -94,8 +120,6 @@ class Attachment:
         for module in self._packed:
             module._is_loading = True
         self._check_kept(files)
-        self._ignored = model._keys_to_ignore_on_load_unexpected
-        model._keys_to_ignore_on_load_unexpected = {_PARTS, *(self._ignored or ())}
         filled = {re.escape(name) + "$" for name, _, _ in self._floats}
         model._keys_to_ignore_on_load_missing = {
             *filled,
@@ -104,6 +128,7 @@ class Attachment:
 
     def finish(self) -> None:
         """Completes the model: packed weights enter its state dict, unpackable ones are floats."""
+        self.files.close()
         for module in self._packed:
             module._is_loading = False
         for name, q, transposed in self._floats:
@@ -113,7 +138,6 @@ class Attachment:
             w = w.mT if transposed else w
             floats = torch.from_numpy(w).contiguous().reshape(old.shape).to(old.dtype)
             self._modules[path]._parameters[leaf] = nn.Parameter(floats, old.requires_grad)
-        self.model._keys_to_ignore_on_load_unexpected = self._ignored
 
     def _place(self, stored: str, q: QuantizedArray) -> None:
         """Gives one packed tensor to its module, or remembers it for its experts."""

@@ -118,3 +118,13 @@ def as_tensor(array: NDArray[Any]) -> torch.Tensor:
 def as_array(tensor: torch.Tensor) -> NDArray[Any]:
     """Returns an array that shares the memory of a tensor."""
     return tensor.detach().cpu().contiguous().numpy()
+
+
+def as_torch(array: NDArray[Any]) -> torch.Tensor:
+    """Returns a tensor that shares the memory of a writable array of any type that files have."""
+    kinds = {"bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}
+    kinds |= {"float8_e5m2": torch.float8_e5m2}
+    kind = kinds.get(array.dtype.name)
+    if kind is None:
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(f"u{array.dtype.itemsize}")).view(kind)

@@ -130,6 +130,7 @@ def mark(model: Any, format: str, group_size: int | None) -> None:
 
 
 _save_pretrained = transformers.PreTrainedModel.save_pretrained
+_load_weights = transformers.PreTrainedModel._load_pretrained_model
 
 
 @functools.wraps(_save_pretrained)
@@ -139,7 +140,21 @@ def save_pretrained(self: Any, save_directory: Any, *args: Any, **kwargs: Any) -
     return save_packed(self, save_directory, *args, **kwargs)
 
 
+@functools.wraps(_load_weights)
+def load_weights(
+    model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any
+) -> Any:
+    quantizer = load_config.hf_quantizer
+    if isinstance(quantizer, BinqQuantizer):
+        # The kept tensors alone: transformers would map files whole, private, which Linux refuses
+        # for those larger than memory, and match every part of a packed tensor to the model.
+        state_dict, checkpoint_files = quantizer._attachment.files.state_dict(), None
+    return _load_weights(model, state_dict, checkpoint_files, load_config, *args, **kwargs)
+
+
+# transformers has no hook for either.
 transformers.PreTrainedModel.save_pretrained = save_pretrained
+transformers.PreTrainedModel._load_pretrained_model = staticmethod(load_weights)
 
 
 def load(
