@@ -43,6 +43,8 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
 def mutate_json(content: Any, rng: random.Random) -> Any:
     """Returns an object with one to three values changed, removed, swapped or put in."""
     content = copy.deepcopy(content)
+    if not isinstance(content, dict | list):
+        return rng.choice(VALUES)
     for _ in range(rng.randint(1, 3)):
         places = list(_places(content))
         if not places:
