@@ -2,9 +2,10 @@
 
 A job is a range of items, cut into as many stretches as it has threads and those into pieces. Each
 thread goes through a stretch of its own, piece after piece in the order of the items, so that what
-it fetched ahead from memory is what it takes next; then it takes pieces of the others' stretches, so
-that a thread that the machine slows down takes fewer. One job runs at a time: a caller that finds
-the pool busy does its work alone, which is what it would get from two jobs sharing the cores.
+it fetched ahead from memory is what it takes next; then it takes pieces of the others' stretches,
+so that a thread that the machine slows down takes fewer. One job runs at a time: a caller that
+finds the pool busy does its work alone, which is what it would get from two jobs sharing the
+cores.
 """
 
 import os
@@ -38,8 +39,10 @@ cdef extern from "float_mode.h" nogil:
     void binq_set_float_mode(unsigned int mode) noexcept
 
 cdef enum:
-    ROUNDS = 20               # times a waiting thread looks before it sleeps: about 20 microseconds,
-    PAUSES = 16               # the gap between two products of a model, with a pause in between
+    # Times a waiting thread looks before it sleeps: about 20 microseconds, the gap between two
+    # products of a model, with a pause in between.
+    ROUNDS = 20
+    PAUSES = 16
 
 # One job, as its threads copy it.
 cdef struct Job:
@@ -237,7 +240,8 @@ def _initial_threads() -> int:
     if text:
         # The length: Python refuses to read thousands of digits, in words of its own.
         if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= MAX_THREADS:
-            raise ValueError(f"BINQ_NUM_THREADS must be a number from 1 to {MAX_THREADS}, got {text!r}")
+            raise ValueError(
+                f"BINQ_NUM_THREADS must be a number from 1 to {MAX_THREADS}, got {text!r}")
         return int(text)
     if hasattr(os, "sched_getaffinity"):
         processors = len(os.sched_getaffinity(0))

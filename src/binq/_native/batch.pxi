@@ -1,7 +1,9 @@
-# Many products as one parallel job: rows of x by the experts that they chose, one x by many matrices.
+# Many products as one parallel job: rows of x by the experts that they chose, one x by many
+# matrices.
 
 cdef enum:
-    PRODUCTS_AT_ONCE = 64     # blocks of products that wait for their turn together, or more for one x
+    # Blocks of products that wait for their turn together, or more for one x.
+    PRODUCTS_AT_ONCE = 64
     BATCH_BYTES = 1 << 18     # and the bytes that they prepare: they are read from cache
 
 cdef struct Item:
@@ -49,7 +51,8 @@ cdef void prepare_parts(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) n
     cdef Py_ssize_t i
     cdef Part *part
     for i in range(begin, end):
-        # Parts that prepare nothing share their first item with the next, and so are never the last.
+        # Parts that prepare nothing share their first item with the next, and so are never the
+        # last.
         part = part_of(<Batch *>job, i, False)
         prepare_task(&part.product, i - part.first_sixteen, i - part.first_sixteen + 1, slot)
 
@@ -79,7 +82,8 @@ cdef bint run_batch(Batch *batch, int threads) noexcept nogil:
         if part.prepares:
             sixteens += (p.rows + 15) // 16
         scratch_bytes = max(scratch_bytes, aligned(p.kernel.scratch_bytes(p.w, p.rows, p.mode)))
-    block = <char *>allocate(batch.prepared_bytes + min(<Py_ssize_t>threads, pieces) * scratch_bytes)
+    block = <char *>allocate(batch.prepared_bytes + min(<Py_ssize_t>threads,
+                                                        pieces) * scratch_bytes)
     if block == NULL:
         return False
     for i in range(batch.count):
@@ -166,7 +170,8 @@ cdef bint run_items(const KernelTable *table, const Item *items, Py_ssize_t coun
 cdef Item *new_items(Py_ssize_t count, int activations) except NULL:
     cdef Item *items
     if activations < 0 or activations >= ACTIVATION_MODES:
-        raise ValueError(f"activations must be one of {list(ACTIVATIONS.values())}, got {activations}")
+        raise ValueError(
+            f"activations must be one of {list(ACTIVATIONS.values())}, got {activations}")
     items = <Item *>malloc(max(count, <Py_ssize_t>1) * sizeof(Item))
     if items == NULL:
         raise MemoryError("not enough memory for the list of products")
@@ -313,7 +318,8 @@ cdef class PreparedRows:
         if block_rows(p.kernel, tiers, p.w, p.rows, activations) < p.rows:
             return
         cost = <double>p.rows * p.w.in_features * TILE_ROWS * SLOW
-        self.block = <char *>allocate(aligned(p.rows) + aligned(p.kernel.prepared_bytes(p.w, p.rows, p.mode)))
+        self.block = <char *>allocate(aligned(p.rows) + aligned(p.kernel.prepared_bytes(p.w, p.rows,
+                                                                                        p.mode)))
         check_enough(self.block != NULL)
         p.unfit = <uint8_t *>self.block
         p.prepared = self.block + aligned(p.rows)

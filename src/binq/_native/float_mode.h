@@ -13,7 +13,8 @@
 
 #if defined(__x86_64__) || defined(__i386__) || defined(_M_X64) || defined(_M_IX86)
 #include <xmmintrin.h>
-/* All exceptions masked, halves to even, denormals kept; the low six bits only record what came up. */
+/* All exceptions masked, halves to even, denormals kept; the low six bits only record
+ * what came up. */
 #define BINQ_STANDARD_FLOATS 0x1F80u
 static inline unsigned int binq_float_mode(void) { return _mm_getcsr() & ~0x3Fu; }
 static inline void binq_set_float_mode(unsigned int mode) { _mm_setcsr(mode); }

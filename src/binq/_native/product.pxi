@@ -100,8 +100,9 @@ cdef const MatmulKernel *fastest(const MatmulKernel *tiers, Py_ssize_t rows) noe
 
 cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers, const Weights *w,
                            Py_ssize_t rows, int mode) noexcept nogil:
-    # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower. Rows
-    # that would not fill the kernel's last block, and that another kernel meets faster, are left to it.
+    # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower.
+    # Rows that would not fill the kernel's last block, and that another kernel meets faster, are
+    # left to it.
     cdef Py_ssize_t most, blocks, rest
     cdef Py_ssize_t unit = max(<Py_ssize_t>8, kernel.rows_at_once)
     if rows > MIN_BLOCK_ROWS:
@@ -116,7 +117,8 @@ cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers
 
 
 cdef Py_ssize_t cut_pieces(Product *p) noexcept nogil:
-    # Pieces that set up little anew, and as many as keep all threads busy to the end. Returns how many.
+    # Pieces that set up little anew, and as many as keep all threads busy to the end. Returns how
+    # many.
     cdef Py_ssize_t least = p.kernel.tiles_at_once
     cdef Py_ssize_t tiles = p.w.tiles
     cdef Py_ssize_t share

@@ -1,5 +1,5 @@
-# Single rows of packed weights: their bytes are moved into tiles of their own, never decoded, so that
-# the kernels for whole tiles serve any choice of rows in every format.
+# Single rows of packed weights: their bytes are moved into tiles of their own, never decoded, so
+# that the kernels for whole tiles serve any choice of rows in every format.
 
 cdef enum:
     NIBBLES = 0               # two rows share a byte: r the low, r + 16 the high nibble

@@ -81,23 +81,24 @@ ctypedef struct Piece:
 ctypedef struct MatmulKernel:
     # y = x @ dequantize(w).T in two steps, so that each engine may lay x out as it likes.
     #
-    # most_rows:      rows of x up to which this is the fastest of the kernels of a product; ANY_ROWS in
-    #                 the last of them.
+    # most_rows:      rows of x up to which this is the fastest of the kernels of a product;
+    #                 ANY_ROWS in the last of them.
     # rows_at_once:   rows of x that a piece takes: they share their work, and a last block of fewer
     #                 costs as much as a full one. 1: they do not, and a piece takes them all.
-    # tiles_at_once:  tiles of w that share what multiply sets up anew for each piece: a piece takes no
-    #                 fewer where there are enough for all threads.
+    # tiles_at_once:  tiles of w that share what multiply sets up anew for each piece: a piece takes
+    #                 no fewer where there are enough for all threads.
     # prepared_bytes: size of the buffer that holds `rows` prepared rows of x (64-byte aligned).
     # prepare:        reads rows [row_begin, row_end) of x (row stride in floats) into `prepared`.
     #                 row_begin is a multiple of 16; row_end too, unless it is `rows`. Sets
-    #                 unfit[row] to 1 where this mode cannot carry the row (see binq.reference; float32:
-    #                 a number of BITS_LARGEST or above, whose sums could overflow before the scale),
-    #                 else to 0; an unfit row is prepared as zeros. Several threads may prepare
-    #                 disjoint ranges at once.
+    #                 unfit[row] to 1 where this mode cannot carry the row (see binq.reference;
+    #                 float32: a number of BITS_LARGEST or above, whose sums could overflow before
+    #                 the scale), else to 0; an unfit row is prepared as zeros. Several threads may
+    #                 prepare disjoint ranges at once.
     # scratch_bytes:  size of the buffer each calling thread hands to multiply (64-byte aligned).
-    # multiply:       writes out[row * out_stride + column] of a piece, whose row_begin is a multiple
-    #                 of rows_at_once; never past out_features.
-    # mode is how exactly x enters; w.format says the rest. One engine serves every pair that it can.
+    # multiply:       writes out[row * out_stride + column] of a piece, whose row_begin is a
+    #                 multiple of rows_at_once; never past out_features.
+    # mode is how exactly x enters; w.format says the rest. One engine serves every pair that it
+    # can.
     Py_ssize_t most_rows
     Py_ssize_t rows_at_once
     Py_ssize_t tiles_at_once

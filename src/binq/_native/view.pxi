@@ -23,7 +23,8 @@ cdef _View view(str name, array, bytes kind, int ndim, bint writable):
     # kind: the struct module's letter of the elements; of int64, both that name 8 bytes somewhere.
     cdef _View held = _View.__new__(_View)
     PyObject_GetBuffer(
-        array, &held.buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
+        array, &held.buffer,
+        PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
     held.held = True
     if (held.buffer.ndim != ndim or <bytes>held.buffer.format not in (kind[:1], kind[1:])
             or (len(kind) == 2 and held.buffer.itemsize != 8)):

@@ -1,5 +1,6 @@
-# Activations as integers for the products by tables and by dot products: int8 in one plane of signed
-# bytes, int16 in two, x = 256 * high + low with low in -128..127, as on x86 (x86/activations.pxi).
+# Activations as integers for the products by tables and by dot products: int8 in one plane of
+# signed bytes, int16 in two, x = 256 * high + low with low in -128..127, as on x86
+# (x86/activations.pxi).
 #
 # A prepared buffer of planes holds, in this order (high before low),
 #   codes int8 [group][row][plane][group_size], scales float32 [group][row], sums int32 [group][row]

@@ -1,6 +1,6 @@
-# Many planes of x by dot products of four bytes: one tile and kernel group is unpacked to signed bytes
-# [k / 4][32 rows][4 k] once, whatever its format, and multiplied by 3 planes at a time: 24 sums, 3
-# vectors of x and one of weights are 28 of the 32 registers.
+# Many planes of x by dot products of four bytes: one tile and kernel group is unpacked to signed
+# bytes [k / 4][32 rows][4 k] once, whatever its format, and multiplied by 3 planes at a time: 24
+# sums, 3 vectors of x and one of weights are 28 of the 32 registers.
 
 cdef inline void transpose_quads(const int8_t *codes, Py_ssize_t group_size,
                                  int8_t *quads) noexcept nogil:
@@ -18,7 +18,8 @@ cdef inline void transpose_quads(const int8_t *codes, Py_ssize_t group_size,
 
 cdef inline void dot_quads(const int8_t *quads, const int8_t *x, Py_ssize_t group_size,
                            int32x4_t *sums_s32x4, int planes) noexcept nogil:
-    # sums[8 p + i] = codes of rows 4 i .. 4 i + 3 . plane p. 256 * 128 * 128 = 2^22: never overflows.
+    # sums[8 p + i] = codes of rows 4 i .. 4 i + 3 . plane p. 256 * 128 * 128 = 2^22: never
+    # overflows.
     cdef Py_ssize_t k
     cdef int32x4_t totals_s32x4[24]    # of this function alone: they stay in registers
     cdef int i

@@ -1,9 +1,11 @@
-# int4 and few planes of x, by dot products of four bytes (sdot): nibbles are unpacked in registers, two
-# operations for 32 of them, and multiplied by up to 3 planes, four activations a lane of a register.
+# int4 and few planes of x, by dot products of four bytes (sdot): nibbles are unpacked in
+# registers, two operations for 32 of them, and multiplied by up to 3 planes, four activations a
+# lane of a register.
 
 cdef inline void dot_nibbles(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
                              int32x4_t *sums_s32x4, int planes) noexcept nogil:
-    # sums[8 p + i] = codes of rows 4 i .. 4 i + 3 . plane p. 256 * 15 * 128 < 2^19: never overflows.
+    # sums[8 p + i] = codes of rows 4 i .. 4 i + 3 . plane p. 256 * 15 * 128 < 2^19: never
+    # overflows.
     cdef Py_ssize_t k
     cdef int32x4_t totals_s32x4[24]    # of this function alone: they stay in registers
     cdef int i
@@ -24,10 +26,13 @@ cdef inline void dot_nibbles(const uint8_t *packed, const int8_t *x, Py_ssize_t 
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], low_s8x16, first_s8x16, 0)
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], high_s8x16, first_s8x16, 1)
             if planes >= 2:
-                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], low_s8x16, second_s8x16, 0)
-                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], high_s8x16, second_s8x16, 1)
+                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], low_s8x16, second_s8x16,
+                                                      0)
+                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], high_s8x16, second_s8x16,
+                                                      1)
             if planes == 3:
-                totals_s32x4[16 + i] = vdotq_laneq_s32(totals_s32x4[16 + i], low_s8x16, third_s8x16, 0)
+                totals_s32x4[16 + i] = vdotq_laneq_s32(totals_s32x4[16 + i], low_s8x16, third_s8x16,
+                                                       0)
                 totals_s32x4[16 + i] = vdotq_laneq_s32(
                     totals_s32x4[16 + i], high_s8x16, third_s8x16, 1)
         for i in range(8):
@@ -37,10 +42,13 @@ cdef inline void dot_nibbles(const uint8_t *packed, const int8_t *x, Py_ssize_t 
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], low_s8x16, first_s8x16, 2)
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], high_s8x16, first_s8x16, 3)
             if planes >= 2:
-                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], low_s8x16, second_s8x16, 2)
-                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], high_s8x16, second_s8x16, 3)
+                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], low_s8x16, second_s8x16,
+                                                      2)
+                totals_s32x4[8 + i] = vdotq_laneq_s32(totals_s32x4[8 + i], high_s8x16, second_s8x16,
+                                                      3)
             if planes == 3:
-                totals_s32x4[16 + i] = vdotq_laneq_s32(totals_s32x4[16 + i], low_s8x16, third_s8x16, 2)
+                totals_s32x4[16 + i] = vdotq_laneq_s32(totals_s32x4[16 + i], low_s8x16, third_s8x16,
+                                                       2)
                 totals_s32x4[16 + i] = vdotq_laneq_s32(
                     totals_s32x4[16 + i], high_s8x16, third_s8x16, 3)
     for i in range(8 * planes):

@@ -1,5 +1,6 @@
-# Rows of x as planes of signed bytes (activations.pxi) by tiles of weights of any format: few of them
-# by nibbles whose levels are one step apart with dotprod_gemv.pxi, all else with dotprod_gemm.pxi.
+# Rows of x as planes of signed bytes (activations.pxi) by tiles of weights of any format: few of
+# them by nibbles whose levels are one step apart with dotprod_gemv.pxi, all else with
+# dotprod_gemm.pxi.
 
 cdef Py_ssize_t plane_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # y of all rows and one tile, its codes [k][32] and [k / 4][32][4].
@@ -19,8 +20,8 @@ cdef inline void add_plane_row(const int32x4_t *high_s32x4, const int32x4_t *low
                                const int8_t *zero_points, const float *w_scales,
                                const float *offsets, float x_scale, int32_t x_sum, float *y,
                                int planes) noexcept nogil:
-    # y of one row of x and 32 columns. What stored codes are too large by is taken off once, times the
-    # sum of the activations; NULL where they are not.
+    # y of one row of x and 32 columns. What stored codes are too large by is taken off once, times
+    # the sum of the activations; NULL where they are not.
     cdef float32x4_t sums_f32x4[8]
     cdef int32x4_t sum_s32x4
     cdef int i

@@ -1,7 +1,7 @@
 """The kernels for aarch64 with products of matrices of bytes (FEAT_I8MM), as the capsule ``table``.
 
-The table is that of dot products, with the products of several rows of x that ``smmla`` makes faster
-in place of its own.
+The table is that of dot products, with the products of several rows of x that ``smmla`` makes
+faster in place of its own.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New

@@ -1,10 +1,12 @@
-# Two rows of x or more by the matrix instruction for bytes (smmla): 2 vectors of x by 2 rows of weights
-# by 8 k. Two vectors of x are two rows of int8, or the two planes of one row of int16. A tile and
-# kernel group is unpacked to signed bytes [k / 8][16 pairs of rows][2][8 k] once, whatever its
-# format, and multiplied by 3 pairs at a time: 24 sums, 3 vectors of x and one of weights.
+# Two rows of x or more by the matrix instruction for bytes (smmla): 2 vectors of x by 2 rows of
+# weights by 8 k. Two vectors of x are two rows of int8, or the two planes of one row of int16. A
+# tile and kernel group is unpacked to signed bytes [k / 8][16 pairs of rows][2][8 k] once,
+# whatever its format, and multiplied by 3 pairs at a time: 24 sums, 3 vectors of x and one of
+# weights.
 #
 # A prepared buffer holds, in this order (high before low plane),
-#   codes int8 [group][pair][group_size / 8][2][8], scales float32 [group][row], sums int32 [group][row]
+#   codes int8 [group][pair][group_size / 8][2][8],
+#   scales float32 [group][row], sums int32 [group][row]
 
 cdef inline Py_ssize_t x_pairs(Py_ssize_t rows, Py_ssize_t planes) noexcept nogil:
     return (rows * planes + 1) >> 1
@@ -70,7 +72,8 @@ cdef void pair_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py
                 store_pairs(zeros, w.group_size, target + 8, 1)
 
 
-cdef inline void pair_quads(const int8_t *quads, Py_ssize_t group_size, int8_t *pairs) noexcept nogil:
+cdef inline void pair_quads(const int8_t *quads, Py_ssize_t group_size,
+                            int8_t *pairs) noexcept nogil:
     # [k / 4][32][4] to [k / 8][16][2][8].
     cdef Py_ssize_t k, i
     cdef int32x4_t first_s32x4, second_s32x4

@@ -1,5 +1,5 @@
-# Rows of x by tiles of binary and ternary weights (lut_tables.pxi). A prepared buffer holds, in this
-# order,
+# Rows of x by tiles of binary and ternary weights (lut_tables.pxi). A prepared buffer holds, in
+# this order,
 #   tables [group][row][group_size / 8][digit][2][16] bytes
 #   scales float32, sums of |x| int32, sums of x int32, each [group][row]
 

@@ -1,6 +1,7 @@
-# Products of binary and ternary weights by tables in registers, as on x86 (x86/avx2_lut_tables.pxi,
-# which proves the bounds; the idea is T-MAC's and bitnet.cpp's): a nibble of a stored byte says which
-# of four activations count, and one tbl looks up, for 16 rows of the matrix, what those add up to.
+# Products of binary and ternary weights by tables in registers, as on x86
+# (x86/avx2_lut_tables.pxi, which proves the bounds; the idea is T-MAC's and bitnet.cpp's): a
+# nibble of a stored byte says which of four activations count, and one tbl looks up, for 16 rows
+# of the matrix, what those add up to.
 #
 #   x0 x1 x2 x3  ->  table[b] = sum of max(x, 0) over set bits of b, max(-x, 0) over clear bits
 #   binary  (bits b, weight 2 b - 1)         2 * looked up - sum of |x|
@@ -14,8 +15,8 @@
 
 cdef inline void make_tables(const int16_t *x, Py_ssize_t group_size, uint8_t *tables,
                              int digits) noexcept nogil:
-    # The tables of one row and kernel group. Entry b is the sum of the negative x, raised to 0, plus
-    # the x of the set bits of b: the same numbers as above.
+    # The tables of one row and kernel group. Entry b is the sum of the negative x, raised to 0,
+    # plus the x of the set bits of b: the same numbers as above.
     cdef Py_ssize_t k
     cdef int d
     cdef uint8_t *target

@@ -2,8 +2,8 @@
 
 cdef inline void add_columns(float *y, const float *w_scales, const float *offsets, float x_scale,
                              float x_sum, float32x4_t sums_f32x4) noexcept nogil:
-    # y += sum * (w_scale * x_scale), each operation rounded by itself, as binq.reference does: for 4
-    # columns of one row of x.
+    # y += sum * (w_scale * x_scale), each operation rounded by itself, as binq.reference does: for
+    # 4 columns of one row of x.
     cdef float32x4_t y_f32x4 = vaddq_f32(vld1q_f32(y), vmulq_f32(
         sums_f32x4, vmulq_n_f32(vld1q_f32(w_scales), x_scale)))
     if offsets != NULL:
@@ -13,7 +13,8 @@ cdef inline void add_columns(float *y, const float *w_scales, const float *offse
 
 
 cdef inline void add_group(float *y, const float *w_scales, const float *offsets,
-                           float x_scale, float x_sum, const float32x4_t *sums_f32x4) noexcept nogil:
+                           float x_scale, float x_sum,
+                           const float32x4_t *sums_f32x4) noexcept nogil:
     # 32 columns of one row of x.
     cdef int i
     for i in range(8):

@@ -2,7 +2,8 @@
 # that has a decode_tile, decode_nibbles and load_floats.
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end, int format) noexcept nogil:
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                              int format) noexcept nogil:
     # Whole codes are signed only where nothing else says where zero lies.
     cdef int8_t block[256 * 32]
     cdef int8_t zero_points[32]

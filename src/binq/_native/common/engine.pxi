@@ -1,5 +1,5 @@
-# An engine multiplies several formats and modes; which of them is the fastest for how many rows of x
-# is written in the table of a kernel set, by these.
+# An engine multiplies several formats and modes; which of them is the fastest for how many rows of
+# x is written in the table of a kernel set, by these.
 
 ctypedef struct Engine:
     Py_ssize_t (*prepared_bytes)(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil

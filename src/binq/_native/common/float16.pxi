@@ -18,7 +18,8 @@ cdef inline uint32_t float_to_bits(float value) noexcept nogil:
 
 
 cdef inline float half_to_float(uint16_t half) noexcept nogil:
-    # Exact. The exponent moves from bias 15 to 127; a subnormal is its bits above 2^-14, less 2^-14.
+    # Exact. The exponent moves from bias 15 to 127; a subnormal is its bits above 2^-14, less
+    # 2^-14.
     cdef uint32_t bits = <uint32_t>(half & 0x7fff) << 13
     cdef uint32_t exponent = bits & 0x0f800000
     cdef uint32_t sign = <uint32_t>(half & 0x8000) << 16

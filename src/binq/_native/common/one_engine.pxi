@@ -1,6 +1,6 @@
-# The kernel table of a machine whose one engine serves every format and mode: the portable loops and
-# NEON. Included after the prepare_rows and multiply_tiles of the machine, which become a loop for
-# each mode.
+# The kernel table of a machine whose one engine serves every format and mode: the portable loops
+# and NEON. Included after the prepare_rows and multiply_tiles of the machine, which become a loop
+# for each mode.
 
 cdef Py_ssize_t scratch_of_rows(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     return scratch_bytes(w, rows)

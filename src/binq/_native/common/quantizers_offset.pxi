@@ -1,5 +1,6 @@
-# int4 with an offset a group: from the least to the greatest weight, or by turns the nearest codes
-# and the best line through them, from four first guesses. Bit for bit as binq.reference.affine.
+# int4 with an offset a group, what HQQ and llama.cpp's Q4_K search by descent too: from the least
+# to the greatest weight, or by turns the nearest codes and the best line through them, from four
+# first guesses. Bit for bit as binq.reference.affine.
 
 cdef enum:
     AFFINE_STARTS = 4

@@ -1,6 +1,7 @@
-# The exact search of int4 and int2: binq.reference.search explains it. Two zero points are searched by
-# turns, so that their evaluations, each of which waits for the one before, run side by side. Its
-# functions are not marked inline: the compiler makes one of them all, but late, which is faster.
+# The exact search of int4 and int2: binq.reference.search explains it. Two zero points are
+# searched by turns, so that their evaluations, each of which waits for the one before, run side by
+# side. Its functions are not marked inline: the compiler makes one of them all, but late, which is
+# faster.
 
 cdef double folded(doubles *sums) noexcept nogil:
     # Eight sums, added in halves.

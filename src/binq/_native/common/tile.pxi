@@ -1,5 +1,5 @@
-# One tile (32 rows) x one kernel group, unpacked to int8 [k][32], for machines that multiply that: the
-# portable loops and NEON, each with a decode_planes and decode_nibbles of its own.
+# One tile (32 rows) x one kernel group, unpacked to int8 [k][32], for machines that multiply that:
+# the portable loops and NEON, each with a decode_planes and decode_nibbles of its own.
 
 cdef inline bint is_even(int format) noexcept nogil:
     # Whether nibbles stand for 16 levels one step apart.

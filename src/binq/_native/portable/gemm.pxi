@@ -172,4 +172,5 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                         y[row * 32 + r] = y[row * 32 + r] + term
         columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
         for row in range(count):
-            memcpy(out + (first + row) * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
+            memcpy(out + (first + row) * out_stride + tile * 32, y + row * 32,
+                   columns * sizeof(float))

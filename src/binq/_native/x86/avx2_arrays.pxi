@@ -19,8 +19,8 @@ cdef inline __m256 repeat_byte(const uint8_t *byte) noexcept nogil:
 
 
 cdef struct RowLevels:
-    # What each code of planes stands for in one row and group, offset and all, or of whole codes: what
-    # they are too large by, scale, offset.
+    # What each code of planes stands for in one row and group, offset and all, or of whole codes:
+    # what they are too large by, scale, offset.
     __m256 of_f32x8[4]
     bint has_offset
 
@@ -189,7 +189,8 @@ cdef inline __m256i codes_of_32(int format, const uint8_t *packed,
 
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
-                              Py_ssize_t tile_begin, Py_ssize_t tile_end, int format) noexcept nogil:
+                              Py_ssize_t tile_begin, Py_ssize_t tile_end,
+                              int format) noexcept nogil:
     # Whole codes are signed only where nothing else says where zero lies.
     cdef __m256i offset_i8x32 = _mm256_set1_epi8(<char>common_zero(w, format))
     cdef Py_ssize_t k8s = w.groups * (w.group_size >> 3)

@@ -1,7 +1,7 @@
-# One tile (32 rows) x one kernel group, unpacked to unsigned codes u8 [k/4][32 rows][4 k], so that one
-# dword is what four activations multiply. What a code is too large by, its zero point or the number
-# of levels below zero, is the same for all k of a group and is taken off once, times the sum of the
-# activations.
+# One tile (32 rows) x one kernel group, unpacked to unsigned codes u8 [k/4][32 rows][4 k], so that
+# one dword is what four activations multiply. What a code is too large by, its zero point or the
+# number of levels below zero, is the same for all k of a group and is taken off once, times the
+# sum of the activations.
 
 cdef inline void widen_int4(const uint8_t *packed, Py_ssize_t k8s, uint8_t *codes) noexcept nogil:
     # The stored order already is [k/8][row][4]: low nibbles are one quad of k, high the next.

@@ -1,6 +1,6 @@
 # Products of binary and ternary weights with few rows of float32 activations, without a
-# multiplication: a table of 16 sums of x lies in two registers, and four bits of a row of weights say
-# which of them is added, for 8 rows of weights at once.
+# multiplication: a table of 16 sums of x lies in two registers, and four bits of a row of weights
+# say which of them is added, for 8 rows of weights at once.
 #
 #   binary   bits of k 0-3           ->  +-x0 +-x1 +-x2 +-x3
 #   ternary  bits of k 0-1, 2 planes ->  t0 x0 + t1 x1, and k 2-3 likewise; both are added first

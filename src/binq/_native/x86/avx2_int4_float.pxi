@@ -1,6 +1,7 @@
-# Products of int4 and int2 weights with float32 activations: a tile of codes is turned to float32 [k][32 rows]
-# in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12 accumulators, one fused
-# multiply-add for each product. The scale of a group multiplies its sum. A prepared buffer holds
+# Products of int4 and int2 weights with float32 activations: a tile of codes is turned to float32
+# [k][32 rows] in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12
+# accumulators, one fused multiply-add for each product. The scale of a group multiplies its sum. A
+# prepared buffer holds
 #   values float32 [group][row][group_size], sums of x float32 [group][row]
 # and each row is summed in the same order whatever rows lie beside it.
 
@@ -224,7 +225,8 @@ cdef inline void float_tiles(const Weights *w, const void *prepared, Py_ssize_t 
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, format, tile, group, &t)
-            packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format)
+            packed = w.packed + (
+                (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format))
             at = group * rows + first
             float_group(w, format, &t, packed, x + at * w.group_size, codes, y, count)
             if t.has_offsets:

@@ -1,5 +1,6 @@
-# Integer products of int4 and int2 weights and many rows of x: a tile of weights is unpacked into L1
-# once (avx2_code_tile.pxi) and met by four planes of x at a time, 16 columns of weights by 4 planes in 8 accumulators.
+# Integer products of int4 and int2 weights and many rows of x: a tile of weights is unpacked into
+# L1 once (avx2_code_tile.pxi) and met by four planes of x at a time, 16 columns of weights by 4
+# planes in 8 accumulators.
 #
 # maddubs adds pairs of products into int16, and eight such pairs add up there before they are
 # widened: 8 * 2 * 15 * 128 = 30720 < 32768.
@@ -112,14 +113,16 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
                 int4_gemv_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
                                 planes, count)
                 continue
-            packed = w.packed + (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format)
+            packed = w.packed + (
+                (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format))
             if format == FORMAT_INT4:
                 widen_int4(packed, w.group_size >> 3, codes)
             else:
                 widen_planes(packed, w.group_size >> 3, FORMAT_INT2, codes)
             row = 0
             while row < count:
-                row += block_rows(codes, x + (at + row) * size, w.group_size, &t, x_scales + at + row,
+                row += block_rows(codes, x + (at + row) * size, w.group_size, &t,
+                                  x_scales + at + row,
                                   x_sums + at + row, y + row * 32, planes, count - row)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)
 

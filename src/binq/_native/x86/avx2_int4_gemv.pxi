@@ -86,7 +86,8 @@ cdef inline int few_block(const Weights *w, Py_ssize_t tile, Py_ssize_t group, c
     return 1
 
 
-cdef inline void int4_gemv_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group, const int8_t *x,
+cdef inline void int4_gemv_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
+                                 const int8_t *x,
                            const TileScales *t, const float *x_scales, const int32_t *x_sums,
                            float *y, int planes, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t row = 0

@@ -62,7 +62,7 @@ cdef struct Stretch:
     const char *scales
     const char *offsets           # NULL: none
     Py_ssize_t group_bytes
-    Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the whole row
+    Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the row
     Py_ssize_t tile_stride        # to the same group of the next tile
     Py_ssize_t scales_stride
     Py_ssize_t offsets_step
@@ -118,12 +118,14 @@ cdef inline void lut_gemv_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t
         return
     row = 0
     while row + 2 <= rows:
-        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes,
+                      t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 2, tiles)
         row += 2
     if row < rows:
-        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes, t,
+        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes,
+                      t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 1, tiles)
 

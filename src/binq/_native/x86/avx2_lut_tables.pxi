@@ -1,6 +1,8 @@
 # Products of binary and ternary weights with integer activations, by tables in registers: no
-# multiplication, four weights a step. A nibble of a stored byte says which of four activations
-# count; one vpshufb looks up, for 32 rows of the matrix at once, what those four add up to.
+# multiplication, four weights a step. The idea is that of T-MAC, LUT-GEMM and bitnet.cpp; new here
+# are sums that stay exact: raised entries in digits to the base of 32. A nibble of a stored byte
+# says which of four activations count; one vpshufb looks up, for 32 rows of the matrix at once,
+# what those four add up to.
 #
 #   x0 x1 x2 x3  ->  table[b] = sum of max(x, 0) over set bits of b, max(-x, 0) over clear bits
 #
@@ -149,8 +151,8 @@ cdef inline void widen_digits(Looker *looker, int digits) noexcept nogil:
 
 
 cdef struct Ahead:
-    # Stored bytes that are wanted later, asked for while these are met: those of as many kernel groups
-    # as there are tiles in work.
+    # Stored bytes that are wanted later, asked for while these are met: those of as many kernel
+    # groups as there are tiles in work.
     const uint8_t *first
     const uint8_t *second
 

@@ -1,5 +1,6 @@
-# Products of binary and ternary weights with few rows of float32 activations, as avx2_float_gemv.pxi
-# with the same tables: all 16 entries in one register, 16 rows of weights at once.
+# Products of binary and ternary weights with few rows of float32 activations, as
+# avx2_float_gemv.pxi with the same tables: all 16 entries in one register, 16 rows of weights at
+# once.
 
 cdef inline __m512i load_16_bytes(const uint8_t *bytes) noexcept nogil:
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(<const __m128i *>bytes))

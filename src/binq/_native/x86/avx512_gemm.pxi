@@ -1,6 +1,7 @@
-# Products on AVX-512 VNNI: unsigned codes of weights times the signed bytes of activations.pxi,
-# in int32, a block of rows of x at a time (avx512_int4.pxi, avx512_two_planes.pxi). What a code is too
-# large by is the same for all k of a group and is taken off once, times the sum of the activations:
+# Products on AVX-512 VNNI: unsigned codes of weights times the signed bytes of activations.pxi, in
+# int32, a block of rows of x at a time (avx512_int4.pxi, avx512_two_planes.pxi). What a code is
+# too large by is the same for all k of a group and is taken off once, times the sum of the
+# activations:
 #   ternary  a + b   less 1        int4   nibble   less its zero point (8 where symmetric)
 #   int2     a + 2 b less 2
 

@@ -1,11 +1,13 @@
-# int4 on VNNI: weights are unpacked in registers, 3 operations for a vector of 128, and met at once by
-# up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
+# int4 on VNNI: weights are unpacked in registers, 3 operations for a vector of 128, and met at
+# once by up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns for
+# each.
 
 cdef inline void int4_dots(const uint8_t *packed, const int8_t *x, const int32_t *starts,
                            Py_ssize_t group_size, __m512i *sums_i32x16,
                            int planes) noexcept nogil:
-    # sums[2 p + h] = starts[p] + codes of 16 columns . plane p. 256 * 15 * 128 < 2^19: never overflows. With few
-    # planes low and high nibbles have sums of their own, so that no product waits for the last.
+    # sums[2 p + h] = starts[p] + codes of 16 columns . plane p. 256 * 15 * 128 < 2^19: never
+    # overflows. With few planes low and high nibbles have sums of their own, so that no product
+    # waits for the last.
     cdef Py_ssize_t k8
     cdef int p, h
     cdef int32_t four

@@ -1,5 +1,6 @@
-# Ternary and int2 on VNNI: codes a + b, or a + 2 b, are unpacked in registers, 12 operations for 128 of
-# them, and met at once by up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
+# Ternary and int2 on VNNI: codes a + b, or a + 2 b, are unpacked in registers, 12 operations for
+# 128 of them, and met at once by up to 8 planes of x (8 rows of int8, 4 of int16), in 2
+# accumulators of 16 columns for each.
 
 cdef enum:
     PREFETCH_TERNARY = 8192   # bytes ahead, into L2: few planes hide too little of memory

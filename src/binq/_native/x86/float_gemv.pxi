@@ -1,5 +1,5 @@
-# What the kernels of few rows of float32 activations share: avx2_float_gemv.pxi, avx512_float_gemv.pxi,
-# each with a float_gemv_piece of its own.
+# What the kernels of few rows of float32 activations share: avx2_float_gemv.pxi,
+# avx512_float_gemv.pxi, each with a float_gemv_piece of its own.
 
 cdef enum:
     FLOAT_GEMV_AHEAD = 8192   # bytes of weights asked for ahead, into L2

@@ -1,13 +1,14 @@
-# Products of binary and ternary weights without a multiplication, for many rows of x. A table holds
-# what four activations add up to under each choice of weights, for as many rows of x side by side as
-# a vector has lanes, so that four weights are one load and one addition.
+# Products of binary and ternary weights without a multiplication, for many rows of x: LUT-GEMM,
+# with vectors of tokens as in Vec-LUT (vlut.cpp), exact. A table holds what four activations add
+# up to under each choice of weights, for as many rows of x side by side as a vector has lanes, so
+# that four weights are one load and one addition.
 #
 #   binary   bits 1 0 1 0            ->  table[5]  = x0 - x1 + x2 - x3         16 entries
 #   ternary  -1 0 +1 +1, in base 3   ->  table[75] = -x0      + x2 + x3        81 entries
 #
 # Lanes are float32 for float32 activations, int32 for int16 and int16 for int8, whose sums over a
-# group are at most 256 * 127 = 32512 in size. Four weights of zero add exactly nothing, and every row
-# of x is added up in the same order whatever rows lie beside it.
+# group are at most 256 * 127 = 32512 in size. Four weights of zero add exactly nothing, and every
+# row of x is added up in the same order whatever rows lie beside it.
 #
 # A prepared buffer holds, rows of x in blocks of one vector, absent ones as zeros,
 #   x [block][group][k] vectors, scales float32 and sums of x float32, both [block][group][lane]
@@ -29,8 +30,9 @@ cdef inline Py_ssize_t entries_of(int planes) noexcept nogil:
 
 
 cdef inline Py_ssize_t lut_span(const Weights *w, int planes) noexcept nogil:
-    # k whose tables serve while a run of tiles passes by, measured: more than a first-level cache of
-    # 32 KB holds, for the sums of each row of weights are fetched and stored once for all of them.
+    # k whose tables serve while a run of tiles passes by, measured: more than a first-level cache
+    # of 32 KB holds, for the sums of each row of weights are fetched and stored once for all of
+    # them.
     return min(w.group_size, <Py_ssize_t>(128 if planes == 1 else 64))
 
 
@@ -163,8 +165,9 @@ cdef inline bint is_fit_row(const float *x, Py_ssize_t count) noexcept nogil:
 
 
 cdef inline void make_columns(const char *x, char *table, int planes, int lanes) noexcept nogil:
-    # The table of 4 k: sums of the first two and of the last two, and all sums of those. Binary: bit i
-    # set adds x[i], clear subtracts it. Ternary: digit i of the entry less one is the weight of x[i].
+    # The table of 4 k: sums of the first two and of the last two, and all sums of those. Binary:
+    # bit i set adds x[i], clear subtracts it. Ternary: digit i of the entry less one is the weight
+    # of x[i].
     cdef vector low[9]
     cdef vector high[9]
     cdef vector zero = zero_vector()
@@ -303,7 +306,8 @@ cdef inline void finish_offset(float *y, const float *x_sums, float midpoint,
 
 
 cdef inline void store_columns(const Weights *w, const float *y, Py_ssize_t rows, float *out,
-                               Py_ssize_t out_stride, Py_ssize_t tile, Py_ssize_t count) noexcept nogil:
+                               Py_ssize_t out_stride, Py_ssize_t tile,
+                               Py_ssize_t count) noexcept nogil:
     # y [32 rows of weights][row of x] to `rows` rows of out.
     cdef float turned[8 * 32]
     cdef Py_ssize_t row, column, i

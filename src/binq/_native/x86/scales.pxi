@@ -24,12 +24,14 @@ cdef inline void load_vectors(const char *stored, bint is_float32,
                 <const __m128i *>(<const uint16_t *>stored + r * 8)))
 
 
-cdef inline Py_ssize_t scale_block(const Weights *w, Py_ssize_t tile, Py_ssize_t group) noexcept nogil:
+cdef inline Py_ssize_t scale_block(const Weights *w, Py_ssize_t tile,
+                                   Py_ssize_t group) noexcept nogil:
     # Which block of 32 scales belongs to a tile and kernel group.
     return tile * w.scale_groups + (group if w.scale_groups > 1 else 0)
 
 
-cdef inline Py_ssize_t scales_at(const Weights *w, Py_ssize_t tile, Py_ssize_t group) noexcept nogil:
+cdef inline Py_ssize_t scales_at(const Weights *w, Py_ssize_t tile,
+                                 Py_ssize_t group) noexcept nogil:
     # Bytes to the scales of one tile and group.
     return scale_block(w, tile, group) * (128 if w.scales_float32 else 64)
 

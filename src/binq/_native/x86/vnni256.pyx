@@ -1,7 +1,7 @@
 """The kernels of AVX-VNNI as AVX-512 VNNI encodes them, as the capsule ``table``.
 
-The same source in another encoding, so that it is tested on every processor with AVX-512 VNNI, which
-has faster kernels of its own.
+The same source in another encoding, so that it is tested on every processor with AVX-512 VNNI,
+which has faster kernels of its own.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New

@@ -1,13 +1,13 @@
-# Products of unsigned codes and signed bytes in vectors of 32 bytes by vpdpbusd, which adds four of
-# them into int32: AVX-VNNI, or AVX-512 VNNI with VL. Each module that includes this names the
-# instruction `dpbusd`. A tile of weights is unpacked into L1 once (avx2_code_tile.pxi) and multiplied
-# by up to 6 planes of x, half of its columns at a time: 12 sums, 2 vectors of weights and one of x
-# are 15 of the 16 registers.
+# Products of unsigned codes and signed bytes in vectors of 32 bytes by vpdpbusd, which adds four
+# of them into int32: AVX-VNNI, or AVX-512 VNNI with VL. Each module that includes this names the
+# instruction `dpbusd`. A tile of weights is unpacked into L1 once (avx2_code_tile.pxi) and
+# multiplied by up to 6 planes of x, half of its columns at a time: 12 sums, 2 vectors of weights
+# and one of x are 15 of the 16 registers.
 #
 # Each loop is a function of its own, called by a pointer: inlined side by side, GCC 12 stores the
-# sums of one in the loop of the other (51 instructions instead of 24). Inside of it, sums are set up
-# and stored in a loop over parts: only then does GCC unroll those loops early and keep the sums in
-# registers.
+# sums of one in the loop of the other (51 instructions instead of 24). Inside of it, sums are set
+# up and stored in a loop over parts: only then does GCC unroll those loops early and keep the sums
+# in registers.
 
 cdef enum:
     NIBBLE_PLANES = 2         # at most: then nibbles are unpacked in registers

@@ -1,5 +1,6 @@
-# The kernel table of vnni_gemm.pxi: AVX2's, with its products of int4 and int2. Ternary is as fast by
-# tables: 120 against 124 G products/s with 96 rows of x, 121 against 112 with 32 (Xeon, Emerald Rapids).
+# The kernel table of vnni_gemm.pxi: AVX2's, with its products of int4 and int2. Ternary is as fast
+# by tables: 120 against 124 G products/s with 96 rows of x, 121 against 112 with 32 (Xeon, Emerald
+# Rapids).
 
 cdef Engine VNNI = Engine(plane_prepared, plane_prepare, vnni_scratch, vnni_multiply)
 
