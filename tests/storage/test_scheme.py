@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from binq import storage
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
-from binq.storage import scheme as registry
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 
@@ -140,29 +138,53 @@ def test_names_are_taken_once(three_levels):
         storage.get(4)
 
 
-@pytest.mark.parametrize("made", ["class", "instance"])
-def test_entry_points_are_loaded_when_a_checkpoint_asks(tmp_path, monkeypatch, made):
-    w = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
-    q = binq.quantize(w, "ternary", group_size=None)
-    folder = written(tmp_path / "source", ThreeLevelsScheme(), {NAME: q})
-    found = ThreeLevelsScheme if made == "class" else ThreeLevelsScheme()
-    monkeypatch.setattr(EntryPoint, "load", lambda self: found)
-    entry = EntryPoint("three-levels", "some.package:Scheme", registry.GROUP)
+PACKAGE = """
+from binq import storage
 
-    def entries(*, group, name):
-        assert group == "binq.storage"
-        return [entry] if name == "three-levels" else []
+class Others(storage.Scheme):
+    name = "others"
 
-    monkeypatch.setattr(registry, "entry_points", entries)
+    def collect(self, source, settings, names):
+        assert settings["quant_method"] == "others"
+        return {}
+
+instance = Others()
+nothing = 7
+"""
+
+
+def installed(folder, monkeypatch, found):
+    """Puts a package with an entry point where Python finds it."""
+    metadata = folder / "others_package-1.0.dist-info"
+    metadata.mkdir(exist_ok=True)
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: others-package\nVersion: 1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(f"[binq.storage]\nothers = others_package:{found}\n")
+    (folder / "others_package.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(str(folder))
+
+
+@pytest.mark.parametrize("found", ["Others", "instance"])
+def test_entry_points_are_loaded_when_a_checkpoint_asks(tmp_path, monkeypatch, found):
+    installed(tmp_path, monkeypatch, found)
+    source = tmp_path / "source"
+    source.mkdir()
+    binq.save_file({NAME: np.eye(4, dtype=np.float32)}, source / "model.safetensors")
+    config = {"model_type": "qwen3", "quantization_config": {"quant_method": "others"}}
+    (source / "config.json").write_text(json.dumps(config))
     try:
-        values, _ = read_back(folder)[NAME]
-        np.testing.assert_array_equal(values, q.dequantize())
+        values, _ = read_back(source)[NAME]
+        np.testing.assert_array_equal(values, np.eye(4))
+        assert type(storage.get("others")).__name__ == "Others"
     finally:
-        storage.unregister("three-levels")
-    wrong = EntryPoint("four-levels", "some.package:Scheme", registry.GROUP)
-    monkeypatch.setattr(registry, "entry_points", lambda **_: [wrong])
-    with pytest.raises(TypeError, match="must be a scheme named 'four-levels'"):
-        storage.get("four-levels")
+        storage.unregister("others")
+
+
+def test_entry_points_of_something_else_are_refused(tmp_path, monkeypatch):
+    installed(tmp_path, monkeypatch, "nothing")
+    with pytest.raises(TypeError, match="must be a scheme named 'others', got 7"):
+        storage.get("others")
 
 
 FORMATS = [
