@@ -386,3 +386,21 @@ def test_gguf_files_are_shown_and_not_vouched_for(tmp_path):
         ]
         (problem,) = verify(place)
         assert problem.startswith(f"{path}: not a binq file")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"version":1,"tensors":3}', '{"version":9,"tensors":{}}', "["]
+)
+def test_a_description_that_cannot_be_read_is_a_problem(tmp_path, text):
+    """Also beside a source: what cannot be read is missing there."""
+    w = np.ones((4, 32), np.float32)
+    source = one_file(tmp_path / "source", {NAME: w})
+    binq.save_file({NAME: binq.quantize(w, "int4")}, tmp_path / "m.safetensors")
+    header, data = header_of((tmp_path / "m.safetensors").read_bytes())
+    header["__metadata__"]["binq"] = text
+    with_header(tmp_path / "m.safetensors", header, data)
+    problems = list(verify(tmp_path / "m.safetensors", source))
+    assert any(
+        "__metadata__['binq']" in p or "is newer than this binq reads" in p for p in problems
+    )
+    assert any(f"{NAME}: in {source}, missing here" in p for p in problems)

@@ -38,7 +38,7 @@ class Headers:
         self.text, self.size = data[8 : 8 + length].strip(), len(data) - 8 - length
 
     def try_one(self, rng: random.Random) -> bool:
-        if rng.randrange(3):
+        if rng.randrange(20):
             text = mutate(self.text, rng)
         else:
             text = mutate_header(json.loads(self.text), rng)
@@ -60,7 +60,7 @@ class Descriptions:
             self.text = source._file(name).metadata["binq"].encode()
 
     def try_one(self, rng: random.Random) -> bool:
-        if rng.randrange(2):
+        if rng.randrange(20):
             text = mutate(self.text, rng).decode("utf-8", "replace")
         else:
             text = json.dumps(mutate_json(json.loads(self.text), rng))

@@ -19,7 +19,7 @@ from binq.convert.item import FLOATS
 from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, lanes
 from binq.convert.rewrite import round_to
 from binq.convert.tables import shown
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint, open_file
 from binq.files.dtypes import numpy_dtype
@@ -57,13 +57,13 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
         plain: dict[str, TensorFile] = {}
         for file_path in files:
             # What cannot be read was a problem already.
-            with suppress(FormatError, OSError):
+            with suppress(FormatError, UnsupportedFormatError, OSError):
                 file = stack.enter_context(open_file(file_path))
                 described, _ = binq_metadata.described(file.metadata, file_path)
                 parts = binq_metadata.stored_names(described)
                 plain.update(dict.fromkeys((name for name in file if name not in parts), file))
                 for name, d in described.items():
-                    with suppress(FormatError):
+                    with suppress(FormatError, UnsupportedFormatError):
                         packed[name] = StoredPacked(file, name, d)
         source = stack.enter_context(Checkpoint(against))
         settings = _settings(path)
@@ -93,7 +93,7 @@ def compare(path: Path, files: list[Path], against: Path) -> Iterator[str]:
 
 def _settings(path: Path) -> dict[str, Any]:
     """Returns what a folder's configuration says of its conversion."""
-    with suppress(FormatError, OSError), Checkpoint(path) as made:
+    with suppress(FormatError, UnsupportedFormatError, OSError), Checkpoint(path) as made:
         settings = made.config.get("quantization_config")
         return settings if isinstance(settings, dict) else {}
     return {}
