@@ -216,7 +216,7 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the same in bytes",
     )
-    command.add_argument("--overwrite", action="store_true", help="replace what lies at DST")
+    command.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     command.add_argument(
         "--json", action="store_true", help="print the report as one JSON document"
     )

@@ -87,7 +87,7 @@ def quantize_checkpoint(
       weighed by importance or calibration where it is given
     - max_shard_bytes: where a new file begins
     - dry_run: plan only, write nothing
-    - overwrite: replace what lies at dst; resume: go on with the work of a killed run of the same
+    - overwrite: replace dst if it exists; resume: go on with the work of a killed run of the same
       settings on the same source, with the same bytes in the end
     - part: ``(i, n)``, i from 1: do every n-th shard only, beside other parts; finalize: check
       that all parts are there and complete dst

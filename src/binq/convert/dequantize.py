@@ -55,7 +55,7 @@ def dequantize_checkpoint(
     - dtype: ``"bfloat16"`` or ``"float32"``, of weights that were quantized. Plain tensors are
       copied; ``"float32"`` widens them as well
     - max_shard_bytes: where a new file begins
-    - overwrite: replace what lies at dst
+    - overwrite: replace dst if it exists
     - family: the name of a family, for a model whose configuration does not tell it
     - progress: True for a bar on a terminal, or a function called with numbers of bytes
 

@@ -8,7 +8,7 @@ from binq.convert.tensor_report import TensorReport
 # A zero point that is off by one gives 0.32; weights of trained models stay below 0.1.
 MOST_MEAN = 0.2
 _NAMED = 5
-_SLACK = 1.05  # what padding and scales add to weights that are taken over exactly
+_SLACK = 1.05  # what padding and scales add to weights that are kept exactly
 _LOOKUPS = ("embedding", "head")
 
 
