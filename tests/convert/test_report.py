@@ -193,3 +193,15 @@ def test_a_plan_says_what_will_be_kept():
     assert planned.sqnr_db is None
     assert not planned.kept
     assert TensorReport("m.norm.weight", (64,), "Q6_K", "norm", 128, 128).kept
+
+
+@pytest.mark.parametrize("decibels", [-3000.0, -math.inf, math.nan])
+def test_errors_beyond_all_floats_are_reported_as_such(decibels):
+    """As of weights whose signal is tiny beside their noise: found by the fuzzer."""
+    tensors = [
+        TensorReport("a", (2, 32), "int4 g32", "linear", 128, 64, sqnr_db=d, signal=s)
+        for d, s in ((20.0, 1e-300), (decibels, 1e-20))
+    ]
+    report = Report("s", "t", tensors)
+    assert "poor" in str(report)
+    assert json.loads(report.to_json())

@@ -92,4 +92,7 @@ def _total(tensors: Sequence[TensorReport]) -> float:
         energy = math.prod(tensor.shape) if tensor.signal is None else tensor.signal
         signal += energy
         noise += energy * _error(_decibels(tensor)) ** 2
-    return 10 * math.log10(signal / noise) if noise and signal else math.inf
+    if not noise or not signal:
+        return math.inf
+    ratio = signal / noise  # 0 where the noise is beyond all floats
+    return 10 * math.log10(ratio) if ratio > 0 else -math.inf
