@@ -51,7 +51,6 @@ def test_functions_that_tell_the_shape():
         ("equal", lambda q: np.zeros(3) == q),
         ("sum", lambda q: np.sum(q)),
         ("mean", lambda q: np.mean(q)),
-        ("concatenate", lambda q: np.concatenate([q, q])),
         ("norm", lambda q: np.linalg.norm(q)),
         ("save", lambda q: np.save("x.npy", q)),
         ("mean", lambda q: q.mean()),
@@ -248,3 +247,10 @@ def test_asked_for_floats_are_given():
     exec("w = np.asarray(q)", namespace)
     np.testing.assert_array_equal(namespace["w"], w)
     np.testing.assert_array_equal(eval("np.asarray(q)", {"np": np}, {"q": q}), w)
+
+
+@pytest.mark.parametrize("name", ["concatenate", "stack"])
+def test_what_binq_joins_itself_is_named(name):
+    q = binq.quantize(np.eye(32, 64), "int4")
+    with pytest.raises(TypeError, match=rf"use binq\.{name}, or call \.dequantize\(\)"):
+        getattr(np, name)([q, q])

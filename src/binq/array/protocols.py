@@ -21,9 +21,15 @@ _MATMUL = np.matmul
 _INPLACE_AXES = [(-2, -1), (-2, -1), (-2, -1)]
 
 
+# binq's own functions of the same name.
+_OURS = {"concatenate": "binq.concatenate", "stack": "binq.stack"}
+
+
 def _refused(name: str) -> TypeError:
+    instead = f"use {_OURS[name]}, or " if name in _OURS else ""
     return TypeError(
-        f"numpy.{name} does not work on packed weights: call .dequantize() for a float array"
+        f"numpy.{name} does not work on packed weights: "
+        f"{instead}call .dequantize() for a float array"
     )
 
 
