@@ -91,6 +91,24 @@ def test_a_dry_run_shows_the_plan(source, tmp_path, capsys):
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "zero"),
+    [
+        (("--no-symmetric",), "code"),
+        (("--asymmetric",), "code"),
+        (("--no-symmetric", "--zero", "offset"), "offset"),
+    ],
+)
+def test_where_zero_lies_is_said_as_in_python(source, tmp_path, capsys, options, zero):
+    assert run("quantize", source, tmp_path / "t", *options) == 0
+    wanted = tmp_path / "wanted"
+    binq.quantize_checkpoint(source, wanted, symmetric=False, zero=zero)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "t").glob("*.safetensors")} == {
+        p.name: p.read_bytes() for p in wanted.glob("*.safetensors")
+    }
+    capsys.readouterr()
+
+
 def test_parts_and_finalize(source, tmp_path, capsys):
     target = tmp_path / "t"
     assert run("quantize", source, target, "--part", "1/1") == 0

@@ -247,9 +247,16 @@ def _add_quantize(commands: Any) -> None:
         help=f"how scales are chosen: {', '.join(METHODS)} (default: mse)",
     )
     quantize.add_argument(
+        "--no-symmetric",
         "--asymmetric",
-        action="store_true",
-        help="symmetric=False: a zero point a group (int4), any two levels (binary)",
+        dest="symmetric",
+        action="store_false",
+        help="a zero point a group (int4), any two levels (binary)",
+    )
+    quantize.add_argument(
+        "--zero",
+        metavar="WHAT",
+        help="with --no-symmetric, where zero lies in int4: a code (default) or an offset",
     )
     quantize.add_argument(
         "--nonfinite",
@@ -350,7 +357,8 @@ def _quantize(options: argparse.Namespace) -> int:
             options.format,
             options.group_size,
             method,
-            not options.asymmetric,
+            options.symmetric,
+            options.zero,
             nonfinite=options.nonfinite,
         )
         parse_rules(options.rule, default)
@@ -370,7 +378,8 @@ def _quantize(options: argparse.Namespace) -> int:
             options.format,
             group_size=options.group_size,
             method=options.method,
-            symmetric=not options.asymmetric,
+            symmetric=options.symmetric,
+            zero=options.zero,
             nonfinite=options.nonfinite,
             rules=options.rule,
             embeddings=options.embeddings,
