@@ -19,17 +19,26 @@ cdef class _View:
         return self.buffer.shape[axis]
 
 
-cdef _View view(str name, array, bytes kind, int ndim, bint writable):
-    # kind: the struct module's letter of the elements; of int64, both that name 8 bytes somewhere.
+cdef inline bint is_kind(const Py_buffer *buffer, const char *kind) noexcept:
+    # Whether elements are of one of the letters of the struct module, and of 8 bytes where it has two:
+    # int64 is a long on one system and a long long on another.
+    cdef const char *format = buffer.format
+    if format == NULL or format[0] == 0 or format[1] != 0:
+        return False
+    if kind[1] == 0:
+        return format[0] == kind[0]
+    return (format[0] == kind[0] or format[0] == kind[1]) and buffer.itemsize == 8
+
+
+cdef _View view(str name, array, const char *kind, int ndim, bint writable):
     cdef _View held = _View.__new__(_View)
     PyObject_GetBuffer(
         array, &held.buffer,
         PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (PyBUF_WRITABLE if writable else 0))
     held.held = True
-    if (held.buffer.ndim != ndim or <bytes>held.buffer.format not in (kind[:1], kind[1:])
-            or (len(kind) == 2 and held.buffer.itemsize != 8)):
+    if held.buffer.ndim != ndim or not is_kind(&held.buffer, kind):
         raise ValueError(
             f"{name} must have {ndim} dimensions of {kind.decode()!r}, got {held.buffer.ndim} "
-            f"of {held.buffer.format.decode()!r}"
+            f"of {(<bytes>held.buffer.format).decode()!r}"
         )
     return held
