@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from checkpoints.fixtures import gguf_file
 
 import binq
 from binq.errors import FormatError
+from binq.files import reading
 from binq.files.checkpoint import Checkpoint
 from binq.files.reading import ReadableFile
 
@@ -85,3 +87,54 @@ def test_a_link_is_what_it_leads_to(tmp_path):
     path = st_file(tmp_path)
     Path(tmp_path / "link.safetensors").symlink_to(path)
     np.testing.assert_array_equal(binq.load_file(tmp_path / "link.safetensors")["w"], rows())
+
+
+def in_time(work):
+    """Runs work in a thread of its own and says whether it came to an end."""
+    done = []
+    thread = threading.Thread(target=lambda: done.append(work()), daemon=True)
+    thread.start()
+    thread.join(20)
+    return done
+
+
+def read_whole(path):
+    file = ReadableFile(path)
+    try:
+        return file.read(0, 8, "x")
+    finally:
+        file.close()
+
+
+def test_the_garbage_collector_may_close_files_while_others_are_opened(tmp_path, monkeypatch):
+    """Its work comes in the midst of the pool's own, in the thread that holds the lock."""
+    paths = [tmp_path / f"{number}" for number in range(6)]
+    for path in paths:
+        path.write_bytes(b"12345678")
+    monkeypatch.setattr(reading, "_MOST_OPEN", 2)
+    unused = [ReadableFile(path) for path in paths[:3]]
+    opened = ReadableFile.open
+
+    class Closing:
+        """A file during whose end another one is closed."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def close(self):
+            if unused:
+                unused.pop().close()
+            self.file.close()
+
+    def opened_while_another_is_closed(self):
+        if unused:
+            unused.pop().close()
+        return Closing(opened(self))
+
+    monkeypatch.setattr(ReadableFile, "open", opened_while_another_is_closed)
+    read = [in_time(lambda path=path: read_whole(path)) for path in paths[3:]]
+    assert read == [[b"12345678"]] * 3
+    assert unused == []

@@ -122,21 +122,29 @@ class ReadableFile:
 
 
 class _Pool:
-    """The files that are open, those that were used last at the end."""
+    """The files that are open, those that were used last at the end.
+
+    Any line here may make the garbage collector run, which may close files that nobody uses: the
+    lock lets its own thread in again, and nothing is taken for granted after it.
+    """
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._open: OrderedDict[int, weakref.ref[ReadableFile]] = OrderedDict()
 
     def take(self, owner: ReadableFile) -> io.FileIO:
         with self._guard:
-            if owner.file is None:
-                owner.file = owner.open()
-                self._open[id(owner)] = weakref.ref(owner)
-                self._shrink()
-            else:
-                self._open.move_to_end(id(owner))
             owner.users += 1
+            try:
+                if owner.file is None:
+                    owner.file = owner.open()
+                    self._open[id(owner)] = weakref.ref(owner)
+                self._open.move_to_end(id(owner))
+                if len(self._open) > _MOST_OPEN:
+                    self._shrink()
+            except BaseException:
+                owner.users -= 1
+                raise
             return owner.file
 
     def give_back(self, owner: ReadableFile) -> None:
@@ -147,24 +155,26 @@ class _Pool:
         """Closes a file for good."""
         with self._guard:
             self._open.pop(id(owner), None)
-            if owner.file is not None:
-                owner.file.close()
-                owner.file = None
+            file, owner.file = owner.file, None
+            if file is not None:
+                file.close()
 
     def _shrink(self) -> None:
         """Closes the files that were not used for longest, but none that is in use."""
-        for key in list(self._open)[: max(0, len(self._open) - _MOST_OPEN)]:
-            owner = self._open[key]()
+        for key in list(self._open)[: len(self._open) - _MOST_OPEN]:
+            reference = self._open.get(key)
+            owner = reference() if reference else None
             if owner is None:  # its file was closed with it
-                del self._open[key]
-            elif not owner.users and owner.file is not None:
-                owner.file.close()
-                owner.file = None
-                del self._open[key]
+                self._open.pop(key, None)
+            elif not owner.users:
+                self._open.pop(key, None)
+                file, owner.file = owner.file, None
+                if file is not None:
+                    file.close()
 
     def reset(self) -> None:
         """A forked child has no thread that could hold the lock."""
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
 
 
 _pool = _Pool()
