@@ -65,7 +65,7 @@ class Decoder:
             heads, width = c["num_attention_heads"], c["hidden_size"]
             sizes = (c["num_hidden_layers"], heads, c.get("num_key_value_heads", heads))
             head_size = c.get("head_dim") or width // heads
-            epsilon = c["rms_norm_eps"]
+            epsilon = c.get("rms_norm_eps", 1e-6)
             rope = c.get("rope_parameters") or {}
             theta = rope.get("rope_theta", c.get("rope_theta", 1e4))
             scaling = c.get("rope_scaling") or rope.get("rope_type", "default") != "default"

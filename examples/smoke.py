@@ -5,11 +5,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 HERE = Path(__file__).parent
 RUNS = [
     ["make_checkpoint.py", "{folder}/source"],
     ["quantize_checkpoint.py", "{folder}/source", "{folder}/target", "--rule", "*k_proj*=keep"],
     ["generate.py", "{folder}/target", "--ids", "5,17,99,3", "--new", "5"],
+    ["calibrate.py", "{folder}/source", "{folder}/tokens.npy", "{folder}/calibrated"],
     ["demo.py", "--out", "{folder}/demo"],
     ["multiply.py", "2"],
     ["search.py", "--documents", "2000", "--dimensions", "200", "--queries", "8"],
@@ -24,6 +27,8 @@ def main() -> int:
         print(f"no run for {', '.join(sorted(missing))}", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
+        tokens = np.random.default_rng(0).integers(0, 200, (8, 64))
+        np.save(Path(folder, "tokens.npy"), tokens)
         for script, *arguments in RUNS:
             words = [a.format(folder=folder) for a in arguments]
             print(f"== {script} {' '.join(arguments)}", flush=True)

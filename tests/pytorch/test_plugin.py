@@ -102,6 +102,7 @@ def test_half_precision(family, dtype, tmp_path):
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_tied", "qwen3_moe", "gpt_oss", "deepseek_v3"])
 def test_compiled_whole(family, tmp_path):
+    torch._dynamo.reset()  # models of other tests count towards its limit of compilations
     model = binq.torch.load(convert(family, tmp_path), activations="float32")
     expected = logits(model)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
