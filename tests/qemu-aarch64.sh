@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Runs the kernel tests on emulated aarch64: the portable and the NEON kernels, bit for bit.
+# Runs the kernel tests on emulated aarch64: NEON, DotProd and I8MM, bit for bit.
 #
+#   tests/qemu-aarch64.sh                       what make test runs, some minutes
+#   tests/qemu-aarch64.sh all                   every test of the kernels, some 20 minutes
 #   tests/qemu-aarch64.sh [pytest arguments]
 #
 # Needs Debian or Ubuntu with qemu-user-static and gcc-aarch64-linux-gnu; without them it says so
@@ -69,8 +71,11 @@ build_modules() {
 [ -d "$CACHE/tools/setuptools" ] || fetch_tools
 build_modules
 export PYTHONPATH=$CACHE/src:$SITE PYTHONDONTWRITEBYTECODE=1
-# The portable kernels are the same C on every machine, and slow here.
+# The portable kernels are the same C on every machine, and slow here. QUICK takes a few minutes.
+QUICK="equal or within or memory or threads or pack or dequantize or unpack"
+SELECTED="not portable and ($QUICK)"
+[ "${1:-}" != all ] || { shift; SELECTED="not portable"; }
 [ $# -gt 0 ] || set -- -q tests/kernels/test_matmul.py tests/kernels/test_pack.py -m "not slow" \
-    -k "not portable" --hypothesis-profile=emulated
+    -k "$SELECTED" --hypothesis-profile=emulated
 exec qemu-aarch64-static -L "$ROOT" "$ROOT/usr/bin/python$VERSION" -m pytest \
     -p no:cacheprovider "$@"
