@@ -496,15 +496,3 @@ def test_scale_dtype_by_type():
     w = np.ones((2, 3), np.float32)
     assert binq.quantize(w, "int4", scale_dtype=np.float32).scales.dtype == np.float32
     assert binq.quantize(w, "int4", scale_dtype=np.dtype("float16")).scales.dtype == np.float16
-
-
-def test_dequantize():
-    w = np.random.default_rng(14).standard_normal((3, 40), dtype=np.float32)
-    q = binq.quantize(w, "int4")
-    assert (binq.dequantize(q) == q.dequantize()).all()
-    assert binq.dequantize(q, np.float64).dtype == np.float64
-    assert binq.dequantize(q, ml_dtypes.bfloat16).dtype == ml_dtypes.bfloat16
-    with pytest.raises(TypeError, match="q must be a QuantizedArray, got ndarray"):
-        binq.dequantize(w)
-    with pytest.raises(TypeError, match="dtype must be a float"):
-        binq.dequantize(q, np.int8)
