@@ -31,6 +31,7 @@ from binq.runtime import cpu_info, get_num_threads, set_num_threads
 if TYPE_CHECKING:
     from binq.calibrator import Calibrator
     from binq.convert import dequantize_checkpoint, quantize_checkpoint
+    from binq.export import export_checkpoint
     from binq.files import load_file, save_file
     from binq.loading import describe, load
 
@@ -49,6 +50,7 @@ __all__ = [
     "dequantize",
     "dequantize_checkpoint",
     "describe",
+    "export_checkpoint",
     "get_num_threads",
     "linear",
     "load",
@@ -67,6 +69,7 @@ _LAZY = {
     "Calibrator": "binq.calibrator",
     "dequantize_checkpoint": "binq.convert",
     "describe": "binq.loading",
+    "export_checkpoint": "binq.export",
     "load": "binq.loading",
     "load_file": "binq.files",
     "quantize_checkpoint": "binq.checkpoint",

@@ -1,4 +1,4 @@
-"""The ``binq`` command: quantize, dequantize, inspect, verify, bench, selftest.
+"""The ``binq`` command: quantize, dequantize, export, inspect, verify, bench, selftest.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted. Results go to standard output, progress
 and complaints to standard error.
@@ -6,7 +6,6 @@ and complaints to standard error.
 
 import argparse
 import os
-import re
 import signal
 import sys
 import threading
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from binq import arguments
 from binq._version import __version__
 from binq.formats import FORMATS
 from binq.methods import METHODS
@@ -24,9 +24,9 @@ from binq.methods import METHODS
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_args(words)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what the terminal has no characters for is escaped
             stream.reconfigure(errors="backslashreplace")
@@ -70,58 +70,6 @@ def _print(text: str) -> None:
         os.close(nothing)
 
 
-def _path(text: str) -> Path:
-    # Path("") is the working folder: an unset variable of a script would name that.
-    if not text:
-        raise argparse.ArgumentTypeError("must be a path, got ''")
-    return Path(text)
-
-
-def _group_size(text: str) -> int | None:
-    if text == "row":
-        return None
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a number or 'row', got {text!r}")
-    return int(text)
-
-
-def _part(text: str) -> tuple[int, int]:
-    i, _, n = text.partition("/")
-    if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n) < 2**31):
-        raise argparse.ArgumentTypeError(f"must be I/N with I from 1 to N, got {text!r}")
-    return int(i), int(n)
-
-
-def _shard_size(text: str) -> int:
-    try:
-        size = float(text) * 1e9
-    except ValueError:
-        size = 0.0
-    if not 1 <= size <= 2**60:
-        raise argparse.ArgumentTypeError(f"must be a number of GB above 0, got {text!r}")
-    return int(size)
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise argparse.ArgumentTypeError(f"must be a size such as 4GB or 500MB, got {text!r}")
-    step = 1024 if found[3] else 1000
-    return int(float(found[1]) * step ** " KMGT".index(found[2].upper() or " "))
-
-
-def _features(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1 << 16:
-        raise argparse.ArgumentTypeError(f"must be from 1 to {1 << 16}, got {text!r}")
-    return int(text)
-
-
-def _bytes(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 2**60:
-        raise argparse.ArgumentTypeError(f"must be a number of bytes above 0, got {text!r}")
-    return int(text)
-
-
 def _command(commands: Any, name: str, what: str, examples: str) -> argparse.ArgumentParser:
     """Returns the parser of a command, whose help ends with examples."""
     parser: argparse.ArgumentParser = commands.add_parser(
@@ -146,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_quantize(commands)
     _add_dequantize(commands)
+    _add_export(commands)
 
     inspect = _command(
         commands,
@@ -153,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
         "show what a file or folder holds, and how near it is to its source",
         "  binq inspect packed",
     )
-    inspect.add_argument("path", type=_path, metavar="PATH", help="a file or folder of any kind")
+    inspect.add_argument(
+        "path", type=arguments.path, metavar="PATH", help="a file or folder of any kind"
+    )
     inspect.add_argument("--json", action="store_true", help="a list as one JSON document")
     inspect.set_defaults(run=_inspect)
 
@@ -163,9 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         "read everything again and compare",
         "  binq verify packed --against model",
     )
-    verify.add_argument("path", type=_path, metavar="PATH", help="a file or folder of binq")
     verify.add_argument(
-        "--against", type=_path, metavar="SRC", help="compare with what it was made from"
+        "path", type=arguments.path, metavar="PATH", help="a file or folder of binq"
+    )
+    verify.add_argument(
+        "--against", type=arguments.path, metavar="SRC", help="compare with what it was made from"
     )
     verify.set_defaults(run=_verify)
 
@@ -177,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument(
         "--features",
-        type=_features,
+        type=arguments.features,
         default=4096,
         metavar="N",
         help="rows and columns of the matrix (default: 4096)",
@@ -190,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_paths(command: argparse.ArgumentParser) -> None:
-    command.add_argument("src", type=_path, metavar="SRC", help="folder or file to read")
-    command.add_argument("dst", type=_path, metavar="DST", help="folder to make")
+    command.add_argument("src", type=arguments.path, metavar="SRC", help="folder or file to read")
+    command.add_argument("dst", type=arguments.path, metavar="DST", help="folder to make")
 
 
 def _add_shared(command: argparse.ArgumentParser) -> None:
@@ -204,14 +157,14 @@ def _add_shared(command: argparse.ArgumentParser) -> None:
     size = command.add_mutually_exclusive_group()
     size.add_argument(
         "--max-shard-size",
-        type=_shard_size,
+        type=arguments.shard_size,
         default="5",
         metavar="GB",
         help="begin a new file at this many GB (default: 5)",
     )
     size.add_argument(
         "--max-shard-bytes",
-        type=_bytes,
+        type=arguments.number_of_bytes,
         dest="max_shard_size",
         metavar="N",
         help="the same in bytes",
@@ -236,7 +189,7 @@ def _add_quantize(commands: Any) -> None:
     )
     quantize.add_argument(
         "--group-size",
-        type=_group_size,
+        type=arguments.group_size,
         default=128,
         metavar="N",
         help="weights that share a scale: 32, 64, 128, 256 or 'row' (default: 128)",
@@ -283,13 +236,13 @@ def _add_quantize(commands: Any) -> None:
     )
     quantize.add_argument(
         "--importance",
-        type=_path,
+        type=arguments.path,
         metavar="FILE",
         help="weigh errors by this imatrix or calibration (method mse)",
     )
     quantize.add_argument(
         "--calibration",
-        type=_path,
+        type=arguments.path,
         metavar="FILE",
         help="what Calibrator.save wrote (method gptq, the default with it)",
     )
@@ -298,7 +251,10 @@ def _add_quantize(commands: Any) -> None:
         "--target-bpw", type=float, metavar="N", help="choose formats for N bits a packed weight"
     )
     target.add_argument(
-        "--target-bytes", type=_size, metavar="SIZE", help="for a folder of 4GB, 500MB or N bytes"
+        "--target-bytes",
+        type=arguments.size,
+        metavar="SIZE",
+        help="for a folder of 4GB, 500MB or N bytes",
     )
     _add_shared(quantize)
     quantize.add_argument(
@@ -307,11 +263,14 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     step = quantize.add_mutually_exclusive_group()
     step.add_argument(
-        "--part", type=_part, metavar="I/N", help="do every N-th shard, from I, beside other parts"
+        "--part",
+        type=arguments.part,
+        metavar="I/N",
+        help="do every N-th shard, from I, beside other parts",
     )
     step.add_argument("--finalize", action="store_true", help="complete DST after all parts")
     quantize.add_argument(
-        "--plot", type=_path, metavar="FILE", help="draw the report: .png, .svg or .pdf"
+        "--plot", type=arguments.path, metavar="FILE", help="draw the report: .png, .svg or .pdf"
     )
     quantize.set_defaults(run=_quantize)
 
@@ -332,6 +291,21 @@ def _add_dequantize(commands: Any) -> None:
     )
     _add_shared(dequantize)
     dequantize.set_defaults(run=_dequantize)
+
+
+def _add_export(commands: Any) -> None:
+    export = _command(
+        commands,
+        "export",
+        "write packed weights in another library's form, without loss",
+        "  binq export packed served --to compressed-tensors",
+    )
+    _add_paths(export)
+    export.add_argument(
+        "--to", required=True, metavar="FORM", help="the form; docs/exporting.md has a table"
+    )
+    _add_shared(export)
+    export.set_defaults(run=_export)
 
 
 def _complain(text: str) -> None:
@@ -429,6 +403,32 @@ def _dequantize(options: argparse.Namespace) -> int:
             family=options.family,
             progress=True,
         )
+    _print(report.to_json() if options.json else str(report))
+    for warning in report.warnings:
+        _complain(warning)
+    return OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    from binq.array.checks import check_choice
+    from binq.export import TARGETS, export_checkpoint
+    from binq.models.table import by_name
+
+    try:
+        check_choice("--to", options.to, TARGETS)
+        if options.family is not None:
+            by_name(options.family)
+    except ValueError as error:
+        _usage(str(error))
+    report = export_checkpoint(
+        options.src,
+        options.dst,
+        to=options.to,
+        max_shard_bytes=options.max_shard_size,
+        overwrite=options.overwrite,
+        family=options.family,
+        progress=True,
+    )
     _print(report.to_json() if options.json else str(report))
     for warning in report.warnings:
         _complain(warning)

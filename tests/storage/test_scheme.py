@@ -200,7 +200,7 @@ def test_compressed_tensors_are_written_without_loss(tmp_path, format, more, gro
     q = binq.quantize(w, format, group_size=group, **more)
     scheme = storage.get("compressed-tensors")
     parts = scheme.write(NAME, q)
-    assert parts[NAME + "_scale"].dtype == q.scales.dtype
+    assert parts[NAME + "_scale"].dtype == np.float32  # the library multiplies in this type
     folder = written(tmp_path, scheme, {NAME: q})
     values, packed = read_back(folder)[NAME]
     np.testing.assert_array_equal(values, q.dequantize())

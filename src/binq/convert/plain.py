@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.array.array import QuantizedArray
 from binq.convert.item import FLOATS
 from binq.convert.plan import BLOCK_BYTES, COPY_BYTES
 from binq.errors import FormatError, NonFiniteError
@@ -56,6 +57,9 @@ class PlainTensor:
     - read: gives its values in order, block by block, in that type
     - bytes_before: of the stored tensors that it is made of
     - was: what these are, for the report
+    - packed: gives the same weights as binq packed them, None for what it did not pack
+    - form: in what its axes differ from the packed ones: ``"transposed"``, ``"flattened"`` or
+      ``"joined"``, of several matrices; ``""`` where they do not
     """
 
     name: str
@@ -64,6 +68,8 @@ class PlainTensor:
     read: Callable[[], Blocks]
     bytes_before: int
     was: str
+    packed: Callable[[], QuantizedArray] | None = None
+    form: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -80,6 +86,7 @@ class _Weights:
     step: int
     nbytes: int
     was: str
+    packed: Callable[[], QuantizedArray] | None = None
 
     def blocks(self, matrix: int, dtype: np.dtype[Any]) -> Blocks:
         count = self.shape[-2]
@@ -111,6 +118,20 @@ class _Matrix:
     @property
     def nbytes(self) -> int:
         return self.weights.nbytes // prod(self.weights.shape[:-2])
+
+    def packed(self) -> Callable[[], QuantizedArray] | None:
+        """Returns what gives the matrix as it is packed, None where it is not."""
+        whole = self.weights.packed
+        if whole is None or len(self.weights.shape) == 2:
+            return whole
+        index = np.unravel_index(self.number, self.weights.shape[:-2])
+
+        def packed() -> QuantizedArray:
+            part = whole()[tuple(map(int, index))]
+            assert isinstance(part, QuantizedArray)
+            return part
+
+        return packed
 
 
 def plain_tensors(
@@ -149,6 +170,7 @@ class _Plain:
         self._settings = settings_of(source)
         self._family = find_family(source, family)
         self._named = family
+        self._maps: dict[Path, dict[str, NDArray[Any]]] = {}
 
     def found(self) -> tuple[list[PlainTensor], list[str]]:
         weights, tensors = self._packed() if is_packed(self._source) else self._logical()
@@ -194,8 +216,18 @@ class _Plain:
             packed.dequantize(out)
             return out
 
+        def packed() -> QuantizedArray:
+            return binq_metadata.assemble(name, d, self._mapped(path), path)
+
         step = max(1, BLOCK_BYTES // max(1, 4 * d.shape[-1]) // TILE_ROWS) * TILE_ROWS
-        return _Weights(name, d.shape, rows, step, stored.nbytes, str(d.packing))
+        return _Weights(name, d.shape, rows, step, stored.nbytes, str(d.packing), packed)
+
+    def _mapped(self, path: Path) -> dict[str, NDArray[Any]]:
+        """Returns all stored arrays of a file, mapped in memory."""
+        if path not in self._maps:
+            with SafetensorsFile(path) as file:
+                self._maps[path] = file.map_all()
+        return self._maps[path]
 
     # What other libraries wrote.
 
@@ -282,7 +314,8 @@ class _Plain:
                 else:
                     yield from w.blocks(matrix, self._numpy)
 
-        return PlainTensor(w.name, self._dtype, shape, read, w.nbytes, w.was)
+        form = "transposed" if turned else "flattened" if shape != w.shape else ""
+        return PlainTensor(w.name, self._dtype, shape, read, w.nbytes, w.was, w.packed, form)
 
     def _is_turned(self, w: _Weights) -> bool:
         return self._family.is_input_major(w.name)
@@ -322,7 +355,8 @@ class _Plain:
         def read() -> Blocks:
             return w.blocks(matrix.number, self._numpy)
 
-        return PlainTensor(name, self._dtype, w.shape[-2:], read, matrix.nbytes, w.was)
+        packed = matrix.packed()
+        return PlainTensor(name, self._dtype, w.shape[-2:], read, matrix.nbytes, w.was, packed)
 
     def _fused(self, prefix: str, kinds: dict[str, list["_Matrix"]]) -> Iterator[PlainTensor]:
         for matrices in kinds.values():
@@ -363,7 +397,9 @@ class _Plain:
 
         shape = (len(columns[0]), *((inputs, rows) if turned else (rows, inputs)))
         nbytes = sum(m.nbytes for matrices in columns for m in matrices)
-        return PlainTensor(name, self._dtype, shape, read, nbytes, columns[0][0].weights.was)
+        one = columns[0][0].weights
+        form = "joined" if one.packed is not None else ""
+        return PlainTensor(name, self._dtype, shape, read, nbytes, one.was, one.packed, form)
 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:

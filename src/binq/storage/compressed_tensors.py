@@ -5,7 +5,7 @@ say which of them it can have. Source: the compressed-tensors library; of releas
 words of 3, 5, 6 and 7 bits, of those before 0.10 zero points in bytes.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -73,8 +73,17 @@ class CompressedTensors(Scheme):
     def write(self, name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
         return compressed_writer.write(name, weights)
 
+    def check(self, name: str, weights: QuantizedArray) -> None:
+        compressed_writer.check(name, weights)
+
     def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
         return compressed_writer.settings(weights)
+
+    def config(self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]) -> dict[str, Any]:
+        return {"quantization_config": compressed_writer.settings(weights, kept)}
+
+    def notes(self, weights: Mapping[str, QuantizedArray]) -> list[str]:
+        return compressed_writer.notes(weights)
 
 
 class _Reader:

@@ -4,7 +4,8 @@ Binary and ternary weights become 2-bit integers −1, 0, 1, which vLLM and tran
 stays what it is, its zero points packed along the rows.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from binq.storage.bits import pack
 # Formats whose weights are ``scale * (code - zero point)``, and the bits that hold their codes.
 _BITS = {"binary": 2, "ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8}
 _SUFFIX = ".weight"
+_HEAD = "lm_head.weight"
+_EMBEDDING = re.compile(r"(^|[._])(embed\w*|word_embeddings|wte)$")
 
 
 def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
@@ -40,9 +43,11 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
         zeros = unpack_zeros(CODE, data.zeros, data.geometry) if data.zeros is not None else None
     else:
         codes = codes.astype(np.int16) + np.int16(half)
-    parts = {
+    # The library multiplies in the type of the scales, where float16 would round the products.
+    scales = untile_rows(data.scales, data.geometry)
+    parts: dict[str, NDArray[Any]] = {
         f"{name}_packed": pack(codes.astype(np.uint8), bits).view(np.int32),
-        f"{name}_scale": np.ascontiguousarray(untile_rows(data.scales, data.geometry)),
+        f"{name}_scale": np.ascontiguousarray(scales, np.float32),
         f"{name}_shape": np.array(weights.shape, np.int64),
     }
     if zeros is not None:
@@ -52,23 +57,34 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
     return parts
 
 
-def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
+def check(name: str, weights: QuantizedArray) -> None:
+    """Raises UnsupportedFormatError for weights that the format cannot hold."""
+    if not name.endswith(_SUFFIX):
+        raise UnsupportedFormatError(f"{name}: only weights of layers, whose names end in .weight")
+    if len(weights.shape) > 2:
+        raise UnsupportedFormatError(f"{name}: a stack of matrices, where a layer has one")
+    _check(name, weights)
+
+
+def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the ``quantization_config`` of a checkpoint with these weights.
 
     One group of settings for each packing, which targets all linear layers where it is alone and
-    the modules by name where it is not.
+    the modules by name where it is not. Embeddings are always named.
+
+    - kept: the names of weights that are not packed, which are not to be taken for such layers
     """
     modules: dict[tuple[int, int | None, bool], list[str]] = {}
     for name, q in weights.items():
         size = q.group_size
-        whole = size is None or size >= q.shape[-1]
+        whole = size is None or size > q.shape[-1]  # a group of its own size is one like others
         kind = (_check(name, q), None if whole else size, q._data.packing.zero == NONE)
         modules.setdefault(kind, []).append(name.removesuffix(_SUFFIX))
     groups = {}
     for number, ((bits, size, symmetric), names) in enumerate(modules.items()):
         groups[f"group_{number}"] = {
             "format": "pack-quantized",
-            "targets": ["Linear"] if len(modules) == 1 else sorted(names),
+            "targets": _targets(names, len(modules) == 1),
             "input_activations": None,
             "output_activations": None,
             "weights": {
@@ -80,13 +96,32 @@ def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
                 "dynamic": False,
             },
         }
+    heads = [] if _HEAD in weights else [_HEAD]  # a tied one has no tensor
+    ignored = {name.removesuffix(_SUFFIX) for name in (*kept, *heads) if name.endswith(_SUFFIX)}
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": [],
+        "ignore": sorted(ignored),
     }
+
+
+def notes(weights: Mapping[str, QuantizedArray]) -> list[str]:
+    """Returns what transformers does not load as it loads all else, a sentence each."""
+    modules = (name.removesuffix(_SUFFIX) for name in weights)
+    embeddings = [name for name in modules if _EMBEDDING.search(name)]
+    if not embeddings:
+        return []
+    return [
+        f"{embeddings[0]} is packed: transformers (5.24) loads packed embeddings with "
+        "CompressedTensorsConfig(dequantize=True) alone"
+    ]
+
+
+def _targets(modules: Sequence[str], alone: bool) -> list[str]:
+    embeddings = [name for name in modules if _EMBEDDING.search(name)]
+    return ["Linear", *sorted(embeddings)] if alone else sorted(modules)
 
 
 def _check(name: str, weights: QuantizedArray) -> int:

@@ -6,7 +6,7 @@ codecs of numcodecs are.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -25,10 +25,14 @@ class Scheme(ABC):
     """One way to store weights, by the ``quant_method`` that configurations give it.
 
     A derived class sets ``name`` and defines :meth:`collect`; one that writes too defines
-    :meth:`write` and :meth:`settings`. What it writes, it reads without loss.
+    :meth:`write` and :meth:`settings`, and may define :meth:`check` and :meth:`config`. What it
+    writes, it reads without loss.
+
+    - file_format: the ``format`` of the metadata of files that hold what it writes
     """
 
     name: str
+    file_format: str = "pt"
 
     @abstractmethod
     def collect(
@@ -53,9 +57,35 @@ class Scheme(ABC):
         """
         raise UnsupportedFormatError(f"storage scheme {self.name!r} cannot write")
 
+    def check(self, name: str, weights: QuantizedArray) -> None:
+        """Raises UnsupportedFormatError, with the reason, for what :meth:`write` cannot hold.
+
+        It is asked of every weight before the first is written. This one writes and throws away;
+        a scheme that can tell from packing, shape and scales does so.
+        """
+        self.write(name, weights)
+
     def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
-        """Returns the ``quantization_config`` of a checkpoint that holds these weights, by name."""
+        """Returns the ``quantization_config`` of a checkpoint that holds these weights, by name.
+
+        Weights are mapped in memory when they are asked for: to look at their packing and shape
+        reads nothing.
+        """
         raise UnsupportedFormatError(f"storage scheme {self.name!r} cannot write")
+
+    def config(self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]) -> dict[str, Any]:
+        """Returns what ``config.json`` of a checkpoint with these weights says of quantization.
+
+        - weights: all that are packed, by name
+        - kept: the names of the matrices that are not
+
+        Raises UnsupportedFormatError for weights that the scheme holds, but not side by side.
+        """
+        return {"quantization_config": self.settings(weights)}
+
+    def notes(self, weights: Mapping[str, QuantizedArray]) -> list[str]:
+        """Returns what a user should know of a checkpoint with these weights, a sentence each."""
+        return []
 
 
 class Reader(Scheme):

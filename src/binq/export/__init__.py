@@ -1,0 +1,7 @@
+"""Checkpoints of binq as other libraries have them: the same weights, without any loss."""
+
+from binq.export.export import export_checkpoint
+from binq.export.target import Model, Target
+from binq.export.targets import TARGETS
+
+__all__ = ["TARGETS", "Model", "Target", "export_checkpoint"]

@@ -1,0 +1,76 @@
+"""To compressed-tensors and back: the same codes, scales and values."""
+
+import json
+
+import numpy as np
+import pytest
+from checkpoints.exported import same_weights
+
+import binq
+from binq.storage import bits
+
+FORM = "compressed-tensors"
+UP = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize("group_size", [32, 64, 128, 256, None])
+@pytest.mark.parametrize(
+    ("format", "symmetric"), [("int4", True), ("int4", False), ("ternary", True), ("binary", True)]
+)
+def test_values_survive(packed, tmp_path, format, symmetric, group_size):
+    source = packed(format, symmetric=symmetric, group_size=group_size)
+    binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    assert same_weights(source, tmp_path / "out")
+    binq.quantize_checkpoint(tmp_path / "out", tmp_path / "back", "int4")
+    with binq.load(source) as before, binq.load(tmp_path / "back") as after:
+        one, other = before[f"{UP}.weight"], after[f"{UP}.weight"]
+        assert one.format == other.format
+        assert np.array_equal(one.codes(), other.codes())
+        assert np.array_equal(one.group_scales(), other.group_scales())
+        assert (one.zero_points is None) == (other.zero_points is None)
+
+
+def test_int2(packed, tmp_path):
+    source = packed("int2")
+    binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    assert same_weights(source, tmp_path / "out")
+
+
+def test_bytes_of_one_matrix(packed, tmp_path):
+    source = packed("int4", symmetric=False, group_size=64)
+    binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    stored = binq.load_file(tmp_path / "out" / "model.safetensors")
+    q = binq.load(source)[f"{UP}.weight"]
+    codes = bits.unpack(stored[f"{UP}.weight_packed"].view(np.uint32), 4, 256)
+    assert np.array_equal(codes, q.codes())
+    assert np.array_equal(stored[f"{UP}.weight_scale"], q.group_scales())
+    assert stored[f"{UP}.weight_shape"].tolist() == [512, 256]
+    zeros = stored[f"{UP}.weight_zero_point"].view(np.uint32)
+    assert zeros.shape == (64, 4)
+    assert np.array_equal(
+        bits.unpack(np.ascontiguousarray(zeros.T), 4, 512).T, q.group_zero_points()
+    )
+
+
+def test_kept_layers_are_ignored_and_several_packings_named(packed, tmp_path):
+    down = "*.down_proj.weight"
+    source = packed("int4", rules=[f"{down}=ternary:g64", "*.v_proj.weight=keep"])
+    binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert {"lm_head", "model.layers.0.self_attn.v_proj"} < set(settings["ignore"])
+    groups = settings["config_groups"].values()
+    by_bits = {group["weights"]["num_bits"]: group["targets"] for group in groups}
+    assert by_bits[2] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(2)]
+    assert len(by_bits[4]) == 10
+    assert same_weights(source, tmp_path / "out")
+
+
+def test_embeddings_are_named_beside_all_linear_layers(packed, tmp_path):
+    source = packed("int4", embeddings="int4")
+    report = binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    assert "model.embed_tokens is packed" in report.notes[0]
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    (group,) = settings["config_groups"].values()
+    assert group["targets"] == ["Linear", "model.embed_tokens"]
+    assert settings["ignore"] == []
+    assert same_weights(source, tmp_path / "out")
