@@ -1,13 +1,14 @@
 """What does a second thread bring, and how near is one row to the memory's own speed?"""
 
 import pytest
-from cases import FEATURES, SMOKE, read_bandwidth
+from bandwidth import read_bandwidth
+from cases import FEATURES, SMOKE
 from rivals import MULTIPLIERS
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [1, 5] if SMOKE else [1, 128])
-@pytest.mark.parametrize("name", [n for n in MULTIPLIERS if n.startswith("binq")])
+@pytest.mark.parametrize("name", [n for n in MULTIPLIERS if not n.startswith("numpy")])
 def bench_threads(time_product, name, rows, threads):
     time_product(
         name,
@@ -16,5 +17,5 @@ def bench_threads(time_product, name, rows, threads):
         rows=rows,
         threads=threads,
         question="threads",
-        bandwidth=read_bandwidth(threads) if rows == 1 else None,
+        bandwidth=list(read_bandwidth(threads).values()) if rows == 1 else None,
     )

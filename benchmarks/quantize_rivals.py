@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from cases import Floats
+from ggml import LlamaCpp
 from numpy.typing import NDArray
-from rivals import LlamaCpp, _Ggml
 
 Blob = NDArray[np.uint8]
 Quantizer = tuple[Callable[[Floats], Blob], Callable[[Blob, tuple[int, int]], Floats]]
@@ -34,23 +34,18 @@ class _Traits(ctypes.Structure):
     )
 
 
-def _ggml() -> _Ggml:
-    LlamaCpp.library = LlamaCpp.library or _Ggml()
-    return LlamaCpp.library
-
-
 def _ggml_quantize(ggml_type: int, w: Floats) -> Blob:
     out_features, in_features = w.shape
     blob = np.empty(w.size + 1024, np.uint8)
-    nbytes = _ggml().quantize(
-        ggml_type, w.ctypes.data, blob.ctypes.data, 0, out_features, in_features, None
+    nbytes = LlamaCpp.library().quantize(
+        ggml_type, w.ctypes.data, blob.ctypes.data, 0, out_features, in_features, None, None
     )
     return blob[:nbytes]
 
 
 def _ggml_dequantize(ggml_type: int, blob: Blob, shape: tuple[int, int]) -> Floats:
-    g = _ggml()
-    traits = g._bind(g.base, "ggml_get_type_traits", ctypes.POINTER(_Traits), ctypes.c_int)
+    g = LlamaCpp.library()
+    traits = g.bind(g.base, "ggml_get_type_traits", ctypes.POINTER(_Traits), ctypes.c_int)
     out = np.empty(shape, np.float32)
     traits(ggml_type).contents.to_float(blob.ctypes.data, out.ctypes.data, out.size)
     return out

@@ -1,6 +1,9 @@
 """Runs every benchmark and rewrites docs/benchmarks.md and its plots: ``make bench``.
 
-``python benchmarks/run.py --report-only`` redraws from the last benchmarks/results.json.
+The numbers of each processor are kept in benchmarks/machines; this machine's are replaced.
+``python benchmarks/run.py --report-only`` redraws from them; ``--name 'Zen 4'`` is what people
+call the processor. ``BINQ_ISA=avx2`` measures other kernels than the fastest, in a section of
+their own.
 """
 
 import argparse
@@ -9,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from machines import keep, kept
 from plots import draw
 from tables import document
 
@@ -20,6 +24,7 @@ DOCS = HERE.parent / "docs"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--name", help="what people call this processor, 'Zen 4'")
     options = parser.parse_args()
     if not options.report_only:
         command = [sys.executable, "-m", "pytest", "-q", str(HERE), "--benchmark-enable"]
@@ -28,9 +33,11 @@ def main() -> int:
         code = subprocess.call([*command, f"--benchmark-json={RESULTS}"])
         if code:
             return code
-    rows = json.loads(RESULTS.read_text())
-    (DOCS / "benchmarks.md").write_text(document(rows))
-    draw(rows["benchmarks"], DOCS / "images")
+        keep(json.loads(RESULTS.read_text()), options.name)
+    machines = kept()
+    (DOCS / "benchmarks.md").write_text(document(machines))
+    for machine in machines:
+        draw(machine, DOCS / "images")
     return 0
 
 

@@ -1,17 +1,25 @@
-"""Turns pytest-benchmark's JSON into docs/benchmarks.md: one table a question."""
+"""Turns what was measured on each machine into docs/benchmarks.md: one table a question."""
 
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 Row = dict[str, Any]
 BLAS = {"numpy": ("numpy float32",)}
 # Rivals that store the same kind of weights; of several the fastest counts.
 KINDS = {
-    "binary": {"llama.cpp Q1_0": ("llama.cpp Q1_0",), **BLAS},
-    "ternary": {"llama.cpp TQ2_0": ("llama.cpp TQ2_0",), **BLAS},
+    "binary": {
+        "llama.cpp Q1_0": ("llama.cpp Q1_0",),
+        "ik_llama.cpp Q1_0_G128": ("ik_llama.cpp Q1_0_G128",),
+        **BLAS,
+    },
+    "ternary": {
+        "llama.cpp TQ2_0": ("llama.cpp TQ2_0",),
+        "ik_llama.cpp IQ2_BN_R4": ("ik_llama.cpp IQ2_BN_R4",),
+        **BLAS,
+    },
     "int4": {
         "llama.cpp Q4_0, repacked or not": ("llama.cpp Q4_0", "llama.cpp Q4_0 repacked"),
+        "ik_llama.cpp Q4_0_R8": ("ik_llama.cpp Q4_0_R8",),
         "onnxruntime, blocks of 128 or 32": ("onnxruntime int4 g128", "onnxruntime int4 g32"),
         **BLAS,
     },
@@ -19,68 +27,64 @@ KINDS = {
 _RATIOS = """How many times as fast, by median and (in brackets) by fastest run, one row of x with \
 the weights in memory, more with the weights in cache. int8 is what the rivals do with x inside \
 (llama.cpp, onnxruntime at accuracy_level 4); int16 is binq's default."""
-RIVALS = ("numpy", "onnxruntime", "onnx", "llama-cpp-python", "gguf")
+_BANDWIDTH = """Read bandwidth: what two threads read that do nothing else, with the best of 1, 2, \
+4, 8 and 16 streams side by side (`python benchmarks/bandwidth.py`)."""
+_INTRODUCTION = """Written by `make bench`; do not edit. One section for each processor and set \
+of kernels that was measured, each in one run. Every row carries its storage and its error, so \
+that no speed is bought with silent error: *error* is the root mean square of y − x·Wᵀ over that \
+of x·Wᵀ, W the float weights before quantization (Gaussian, 4096 × 4096 unless said). Speed is \
+from the median, with the fastest run behind it; 1 thread unless said.
+
+onnxruntime chooses its own kernels (AVX-512 VNNI where the machine has it, whatever binq runs), \
+and llama.cpp runs what its build was compiled for. `binq bench` measures your machine in seconds; \
+`make bench` adds a section for it here. Its first run compiles llama.cpp, which takes ten \
+minutes; later ones use what it built. Where you have built ik_llama.cpp, \
+`BINQ_BENCH_IK=FOLDER make bench` (the folder that holds libggml.so) adds its types."""
 
 
-def document(results: Row) -> str:
+def document(machines: Sequence[Row]) -> str:
     """Returns the whole of docs/benchmarks.md."""
-    rows = [_flat(b) for b in results["benchmarks"]]
-    cpu = results["machine_info"]["cpu"]
-    flags = sorted(set(cpu.get("flags", ())) & {"avx2", "fma", "f16c", "avx512_vnni", "asimd"})
+    parts = ["# Benchmarks", _INTRODUCTION]
+    for machine in machines:
+        parts += _section(machine)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(machine: Row) -> list[str]:
+    rows, slug = machine["rows"], machine["slug"]
     parts = [
-        "# Benchmarks",
-        "Written by `make bench`; do not edit. Every row carries its storage and its error, so "
-        "that no speed is bought with silent error: *error* is the root mean square of "
-        "y − x·Wᵀ over that of x·Wᵀ, W the float weights before quantization (Gaussian, 4096 × "
-        "4096 unless said). Speed is from the median, with the fastest run behind it; 1 thread "
-        "unless said.",
-        f"Machine: {cpu.get('brand_raw', 'unknown')}, {cpu.get('count', '?')} cores, "
-        f"{', '.join(flags)}. Python {results['machine_info']['python_version']}, "
-        + ", ".join(_versions())
-        + f". {results['datetime'][:10]}.",
-        "binq runs the kernels that `binq.cpu_info()` names; onnxruntime chooses its own (AVX-512 "
-        "VNNI where the machine has it), llama.cpp runs what its build was compiled for.",
-        "## Beside the rivals of its own kind",
-        "![speed beside the rivals](images/rivals.png)",
+        f"## {machine['title']}",
+        f"{machine['cpu']}, {machine['cores']} cores, {', '.join(machine['flags'])}; binq's "
+        f"`{machine['isa']}` kernels. Python {machine['python']}, "
+        + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        + f". {machine['date']}.",
+        f"![speed beside the rivals](images/rivals-{slug}.png)",
+        "### Beside the rivals of its own kind",
         _RATIOS,
         _ratios(rows),
-        "## One row of x",
+        "### One row of x",
         "Weights in memory: the matrices of a rotation of more than 100 MB take turns.",
         _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "memory"]),
-        "![bytes a second over bandwidth](images/roofline.png)",
+        f"![bytes a second over bandwidth](images/roofline-{slug}.png)",
         "Weights in cache: the same matrix again and again.",
         _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "cache"]),
-        "## Several rows of x",
     ]
     gemm = [r for r in rows if r["question"] == "gemm"]
     for n in sorted({r["rows"] for r in gemm}):
-        parts += [f"### {n} rows", _speeds([r for r in gemm if r["rows"] == n])]
-    parts += ["## Speed over batch size", "![speed over batch size](images/batch.png)"]
-    parts += ["## Threads", _threads([r for r in rows if r["question"] == "threads"])]
-    parts += ["## Matrices of real models"]
+        parts += [f"### {n} rows of x", _speeds([r for r in gemm if r["rows"] == n])]
+    parts += ["### Speed over batch size", f"![speed over batch size](images/batch-{slug}.png)"]
+    parts += ["### Threads", _BANDWIDTH, _threads([r for r in rows if r["question"] == "threads"])]
+    parts += ["### Matrices of real models"]
     models = [r for r in rows if r["question"] == "models"]
     for model in dict.fromkeys(r["model"] for r in models):
         for n in sorted({r["rows"] for r in models}):
             chosen = [r for r in models if r["model"] == model and r["rows"] == n]
-            parts += [f"### {model} ({chosen[0]['shape']}), {n} rows", _speeds(chosen)]
-    parts += ["## Quantize and dequantize", "GB of float32 a second, one thread; *error* is the "]
+            parts += [f"#### {model} ({chosen[0]['shape']}), {n} rows", _speeds(chosen)]
+    parts += ["### Quantize and dequantize", "GB of float32 a second, one thread; *error* is the "]
     parts[-1] += "relative mean square error of the weights."
     parts += [_quantize([r for r in rows if r["question"] in ("quantize", "dequantize")])]
-    parts += ["## Cost of a call", _overhead([r for r in rows if r["question"] == "overhead"])]
-    return "\n\n".join(parts) + "\n"
-
-
-def _flat(benchmark: Row) -> Row:
-    stats = benchmark["stats"]
-    return {**benchmark["extra_info"], "median": stats["median"], "min": stats["min"]}
-
-
-def _versions() -> Iterable[str]:
-    for name in RIVALS:
-        try:
-            yield f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
+    parts += ["### Cost of a call", _overhead([r for r in rows if r["question"] == "overhead"])]
+    return parts
 
 
 def _table(head: list[str], body: Iterable[list[str]]) -> str:
@@ -100,6 +104,8 @@ def _ratios(rows: list[Row]) -> str:
         if not name.startswith("binq"):
             continue
         for label, kinds in KINDS[name.split()[1]].items():
+            if not any((kind, n) in speeds for kind in kinds for n in batches):
+                continue  # not installed where this was measured
             cells = []
             for n in batches:
                 best = [speeds[k, n] for k in kinds if (k, n) in speeds]
@@ -145,7 +151,7 @@ def _threads(rows: list[Row]) -> str:
             share = "–"
             if two["bandwidth"]:
                 nbytes = two["products"] / n * two["bits_per_weight"] / 8
-                share = f"{nbytes / two['median'] / two['bandwidth']:.0%}"
+                share = f"{nbytes / two['median'] / max(two['bandwidth']):.0%}"
             body.append(
                 [
                     name,
