@@ -298,7 +298,8 @@ def _add_export(commands: Any) -> None:
         commands,
         "export",
         "write packed weights in another library's form, without loss",
-        "  binq export packed served --to compressed-tensors",
+        "  binq export packed served --to compressed-tensors\n"
+        "  binq export packed model.gguf --to gguf",
     )
     _add_paths(export)
     export.add_argument(

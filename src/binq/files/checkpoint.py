@@ -106,7 +106,7 @@ class Checkpoint:
     def _json(self, name: str) -> dict[str, Any] | None:
         """Returns the object of a JSON file beside the weights, None where there is none."""
         path = self._folder / name
-        return _load_object(path) if path.exists() else None
+        return load_object(path) if path.exists() else None
 
     def _open_gguf(self, path: Path) -> None:
         self.is_gguf = True
@@ -296,7 +296,7 @@ def index_of(folder: Path) -> Path | None:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """Returns tensor name -> file name, checked: files lie in the folder itself."""
-    entries = _load_object(path).get("weight_map")
+    entries = load_object(path).get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise FormatError(f"{path}: no object weight_map, or an empty one")
     for name, file in entries.items():
@@ -316,7 +316,7 @@ def _is_shard_name(name: object) -> bool:
     return printable and len(name.encode()) <= 255 and not set(name) & {"/", "\\", ":"}
 
 
-def _load_object(path: Path) -> dict[str, Any]:
+def load_object(path: Path) -> dict[str, Any]:
     """Returns a JSON object from a file. Raises FormatError naming the file and the reason."""
     file = ReadableFile(path)
     try:

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.models import gguf_linear_attention
@@ -236,3 +239,47 @@ def llama_cpp_names(name: str) -> list[tuple[str, int]]:
         return [(f"blk.{layer[1]}.{_EXPERT_PARTS[expert[2]]}.weight", int(expert[1]))]
     what = _OURS.get(layer[2])
     return [] if what is None else [(f"blk.{layer[1]}.{what}.weight", 0)]
+
+
+# Architectures that are written as well as read, by the model_type of config.json.
+WRITTEN = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_WRITTEN_MODEL = {ours: theirs for theirs, ours in _MODEL.items()}
+_WRITTEN_LAYER = {ours: theirs for theirs, ours in _LAYER.items()}
+_PARAMETER = re.compile(r"(model\.layers\.(0|[1-9]\d{0,3})\.)?(.+)\.(weight|bias)")
+
+
+def written_name(name: str) -> str | None:
+    """Returns the name that a GGUF file has of a tensor of a dense decoder, or None.
+
+    >>> written_name("model.layers.3.self_attn.q_proj.bias")
+    'blk.3.attn_q.bias'
+    """
+    found = _PARAMETER.fullmatch(name)
+    if found is None:
+        return None
+    layer, number, what, ending = found.groups()
+    ours = (_WRITTEN_MODEL if layer is None else _WRITTEN_LAYER).get(what)
+    if ours is None:
+        return None
+    return f"{ours}.{ending}" if layer is None else f"blk.{number}.{ours}.{ending}"
+
+
+def is_rotary(architecture: str, name: str) -> bool:
+    """Returns whether a GGUF file has the rows of a tensor in llama.cpp's order of them."""
+    rules = _CONVENTIONS.get(architecture)
+    rows = re.fullmatch(r"blk\.\d+\.attn_[qk]\.(weight|bias)", name)
+    return rules is not None and rules.rotary and rows is not None
+
+
+def rotary_rows(rows: int, heads: int) -> NDArray[np.intp]:
+    """Returns the row of Hugging Face's q or k that each row of a GGUF file's is.
+
+    The halves of each head lie by turns, which :func:`translate` undoes. Raises ValueError for
+    rows that are no whole heads.
+
+    >>> rotary_rows(8, 2).tolist()
+    [0, 2, 1, 3, 4, 6, 5, 7]
+    """
+    if rows % (2 * heads):
+        raise ValueError(f"{rows} rows are no {heads} heads of an even size")
+    return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)

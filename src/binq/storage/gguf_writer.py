@@ -5,7 +5,7 @@ whose codes are among its integers. Source: the structs of ggml; the layouts are
 functions that read them, in :mod:`binq.storage.gguf_types`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from binq.storage.base import fits_float16, to_float32
 from binq.storage.gguf_types import CODED, VALUED, Bytes
 
 _ROWS = 1 << 10  # written at a time
+_NO_NUMBER = "a code or a scale is not one of its numbers"
 
 
 class _Rows(NamedTuple):
@@ -59,9 +60,48 @@ def write_blocks(weights: QuantizedArray, type: str | None = None) -> tuple[str,
             blocks = _write(weights, _TYPES[name])
             if blocks is not None:
                 return name, blocks
-            reason = "a code or a scale is not one of its numbers"
+            reason = _NO_NUMBER
         reasons.append(f"{name}: {reason}")
-    raise UnsupportedFormatError(
+    raise _refused(weights, reasons)
+
+
+def exact_type(weights: QuantizedArray) -> str:
+    """Returns the smallest GGUF type that holds weights exactly, without writing them.
+
+    Raises UnsupportedFormatError, with the reason for each type, where none does.
+    """
+    reasons = []
+    for name, kind in _TYPES.items():
+        reason = _why_not(weights, kind)
+        if not reason:
+            if all(_holds(part, kind) for part in _parts(weights)):
+                return name
+            reason = _NO_NUMBER
+        reasons.append(f"{name}: {reason}")
+    raise _refused(weights, reasons)
+
+
+def _parts(weights: QuantizedArray) -> Iterator[QuantizedArray]:
+    """Yields some rows of one matrix after the other."""
+    for index in np.ndindex(weights.shape[:-2]):
+        one = weights[index] if index else weights
+        for start in range(0, weights.shape[-2], _ROWS):
+            yield one[start : start + _ROWS]
+
+
+def _holds(part: QuantizedArray, kind: "_Type") -> bool:
+    """Returns whether every number of some rows is one of a type's."""
+    if kind.minimum:
+        return _blocks(part, kind) is not None
+    rows = _rows(part)
+    fitted = _fitted(rows.codes, rows.scales, kind)
+    if fitted is None or not fits_float16(rows.scales):
+        return False
+    return kind is not _TYPES["Q1_0"] or bool(fitted[0].all())
+
+
+def _refused(weights: QuantizedArray, reasons: list[str]) -> UnsupportedFormatError:
+    return UnsupportedFormatError(
         f"no GGUF type holds {weights._data.packing} weights of shape {weights.shape} exactly: "
         + "; ".join(reasons)
     )
@@ -100,14 +140,14 @@ def _write(weights: QuantizedArray, kind: _Type) -> Bytes | None:
     rows, columns = weights.shape[-2:]
     row = columns // kind.weights * kind.nbytes
     out = np.empty((prod(weights.shape[:-2]), rows, row), np.uint8)
-    for matrix, index in enumerate(np.ndindex(weights.shape[:-2])):
-        one = weights[index] if index else weights
-        for start in range(0, rows, _ROWS):
-            part = one[start : start + _ROWS]
-            blocks = _blocks(part, kind)
-            if blocks is None:
-                return None
-            out[matrix, start : start + len(part)] = blocks.reshape(len(part), row)
+    done = out.reshape(-1, row)
+    at = 0
+    for part in _parts(weights):
+        blocks = _blocks(part, kind)
+        if blocks is None:
+            return None
+        done[at : at + len(part)] = blocks.reshape(len(part), row)
+        at += len(part)
     return out.reshape(*weights.shape[:-1], row)
 
 

@@ -1,0 +1,255 @@
+"""The target gguf: one file of a whole model, as llama.cpp reads it.
+
+Names, the order of rows and metadata are llama.cpp's for the families that it and binq both know
+as dense decoders; weights of no model keep their names.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
+from binq.convert.plain import PlainTensor
+from binq.convert.shard import Progress
+from binq.convert.tensor_report import TensorReport
+from binq.errors import FormatError, UnsupportedFormatError
+from binq.export.gguf_metadata import metadata_of, rope_factors
+from binq.export.gguf_vocabulary import vocabulary_of
+from binq.export.target import Model, Target, refuse
+from binq.files.dtypes import numpy_dtype
+from binq.files.gguf_writer import Entry, GgufWriter, Value
+from binq.models.gguf_names import WRITTEN, is_rotary, rotary_rows, written_name
+from binq.storage.base import to_float32
+from binq.storage.gguf_writer import exact_type, write_blocks
+
+# general.file_type of a file most of whose weights have a type.
+_FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "BF16": 32, "TQ2_0": 37,
+    "Q1_0": 40, "Q2_0": 41,
+}  # fmt: skip
+_FLOATS = ("F32", "F16", "BF16")
+_NEEDED = ("token_embd.weight", "output_norm.weight")
+# Buffers that old checkpoints hold and nobody reads.
+_DROPPED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """One tensor of the file: what it is made of, and the order of its rows where that changes."""
+
+    entry: Entry
+    tensor: PlainTensor
+    rows: NDArray[np.intp] | None = None
+
+
+class Gguf(Target):
+    """A GGUF file."""
+
+    name = "gguf"
+    is_file = True
+    suffix = ".gguf"
+
+    def check(self, model: Model) -> None:
+        _plan(model, [])
+
+    def write(self, model: Model, place: Path, advance: Progress) -> list[TensorReport]:
+        notes: list[str] = []
+        planned = _plan(model, notes)
+        extra = _extra(model)
+        metadata = _metadata(model, planned, notes)
+        entries = [*(entry for entry, _ in extra), *(one.entry for one in planned)]
+        writer = GgufWriter(place, metadata, entries)
+        reports = []
+        try:
+            for _, values in extra:
+                writer.begin()
+                writer.write(values)
+            for one in planned:
+                writer.begin()
+                for data in _data(one):
+                    writer.write(data)
+                advance(one.tensor.bytes_before)
+                reports.append(_report(one))
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+        model.notes.extend(notes)
+        return reports
+
+
+def _report(one: _Planned) -> TensorReport:
+    entry, before = one.entry, one.tensor.bytes_before
+    name, shape = one.tensor.name, one.tensor.shape
+    return TensorReport(name, shape, entry.type, "other", before, entry.nbytes)
+
+
+def _architecture(model: Model) -> str | None:
+    """Returns llama.cpp's name of the model, None for weights of no model.
+
+    Raises UnsupportedFormatError for a model whose names and values in GGUF are not known here.
+    """
+    kind = model.config.get("model_type")
+    if kind is None:
+        return None
+    if kind not in WRITTEN:
+        raise UnsupportedFormatError(
+            f"{model.source.path}: how GGUF has a model of model_type {kind!r} is not known here, "
+            f"only {', '.join(WRITTEN)}: llama.cpp's own converter reads --to compressed-tensors"
+        )
+    return WRITTEN[kind]
+
+
+def _plan(model: Model, notes: list[str]) -> list[_Planned]:
+    """Returns the tensors of the file in order, and adds notes on what was left out.
+
+    Raises UnsupportedFormatError for weights that no type holds and names that are not known.
+    """
+    architecture = _architecture(model)
+    planned, reasons, strange = [], {}, []
+    for tensor in model.tensors:
+        if tensor.name.endswith(_DROPPED):
+            continue
+        name = tensor.name
+        if architecture is not None:
+            known = written_name(name)
+            if known is None:
+                strange.append(name)
+                continue
+            name = known
+        try:
+            planned.append(_planned(model, architecture, name, tensor))
+        except UnsupportedFormatError as error:
+            reasons[tensor.name] = str(error)
+    refuse("GGUF", reasons)
+    if strange:
+        raise UnsupportedFormatError(
+            f"{model.source.path}: {len(strange)} tensors have no name in a GGUF file of a "
+            f"{architecture} model, the first {strange[0]!r}"
+        )
+    missing = [name for name in _NEEDED if name not in {one.entry.name for one in planned}]
+    if architecture is None:
+        notes.append("the file is of no model: tensors keep their names, and there is no metadata")
+    elif missing:
+        notes.append(f"there is no {' and no '.join(missing)}, which llama.cpp needs")
+    return planned
+
+
+def _planned(model: Model, architecture: str | None, name: str, tensor: PlainTensor) -> _Planned:
+    rows = None
+    if architecture is not None and is_rotary(architecture, name):
+        heads, kv_heads = _heads(model)
+        try:
+            rows = rotary_rows(tensor.shape[0], heads if ".attn_q." in name else kv_heads)
+        except ValueError as error:
+            raise UnsupportedFormatError(str(error)) from None
+    if tensor.packed is None:
+        return _Planned(Entry(name, _plain_type(tensor), tensor.shape), tensor, rows)
+    if tensor.form == "joined":
+        raise UnsupportedFormatError("it is one of several matrices of a tensor")
+    weights = tensor.packed()
+    return _Planned(Entry(name, exact_type(weights), weights.shape), tensor, rows)
+
+
+def _plain_type(tensor: PlainTensor) -> str:
+    """Returns the type of a tensor that is not packed: vectors and what is wider become F32."""
+    if tensor.dtype not in _FLOATS:
+        raise UnsupportedFormatError(f"llama.cpp has no tensors of type {tensor.dtype}")
+    return tensor.dtype if len(tensor.shape) > 1 else "F32"
+
+
+def _heads(model: Model) -> tuple[int, int]:
+    """Returns the heads of q and of k. Raises FormatError where config.json does not say."""
+    heads = model.config.get("num_attention_heads")
+    kv_heads = model.config.get("num_key_value_heads") or heads
+    if not (_is_count(heads) and _is_count(kv_heads)):
+        raise FormatError(
+            f"{model.source.path}: config.json has num_attention_heads {heads!r} and "
+            f"num_key_value_heads {kv_heads!r}, by which the rows of q and k are ordered in GGUF: "
+            "expected numbers above 0"
+        )
+    return heads, kv_heads
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 < value < 1 << 16
+
+
+def _head_dim(model: Model) -> int | None:
+    """Returns the size of a head: what config.json says, or the rows of q by the heads."""
+    if _is_count(size := model.config.get("head_dim")):
+        return size
+    heads = model.config.get("num_attention_heads")
+    for tensor in model.tensors:
+        if tensor.name.endswith("self_attn.q_proj.weight") and _is_count(heads):
+            return tensor.shape[0] // heads
+    return None
+
+
+def _extra(model: Model) -> list[tuple[Entry, NDArray[Any]]]:
+    """Returns tensors that Hugging Face's model makes of its configuration."""
+    if _architecture(model) != "llama":
+        return []
+    head_dim = _head_dim(model)
+    factors = None if head_dim is None else rope_factors(model.config, head_dim)
+    if factors is None:
+        return []
+    return [(Entry("rope_freqs.weight", "F32", factors.shape), factors)]
+
+
+def _metadata(model: Model, planned: list[_Planned], notes: list[str]) -> dict[str, Value]:
+    architecture = _architecture(model)
+    sizes: Counter[str] = Counter()
+    for one in planned:
+        if len(one.entry.shape) > 1:
+            sizes[one.entry.type] += one.entry.nbytes
+    found: dict[str, Value] = {"general.type": "model", "general.name": model.source.path.stem}
+    if sizes:
+        found["general.file_type"] = _FILE_TYPES[sizes.most_common(1)[0][0]]
+    found["general.quantization_version"] = 2
+    if architecture is None:
+        return found
+    ours, said = metadata_of(model.config, architecture, _head_dim(model))
+    notes += said
+    found = {"general.architecture": architecture, **found, **ours}
+    embedding = next((o.entry.shape for o in planned if o.entry.name == _NEEDED[0]), None)
+    size = None if embedding is None else embedding[0]
+    if size is not None:
+        found[f"{architecture}.vocab_size"] = size
+    path = model.source.path
+    folder = path if path.is_dir() else path.parent
+    vocabulary, said = vocabulary_of(folder, model.config, size)
+    notes += said
+    return found | vocabulary
+
+
+def _data(one: _Planned) -> Iterator[NDArray[Any]]:
+    """Yields the bytes of a tensor in order."""
+    tensor = one.tensor
+    if tensor.packed is None:
+        yield from _plain(one)
+        return
+    weights = tensor.packed()
+    if one.rows is not None:
+        turned = weights[one.rows]
+        assert isinstance(turned, QuantizedArray)
+        weights = turned
+    _, blocks = write_blocks(weights, one.entry.type)
+    yield blocks
+
+
+def _plain(one: _Planned) -> Iterator[NDArray[Any]]:
+    stored = numpy_dtype(one.tensor.dtype)
+    blocks: Iterator[NDArray[Any]] = (
+        block.view(stored) if block.dtype == np.uint8 else block for block in one.tensor.read()
+    )
+    if one.rows is not None:
+        whole = np.concatenate([block.reshape(-1) for block in blocks])
+        blocks = iter([whole.reshape(one.tensor.shape)[one.rows]])
+    for block in blocks:
+        yield to_float32(block) if one.entry.type == "F32" else np.ascontiguousarray(block)
