@@ -26,6 +26,8 @@ DIRECTIVES = {
     "initializedcheck": False,
     "cdivision": True,
     "freethreading_compatible": True,
+    "auto_pickle": False,
+    "emit_code_comments": False,
 }
 # -ffp-contract=off: a multiply and an add stay two roundings, as in numpy, unless a kernel asks
 # for the fused form.

@@ -9,6 +9,8 @@ from libc.math cimport fabsf
 
 from binq._native._threads cimport parallel_for, thread_limit
 
+include "view.pxi"
+
 cdef enum:
     MOST_LEVELS = 256
 
@@ -117,98 +119,94 @@ cdef class Levels:
     cdef int zero
     cdef bint uniform
 
-    def __init__(self, const float[::1] levels not None):
+    def __init__(self, levels):
+        cdef _View levels_view = view("levels", levels, b"f", 1, False)
+        cdef const float *given = <const float *>levels_view.buffer.buf
         cdef int i
-        if not 2 <= levels.shape[0] <= MOST_LEVELS:
-            raise ValueError(f"there must be 2 to 256 levels, got {levels.shape[0]}")
-        self.count = <int>levels.shape[0]
+        if not 2 <= levels_view.size(0) <= MOST_LEVELS:
+            raise ValueError(f"there must be 2 to 256 levels, got {levels_view.size(0)}")
+        self.count = <int>levels_view.size(0)
         self.zero = 0
         self.uniform = True
         for i in range(self.count):
-            self.levels[i] = levels[i]
-            if fabsf(levels[i]) < fabsf(self.levels[self.zero]):
+            self.levels[i] = given[i]
+            if fabsf(given[i]) < fabsf(self.levels[self.zero]):
                 self.zero = i
             if i:
-                self.middles[i - 1] = (levels[i - 1] + levels[i]) / 2
-                self.uniform &= levels[i] - levels[i - 1] == 1
+                self.middles[i - 1] = (given[i - 1] + given[i]) / 2
+                self.uniform &= given[i] - given[i - 1] == 1
         self.uniform &= self.levels[0] == <int>self.levels[0]
 
-    cdef void fill(self, Job *job) noexcept:
+    cdef int fill(self, Job *job, _View x, _View matrix, _View scales, _View bases, _View group,
+                  _View index) except -1:
+        # No size that Python let through may become a read or write out of bounds.
+        cdef Py_ssize_t rows = x.size(0), columns = x.size(1), groups = scales.size(1)
+        cdef Py_ssize_t j
+        check_shape(matrix, columns, columns)
+        check_shape(scales, rows, groups)
+        check_shape(bases, rows, groups)
+        check_shape(index, rows, columns)
+        if group.size(0) != columns:
+            raise ValueError("group must have one number a column")
+        job.group = <const int *>group.buffer.buf
+        for j in range(columns):
+            if not 0 <= job.group[j] < groups:
+                raise ValueError(f"group must be from 0 to {groups - 1}, got {job.group[j]}")
+        job.x = <float *>x.buffer.buf
+        job.matrix = <const float *>matrix.buffer.buf
+        job.scales = <const float *>scales.buffer.buf
+        job.bases = <const float *>bases.buffer.buf
+        job.index = <unsigned char *>index.buffer.buf
+        job.columns = columns
+        job.groups = groups
         job.levels = self.levels
         job.middles = self.middles
         job.count = self.count
         job.zero = self.zero
         job.uniform = self.uniform
+        return 0
 
-    def feed_back(self, float[:, ::1] x not None, const float[:, ::1] w not None,
-                  const float[:, ::1] unit not None, const float[:, ::1] scales not None,
-                  const float[:, ::1] bases not None, const int[::1] group not None,
-                  unsigned char[:, ::1] index not None, float[:, ::1] error not None):
+    def feed_back(self, x, w, unit, scales, bases, group, index, error):
         """Rounds columns one by one; x becomes what is left over, error is w less its level."""
         cdef Job job
-        check(x, unit, scales, bases, group, index)
-        check_same(x, w)
-        check_same(x, error)
-        if x.shape[0] == 0 or x.shape[1] == 0:
-            return
-        self.fill(&job)
-        job.x = &x[0, 0]
-        job.w = &w[0, 0]
-        job.error = &error[0, 0]
-        job.index = &index[0, 0]
-        job.matrix = &unit[0, 0]
-        job.scales = &scales[0, 0]
-        job.bases = &bases[0, 0]
-        job.group = &group[0]
-        job.columns = x.shape[1]
-        job.groups = scales.shape[1]
-        run(feedback_task, &job, x.shape[0])
+        cdef _View x_view = view("x", x, b"f", 2, True)
+        cdef _View w_view = view("w", w, b"f", 2, False)
+        cdef _View unit_view = view("unit", unit, b"f", 2, False)
+        cdef _View scales_view = view("scales", scales, b"f", 2, False)
+        cdef _View bases_view = view("bases", bases, b"f", 2, False)
+        cdef _View group_view = view("group", group, b"i", 1, False)
+        cdef _View index_view = view("index", index, b"B", 2, True)
+        cdef _View error_view = view("error", error, b"f", 2, True)
+        self.fill(&job, x_view, unit_view, scales_view, bases_view, group_view, index_view)
+        check_shape(w_view, x_view.size(0), x_view.size(1))
+        check_shape(error_view, x_view.size(0), x_view.size(1))
+        job.w = <const float *>w_view.buffer.buf
+        job.error = <float *>error_view.buffer.buf
+        run(feedback_task, &job, x_view.size(0))
 
-    def descend(self, float[:, ::1] gradient not None, float[:, ::1] values not None,
-                const float[:, ::1] hessian not None, const float[:, ::1] scales not None,
-                const float[:, ::1] bases not None, const int[::1] group not None,
-                unsigned char[:, ::1] index not None, Py_ssize_t[::1] changed not None):
+    def descend(self, gradient, values, hessian, scales, bases, group, index, changed):
         """Moves each weight to its best level; keeps the gradient (w - values) @ hessian true."""
         cdef Job job
-        check(gradient, hessian, scales, bases, group, index)
-        check_same(gradient, values)
-        if changed.shape[0] != gradient.shape[0]:
+        cdef _View gradient_view = view("gradient", gradient, b"f", 2, True)
+        cdef _View values_view = view("values", values, b"f", 2, True)
+        cdef _View hessian_view = view("hessian", hessian, b"f", 2, False)
+        cdef _View scales_view = view("scales", scales, b"f", 2, False)
+        cdef _View bases_view = view("bases", bases, b"f", 2, False)
+        cdef _View group_view = view("group", group, b"i", 1, False)
+        cdef _View index_view = view("index", index, b"B", 2, True)
+        cdef _View changed_view = view("changed", changed, b"lq", 1, True)
+        self.fill(&job, gradient_view, hessian_view, scales_view, bases_view, group_view,
+                  index_view)
+        check_shape(values_view, gradient_view.size(0), gradient_view.size(1))
+        if changed_view.size(0) != gradient_view.size(0):
             raise ValueError("changed must have one number a row")
-        if gradient.shape[0] == 0 or gradient.shape[1] == 0:
-            return
-        self.fill(&job)
-        job.x = &gradient[0, 0]
-        job.values = &values[0, 0]
-        job.index = &index[0, 0]
-        job.matrix = &hessian[0, 0]
-        job.scales = &scales[0, 0]
-        job.bases = &bases[0, 0]
-        job.group = &group[0]
-        job.changed = &changed[0]
-        job.columns = gradient.shape[1]
-        job.groups = scales.shape[1]
-        run(descend_task, &job, gradient.shape[0])
+        job.values = <float *>values_view.buffer.buf
+        job.changed = <Py_ssize_t *>changed_view.buffer.buf
+        run(descend_task, &job, gradient_view.size(0))
 
 
-cdef int check(const float[:, ::1] x, const float[:, ::1] matrix, const float[:, ::1] scales,
-               const float[:, ::1] bases, const int[::1] group,
-               const unsigned char[:, ::1] index) except -1:
-    # No size that Python let through may become a read or write out of bounds.
-    cdef Py_ssize_t columns = x.shape[1]
-    cdef Py_ssize_t j
-    if (matrix.shape[0] != columns or matrix.shape[1] != columns or group.shape[0] != columns
-            or scales.shape[0] != x.shape[0] or bases.shape[0] != x.shape[0]
-            or bases.shape[1] != scales.shape[1] or index.shape[0] != x.shape[0]
-            or index.shape[1] != columns):
-        raise ValueError("the arrays must have the shapes of one block of columns")
-    for j in range(columns):
-        if not 0 <= group[j] < scales.shape[1]:
-            raise ValueError(f"group must be from 0 to {scales.shape[1] - 1}, got {group[j]}")
-    return 0
-
-
-cdef int check_same(const float[:, ::1] x, const float[:, ::1] y) except -1:
-    if x.shape[0] != y.shape[0] or x.shape[1] != y.shape[1]:
+cdef int check_shape(_View x, Py_ssize_t rows, Py_ssize_t columns) except -1:
+    if x.size(0) != rows or x.size(1) != columns:
         raise ValueError("the arrays must have the shapes of one block of columns")
     return 0
 

@@ -23,6 +23,8 @@ cdef extern from "common/lanes.h" nogil:
     doubles maximum "binq_max"(doubles a, doubles b)
     doubles rounded "binq_round"(doubles a)
 
+include "view.pxi"
+
 cdef enum:
     DEPTH = 512               # of the intervals that wait, in one of the two searches
 
@@ -272,29 +274,36 @@ cdef void rows_task(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noex
             job.lows[row * job.groups + number] = <signed char>group.low
 
 
-def best_scales(const float[:, ::1] w not None, const float[::1] importance not None,
-                Py_ssize_t group_size, const int[::1] ranges not None, int span,
-                double[:, ::1] scales not None, signed char[:, ::1] lows not None):
+def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, lows):
     """Writes the best scale of each group, and the lowest code of the range that it belongs to."""
+    cdef _View w_view = view("w", w, b"f", 2, False)
+    cdef _View importance_view = view("importance", importance, b"f", 1, False)
+    cdef _View ranges_view = view("ranges", ranges, b"i", 1, False)
+    cdef _View scales_view = view("scales", scales, b"d", 2, True)
+    cdef _View lows_view = view("lows", lows, b"b", 2, True)
+    cdef Py_ssize_t rows = w_view.size(0)
     cdef Job job
     cdef int threads = thread_limit()
-    if w.shape[0] == 0 or w.shape[1] == 0:
+    if w_view.nbytes() == 0:
         return
-    job.columns = w.shape[1]
+    job.columns = w_view.size(1)
     job.group = min(group_size, job.columns) if group_size else job.columns
+    if job.group <= 0:
+        raise ValueError(f"group_size must not be negative, got {group_size}")
     job.groups = (job.columns + job.group - 1) // job.group
-    if (importance.shape[0] != job.columns or ranges.shape[0] < 2 or ranges.shape[0] % 2
-            or scales.shape[0] != w.shape[0] or scales.shape[1] != job.groups
-            or lows.shape[0] != w.shape[0] or lows.shape[1] != job.groups):
+    if (importance_view.size(0) != job.columns
+            or ranges_view.size(0) < 2 or ranges_view.size(0) % 2
+            or scales_view.size(0) != rows or scales_view.size(1) != job.groups
+            or lows_view.size(0) != rows or lows_view.size(1) != job.groups):
         raise ValueError("importance, ranges, scales and lows must have the shapes of the groups")
-    job.w = &w[0, 0]
-    job.importance = &importance[0]
-    job.scales = &scales[0, 0]
-    job.lows = &lows[0, 0]
-    job.ranges = &ranges[0]
-    job.pairs = ranges.shape[0] // 2
+    job.w = <const float *>w_view.buffer.buf
+    job.importance = <const float *>importance_view.buffer.buf
+    job.scales = <double *>scales_view.buffer.buf
+    job.lows = <signed char *>lows_view.buffer.buf
+    job.ranges = <const int *>ranges_view.buffer.buf
+    job.pairs = ranges_view.size(0) // 2
     job.span = span
-    if w.shape[0] * job.columns < 1 << 14:
+    if rows * job.columns < 1 << 14:
         threads = 1
     job.scratch_bytes = (2 * DEPTH * <Py_ssize_t>sizeof(Interval)
                          + 4 * ((job.group + 7) & ~<Py_ssize_t>7) * <Py_ssize_t>sizeof(double)
@@ -302,7 +311,7 @@ def best_scales(const float[:, ::1] w not None, const float[::1] importance not 
     with nogil:
         job.scratch = <char *>malloc(threads * job.scratch_bytes)
         if job.scratch != NULL:
-            parallel_for(rows_task, &job, w.shape[0], 8, threads)
+            parallel_for(rows_task, &job, rows, 8, threads)
         free(job.scratch)
     if job.scratch == NULL:
         raise MemoryError("not enough memory to search for scales")

@@ -1,4 +1,10 @@
-# The arrays that Python hands in: typed memoryviews would be half of the module's code and time.
+# The arrays that Python hands in: typed memoryviews would be half of a module's code and time.
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer,
+)
+
 
 @cython.final
 @cython.freelist(8)
