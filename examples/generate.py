@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import binq
+from binq import nn
 
 Floats = NDArray[np.float32]
 FAMILIES = {"qwen2", "qwen3", "llama", "mistral"}
@@ -85,28 +86,10 @@ class Rotation:
         self.scale = said.get("attention_factor") or 0.1 * np.log(said["factor"]) + 1
 
     def at(self, start: int, count: int) -> tuple[Floats, Floats]:
-        """Returns cosines and sines of positions, ``(count, 1, size / 2)`` each."""
-        angles = np.outer(np.arange(start, start + count), self.frequencies)[:, None]
+        """Returns cosines and sines of positions, ``(count, size / 2)`` each."""
+        angles = np.outer(np.arange(start, start + count), self.frequencies)
         cos, sin = np.cos(angles) * self.scale, np.sin(angles) * self.scale
         return cos.astype(np.float32), sin.astype(np.float32)
-
-
-def turn(x: Floats, cos: Floats, sin: Floats) -> Floats:
-    """Returns heads ``(tokens, heads, size)``, turned."""
-    half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    turned = np.empty_like(x)
-    turned[..., :half] = a * cos - b * sin
-    turned[..., half:] = b * cos + a * sin
-    return turned
-
-
-def softmax(x: Floats) -> Floats:
-    """Returns the softmax over the last axis; x is overwritten."""
-    x -= x.max(axis=-1, keepdims=True)
-    np.exp(x, out=x)
-    x /= x.sum(axis=-1, keepdims=True)
-    return x
 
 
 class Decoder:
@@ -122,14 +105,13 @@ class Decoder:
         self.heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.heads
         self.size = c.get("head_dim") or c["hidden_size"] // self.heads
-        self.eps = np.float32(c.get("rms_norm_eps", 1e-6))
+        self.eps = c.get("rms_norm_eps", 1e-6)
         self.rotation = Rotation(c, self.size)
         self.embeddings = w["model.embed_tokens.weight"]
         self.head = w.get("lm_head.weight", self.embeddings)
         self.norm = w["model.norm.weight"].astype(np.float32)
         self.layers = [self._layer(w, f"model.layers.{n}.") for n in range(c["num_hidden_layers"])]
-        self.cache = np.zeros((2, len(self.layers), self.kv_heads, CHUNK, self.size), np.float32)
-        self.length = 0
+        self.caches = [nn.KeyValueCache(self.kv_heads, self.size) for _ in self.layers]
 
     def _layer(self, w: dict[str, Any], prefix: str) -> dict[str, Any]:
         layer: dict[str, Any] = {}
@@ -151,48 +133,30 @@ class Decoder:
         """Returns the logits ``(vocabulary,)`` that follow the tokens, after all before them."""
         for start in range(0, len(tokens), CHUNK):
             x = self._states(tokens[start : start + CHUNK])
-        return self._linear(self._normed(x[-1:], self.norm), [self.head], [None])[0][0]
+        return self._linear(nn.rms_norm(x[-1:], self.norm, self.eps), [self.head], [None])[0][0]
 
     def _states(self, tokens: list[int]) -> Floats:
-        x = np.asarray(self.embeddings[tokens], np.float32)
-        begin, end = self.length, self.length + len(tokens)
-        while end > self.cache.shape[3]:
-            self.cache = np.concatenate([self.cache, np.zeros_like(self.cache)], axis=3)
-        cos, sin = self.rotation.at(begin, len(tokens))
-        for number, layer in enumerate(self.layers):
-            h = self._normed(x, layer["input_layernorm"])
-            h = self._attention(h, layer, self.cache[:, number], begin, cos, sin)
-            x = x + self._linear(h, layer["o"], layer["o_bias"])[0]
-            h = self._normed(x, layer["post_attention_layernorm"])
+        x = np.array(self.embeddings[tokens], np.float32)
+        cos, sin = self.rotation.at(len(self.caches[0]), len(tokens))
+        for layer, cache in zip(self.layers, self.caches, strict=True):
+            h = nn.rms_norm(x, layer["input_layernorm"], self.eps)
+            h = self._attention(h, layer, cache, cos, sin)
+            x += self._linear(h, layer["o"], layer["o_bias"])[0]
+            h = nn.rms_norm(x, layer["post_attention_layernorm"], self.eps)
             gate, up = self._linear(h, layer["gate_up"], layer["gate_up_bias"])
-            up *= gate / (1 + np.exp(-gate))
-            x = x + self._linear(up, layer["down"], layer["down_bias"])[0]
-        self.length = end
+            x += self._linear(nn.silu_mul(gate, up), layer["down"], layer["down_bias"])[0]
         return x
 
     def _attention(
-        self, h: Floats, layer: dict[str, Any], cache: Floats, begin: int, cos: Floats, sin: Floats
+        self, h: Floats, layer: dict[str, Any], cache: nn.KeyValueCache, cos: Floats, sin: Floats
     ) -> Floats:
-        count, end = len(h), begin + len(h)
         ys = self._linear(h, layer["qkv"], layer["qkv_bias"])
-        q, k, v = (y.reshape(count, -1, self.size) for y in ys)
+        q, k, v = (y.reshape(len(h), -1, self.size) for y in ys)
         if "q_norm" in layer:
-            q, k = self._normed(q, layer["q_norm"]), self._normed(k, layer["k_norm"])
-        cache[0, :, begin:end] = turn(k, cos, sin).transpose(1, 0, 2)
-        cache[1, :, begin:end] = v.transpose(1, 0, 2)
-        keys, values = cache[:, :, :end]
-        # The queries of one key head lie together: (key heads, queries * tokens, size).
-        q = turn(q, cos, sin) * np.float32(self.size**-0.5)
-        q = q.reshape(count, self.kv_heads, -1, self.size).transpose(1, 2, 0, 3)
-        scores = q.reshape(self.kv_heads, -1, self.size) @ keys.transpose(0, 2, 1)
-        future = np.triu(np.full((count, end), -np.inf, np.float32), begin + 1)
-        scores.reshape(self.kv_heads, -1, count, end)[...] += future if count > 1 else 0
-        y = (softmax(scores) @ values).reshape(self.kv_heads, -1, count, self.size)
-        return np.ascontiguousarray(y.transpose(2, 0, 1, 3)).reshape(count, -1)
-
-    def _normed(self, x: Floats, weight: Floats) -> Floats:
-        mean = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
-        return x * (weight / np.sqrt(mean + self.eps))
+            q = nn.rms_norm(q, layer["q_norm"], self.eps)
+            k = nn.rms_norm(k, layer["k_norm"], self.eps)
+        cache.append(nn.rope(k, cos, sin), v)
+        return cache.attention(nn.rope(q, cos, sin)).reshape(len(h), -1)
 
     def _linear(self, x: Floats, weights: list[Any], biases: list[Any]) -> list[Floats]:
         """Returns the products of x with several weights, packed or kept as floats."""
@@ -209,7 +173,7 @@ def choose(logits: Floats, temperature: float, top_p: float, rng: np.random.Gene
     if temperature == 0:
         return int(logits.argmax())
     likely = np.argsort(-logits)
-    p = softmax(logits[likely] / np.float32(temperature)).astype(np.float64)
+    p = nn.softmax(logits[likely] / np.float32(temperature)).astype(np.float64)
     p = p[: int(np.searchsorted(p.cumsum(), top_p)) + 1]
     return int(likely[rng.choice(len(p), p=p / p.sum())])
 

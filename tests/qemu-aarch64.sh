@@ -75,7 +75,7 @@ export PYTHONPATH=$CACHE/src:$SITE PYTHONDONTWRITEBYTECODE=1
 QUICK="equal or within or memory or threads or pack or dequantize or unpack"
 SELECTED="not portable and ($QUICK)"
 [ "${1:-}" != all ] || { shift; SELECTED="not portable"; }
-[ $# -gt 0 ] || set -- -q tests/kernels/test_matmul.py tests/kernels/test_pack.py -m "not slow" \
+[ $# -gt 0 ] || set -- -q tests/kernels/test_matmul.py tests/kernels/test_pack.py tests/test_nn.py -m "not slow" \
     -k "$SELECTED" --hypothesis-profile=emulated
 exec qemu-aarch64-static -L "$ROOT" "$ROOT/usr/bin/python$VERSION" -m pytest \
     -p no:cacheprovider "$@"

@@ -26,7 +26,7 @@ FLOORS = (
     ("calibrator",),
     ("files",),
     ("methods",),
-    ("runtime",),
+    ("runtime", "nn"),
     ("array",),
     ("formats",),
     ("_core",),

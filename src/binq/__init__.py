@@ -29,6 +29,7 @@ from binq.methods.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from binq import nn
     from binq.calibrator import Calibrator
     from binq.convert import dequantize_checkpoint, quantize_checkpoint
     from binq.export import export_checkpoint
@@ -56,6 +57,7 @@ __all__ = [
     "load",
     "load_file",
     "matmul",
+    "nn",
     "prepare",
     "quantize",
     "quantize_checkpoint",
@@ -78,6 +80,8 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "nn":  # The import sets the attribute.
+        return import_module("binq.nn")
     if name not in _LAZY:
         raise AttributeError(f"module 'binq' has no attribute {name!r}")
     value = getattr(import_module(_LAZY[name]), name)

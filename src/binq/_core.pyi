@@ -75,6 +75,35 @@ def multiply_experts(
     out: NDArray[np.float32],
     activations: int,
 ) -> None: ...
+def rms_norm(
+    x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, out: NDArray[np.float32]
+) -> None: ...
+def rope(
+    x: NDArray[np.float32],
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    out: NDArray[np.float32],
+) -> None: ...
+def silu_mul(
+    gate: NDArray[np.float32], up: NDArray[np.float32], out: NDArray[np.float32]
+) -> None: ...
+def softmax(x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
+def store_keys(
+    k: NDArray[np.float32],
+    v: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    start: int,
+) -> None: ...
+def attention(
+    q: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    length: int,
+    window: int,
+    scale: float,
+    out: NDArray[np.float32],
+) -> None: ...
 def wrap_rows(rows: NDArray[np.int64], count: int) -> int: ...
 def take_rows(
     stored: Bytes, tile_bytes: int, word: int, rows: NDArray[np.int64], out: Bytes

@@ -228,6 +228,7 @@ cdef int check_values(_View values, int input_type, Py_ssize_t row_stride,
 include "_native/product.pxi"
 include "_native/rows.pxi"
 include "_native/elementwise.pxi"
+include "_native/layers.pxi"
 
 
 cdef class PackedMatrix:

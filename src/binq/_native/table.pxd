@@ -16,8 +16,9 @@ cdef extern from "float_mode.h":
     pass
 
 cdef enum:
-    TABLE_VERSION = 4
+    TABLE_VERSION = 5
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
+    ATTENTION_ROWS = 4        # queries that share what they read of keys and values
     TIERS = 3                 # kernels of one product, for few, some and many rows of x
     ANY_ROWS = 0x7FFFFFFF
 
@@ -165,6 +166,49 @@ ctypedef void (*MeasureKernel)(const Weights *w, const char *values, Py_ssize_t 
                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
 
 
+# What lies between the products of a transformer (binq.reference.layers): rows of floats, which
+# may be written in place.
+ctypedef void (*NormKernel)(const float *x, const float *weight, Py_ssize_t size, float eps,
+                            float *out, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+# cos and sin: [tokens][size / 2]; x: [tokens][heads][size].
+ctypedef void (*RopeKernel)(const float *x, const float *cos, const float *sin, Py_ssize_t heads,
+                            Py_ssize_t size, float *out,
+                            Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+ctypedef void (*GateKernel)(const float *gate, const float *up, float *out,
+                            Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+ctypedef void (*SoftmaxKernel)(const float *x, Py_ssize_t size, float *out,
+                               Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+
+
+ctypedef struct AttentionJob:
+    # Attention of the last `tokens` of `length` positions to those up to their own.
+    #   q, out   [tokens][heads][size]
+    #   keys     [kv_heads][capacity / 16][size][16]: 16 positions side by side
+    #   values   [kv_heads][capacity][width]: width is size, rounded up to 16; the rest are zeros
+    # capacity is a multiple of 16. `heads` is a multiple of `kv_heads`, whose heads follow each
+    # other. A window of w: a position attends to itself and the w - 1 before it; 0 is none.
+    const float *q
+    const float *keys
+    const float *values
+    float *out
+    Py_ssize_t tokens
+    Py_ssize_t heads
+    Py_ssize_t kv_heads
+    Py_ssize_t size
+    Py_ssize_t width
+    Py_ssize_t capacity
+    Py_ssize_t length
+    Py_ssize_t window
+    float scale
+
+
+# Rows of one key head are [tokens][heads / kv_heads], taken ATTENTION_ROWS at a time: item i of the
+# work is block i % blocks of key head i / blocks. scratch: ATTENTION_ROWS * (capacity + width + size)
+# floats.
+ctypedef void (*AttentionKernel)(const AttentionJob *job, void *scratch,
+                                 Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+
+
 ctypedef struct KernelTable:
     int version               # TABLE_VERSION of the module that filled the table
     const char *name          # "portable", "avx2", "avx512", "neon"
@@ -175,3 +219,8 @@ ctypedef struct KernelTable:
     UnpackKernel unpack
     PackKernel pack
     MeasureKernel measure
+    NormKernel rms_norm
+    RopeKernel rope
+    GateKernel silu_mul
+    SoftmaxKernel softmax
+    AttentionKernel attention

@@ -12,6 +12,7 @@ row).
 - affine: scales and offsets of int4
 - rounding: from the best scale to the one that is stored
 - errors: measure
+- layers: what lies between products (not weights: arrays of floats)
 """
 
 from binq.reference.errors import measure

@@ -18,6 +18,8 @@ include "lut_tables.pxi"
 include "lut_gemv.pxi"
 include "../common/arrays.pxi"
 include "../common/measure.pxi"
+include "../common/layers.pxi"
+include "../common/attention.pxi"
 include "../common/one_engine.pxi"
 include "../common/engine.pxi"
 

@@ -1,5 +1,5 @@
-/* Vectors of float32 and float64 of the width that the module is compiled for, for the loops of the
- * quantizers that compilers do not turn into vectors themselves. Every operation is exact or
+/* Vectors of float32 and float64 of the width that the module is compiled for, for loops that
+ * compilers do not turn into vectors themselves. Every operation is exact or
  * rounded as a single number's would be, so that no result depends on the width. */
 #ifndef BINQ_LANES_H
 #define BINQ_LANES_H
@@ -17,6 +17,9 @@ typedef __m256d binq_doubles;
 #define binq_min_floats(a, b) _mm256_min_ps(a, b)
 #define binq_max_floats(a, b) _mm256_max_ps(a, b)
 #define binq_sub_floats(a, b) _mm256_sub_ps(a, b)
+#define binq_add_floats(a, b) _mm256_add_ps(a, b)
+#define binq_mul_floats(a, b) _mm256_mul_ps(a, b)
+#define binq_splat_float(x) _mm256_set1_ps(x)
 #define binq_abs_floats(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define binq_load(p) _mm256_loadu_pd(p)
 #define binq_store(p, a) _mm256_storeu_pd(p, a)
@@ -41,6 +44,9 @@ typedef __m128d binq_doubles;
 #define binq_min_floats(a, b) _mm_min_ps(a, b)
 #define binq_max_floats(a, b) _mm_max_ps(a, b)
 #define binq_sub_floats(a, b) _mm_sub_ps(a, b)
+#define binq_add_floats(a, b) _mm_add_ps(a, b)
+#define binq_mul_floats(a, b) _mm_mul_ps(a, b)
+#define binq_splat_float(x) _mm_set1_ps(x)
 #define binq_abs_floats(a) _mm_andnot_ps(_mm_set1_ps(-0.0f), a)
 #define binq_load(p) _mm_loadu_pd(p)
 #define binq_store(p, a) _mm_storeu_pd(p, a)
@@ -65,6 +71,9 @@ typedef float64x2_t binq_doubles;
 #define binq_min_floats(a, b) vminq_f32(a, b)
 #define binq_max_floats(a, b) vmaxq_f32(a, b)
 #define binq_sub_floats(a, b) vsubq_f32(a, b)
+#define binq_add_floats(a, b) vaddq_f32(a, b)
+#define binq_mul_floats(a, b) vmulq_f32(a, b)
+#define binq_splat_float(x) vdupq_n_f32(x)
 #define binq_abs_floats(a) vabsq_f32(a)
 #define binq_load(p) vld1q_f64(p)
 #define binq_store(p, a) vst1q_f64(p, a)
@@ -89,6 +98,9 @@ typedef double binq_doubles;
 #define binq_min_floats(a, b) ((a) < (b) ? (a) : (b))
 #define binq_max_floats(a, b) ((a) < (b) ? (b) : (a))
 #define binq_sub_floats(a, b) ((a) - (b))
+#define binq_add_floats(a, b) ((a) + (b))
+#define binq_mul_floats(a, b) ((a) * (b))
+#define binq_splat_float(x) (x)
 #define binq_abs_floats(a) ((a) < 0 ? -(a) : (a))
 #define binq_load(p) (*(p))
 #define binq_store(p, a) (*(p) = (a))
@@ -111,6 +123,13 @@ typedef double binq_doubles;
 #define binq_add_square(sum, a) binq_add(sum, binq_mul(a, a))
 #endif
 
+/* Memory that is soon read. */
+#if defined(__GNUC__) || defined(__clang__)
+#define binq_prefetch(p) __builtin_prefetch(p, 0, 2)
+#else
+#define binq_prefetch(p) ((void)0)
+#endif
+
 /* Eight float16 as float32. */
 #if defined(__AVX__) && defined(__F16C__)
 #define BINQ_WIDENS_HALVES 1
@@ -121,6 +140,7 @@ typedef double binq_doubles;
 #define binq_widen_halves(p, out) ((void)0)
 #endif
 
-enum { BINQ_PARTS = 8 / BINQ_DOUBLES }; /* vectors that hold 8 float64 */
+enum { BINQ_PARTS = 8 / BINQ_DOUBLES };      /* vectors that hold 8 float64 */
+enum { BINQ_SIXTEENTHS = 16 / BINQ_FLOATS }; /* vectors that hold 16 float32 */
 
 #endif

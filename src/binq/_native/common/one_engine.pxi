@@ -50,3 +50,4 @@ cdef void fill_table(KernelTable *table, const char *name) noexcept:
     table.unpack = unpack
     table.pack = pack
     table.measure = measure
+    set_layers(table)

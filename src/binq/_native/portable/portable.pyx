@@ -14,6 +14,8 @@ include "../common/tile.pxi"
 include "gemm.pxi"
 include "../common/arrays.pxi"
 include "../common/measure.pxi"
+include "../common/layers.pxi"
+include "../common/attention.pxi"
 include "../common/one_engine.pxi"
 
 cdef KernelTable kernel_table

@@ -13,6 +13,8 @@ include "activations.pxi"
 include "scales.pxi"
 include "avx2_arrays.pxi"
 include "../common/measure.pxi"
+include "../common/layers.pxi"
+include "../common/attention.pxi"
 include "avx2_code_tile.pxi"
 include "avx2_int4_gemm.pxi"
 include "avx2_int4_gemv.pxi"
@@ -45,6 +47,7 @@ kernel_table.dequantize = dequantize
 kernel_table.unpack = unpack
 kernel_table.pack = pack
 kernel_table.measure = measure
+set_layers(&kernel_table)
 
 #        product                                          engine, rows of x, at once: rows, tiles
 set_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], FLOAT_GEMV, ANY_ROWS, 1, 4)

@@ -1,0 +1,222 @@
+# What lies between the products of a transformer: rows shared among threads where they are many.
+
+cdef struct Layer:
+    const KernelTable *table
+    const float *x
+    const float *weight       # or cosines, or up
+    const float *sin
+    Py_ssize_t size
+    Py_ssize_t heads
+    float eps
+    float *out
+
+cdef struct Attending:
+    const KernelTable *table
+    AttentionJob job
+    char *scratch
+    Py_ssize_t scratch_bytes
+
+cdef enum:
+    ELEMENT = 64              # the cost of a number, in the unit of a product's
+    GATES_AT_ONCE = 1024
+
+
+cdef void norm_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Layer *l = <Layer *>job
+    l.table.rms_norm(l.x, l.weight, l.size, l.eps, l.out, begin, end)
+
+
+cdef void rope_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Layer *l = <Layer *>job
+    l.table.rope(l.x, l.weight, l.sin, l.heads, l.size, l.out, begin, end)
+
+
+cdef void gate_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Layer *l = <Layer *>job
+    l.table.silu_mul(l.x, l.weight, l.out, begin * GATES_AT_ONCE,
+                     min(end * GATES_AT_ONCE, l.size))
+
+
+cdef void softmax_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Layer *l = <Layer *>job
+    l.table.softmax(l.x, l.size, l.out, begin, end)
+
+
+cdef void attention_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
+    cdef Attending *a = <Attending *>job
+    a.table.attention(&a.job, a.scratch + slot * a.scratch_bytes, begin, end)
+
+
+cdef void run_layer(Task task, Layer *l, Py_ssize_t items, Py_ssize_t numbers) noexcept nogil:
+    cdef int threads = threads_for(<double>numbers * ELEMENT)
+    l.table = kernels
+    parallel_for(task, l, items, grain_for(items, threads), threads)
+
+
+cdef int check_same(_View x, _View out) except -1:
+    if out.nbytes() != x.nbytes():
+        raise ValueError(f"out must have {x.nbytes()} bytes, got {out.nbytes()}")
+    return 0
+
+
+def rms_norm(x, weight, float eps, out):
+    """Writes the rows of x, scaled to a root mean square of 1 and by weight, to ``out``."""
+    cdef _View x_view = view("x", x, b"f", 2, False)
+    cdef _View weight_view = view("weight", weight, b"f", 1, False)
+    cdef _View out_view = view("out", out, b"f", 2, True)
+    cdef Py_ssize_t rows = x_view.size(0)
+    cdef Layer l
+    check_same(x_view, out_view)
+    check_size("weight", weight_view, x_view.size(1) * 4)
+    if x_view.nbytes() == 0:
+        return
+    l.x = <const float *>x_view.buffer.buf
+    l.weight = <const float *>weight_view.buffer.buf
+    l.out = <float *>out_view.buffer.buf
+    l.size = x_view.size(1)
+    l.eps = eps
+    with nogil:
+        run_layer(norm_task, &l, rows, rows * l.size)
+
+
+def rope(x, cos, sin, out):
+    """Writes x ``(tokens, heads, size)``, turned by angles ``(tokens, size / 2)``, to ``out``."""
+    cdef _View x_view = view("x", x, b"f", 3, False)
+    cdef _View cos_view = view("cos", cos, b"f", 2, False)
+    cdef _View sin_view = view("sin", sin, b"f", 2, False)
+    cdef _View out_view = view("out", out, b"f", 3, True)
+    cdef Py_ssize_t tokens = x_view.size(0)
+    cdef Layer l
+    l.heads = x_view.size(1)
+    l.size = x_view.size(2)
+    check_same(x_view, out_view)
+    if l.size % 2 or cos_view.size(0) != tokens or sin_view.size(0) != tokens or (
+            cos_view.size(1) != l.size // 2 or sin_view.size(1) != l.size // 2):
+        raise ValueError(f"cos and sin must have shape {(tokens, l.size // 2)}")
+    if x_view.nbytes() == 0:
+        return
+    l.x = <const float *>x_view.buffer.buf
+    l.weight = <const float *>cos_view.buffer.buf
+    l.sin = <const float *>sin_view.buffer.buf
+    l.out = <float *>out_view.buffer.buf
+    with nogil:
+        run_layer(rope_task, &l, tokens, tokens * l.heads * l.size)
+
+
+def silu_mul(gate, up, out):
+    """Writes ``gate * sigmoid(gate) * up`` to ``out``."""
+    cdef _View gate_view = view("gate", gate, b"f", 1, False)
+    cdef _View up_view = view("up", up, b"f", 1, False)
+    cdef _View out_view = view("out", out, b"f", 1, True)
+    cdef Layer l
+    check_same(gate_view, up_view)
+    check_same(gate_view, out_view)
+    l.x = <const float *>gate_view.buffer.buf
+    l.weight = <const float *>up_view.buffer.buf
+    l.out = <float *>out_view.buffer.buf
+    l.size = gate_view.size(0)
+    with nogil:
+        run_layer(gate_task, &l, (l.size + GATES_AT_ONCE - 1) // GATES_AT_ONCE, l.size)
+
+
+def softmax(x, out):
+    """Writes the softmax of each row of x to ``out``."""
+    cdef _View x_view = view("x", x, b"f", 2, False)
+    cdef _View out_view = view("out", out, b"f", 2, True)
+    cdef Py_ssize_t rows = x_view.size(0)
+    cdef Layer l
+    check_same(x_view, out_view)
+    if x_view.nbytes() == 0:
+        return
+    l.x = <const float *>x_view.buffer.buf
+    l.out = <float *>out_view.buffer.buf
+    l.size = x_view.size(1)
+    with nogil:
+        run_layer(softmax_task, &l, rows, rows * l.size)
+
+
+def store_keys(k, v, keys, values, Py_ssize_t start):
+    """Writes k and v ``(tokens, kv_heads, size)`` to positions ``start`` on of a cache."""
+    cdef _View k_view = view("k", k, b"f", 3, False)
+    cdef _View v_view = view("v", v, b"f", 3, False)
+    cdef _View keys_view = view("keys", keys, b"f", 4, True)
+    cdef _View values_view = view("values", values, b"f", 3, True)
+    cdef Py_ssize_t tokens = k_view.size(0)
+    cdef Py_ssize_t heads = k_view.size(1)
+    cdef Py_ssize_t size = k_view.size(2)
+    cdef Py_ssize_t capacity = values_view.size(1)
+    cdef Py_ssize_t width = values_view.size(2)
+    cdef Py_ssize_t token, head, d, at
+    cdef const float *key = <const float *>k_view.buffer.buf
+    cdef const float *value = <const float *>v_view.buffer.buf
+    cdef float *stored_keys = <float *>keys_view.buffer.buf
+    cdef float *stored_values = <float *>values_view.buffer.buf
+    cdef float *to
+    check_cache(keys_view, values_view, heads, size)
+    if v_view.nbytes() != k_view.nbytes() or start < 0 or start > capacity - tokens:
+        raise ValueError(f"the cache must hold {tokens} positions from {start} on")
+    with nogil:
+        for token in range(tokens):
+            at = start + token
+            for head in range(heads):
+                to = stored_keys + (head * capacity + (at & ~<Py_ssize_t>15)) * size + (at & 15)
+                for d in range(size):
+                    to[d * 16] = key[d]
+                memcpy(stored_values + (head * capacity + at) * width, value,
+                       size * sizeof(float))
+                key += size
+                value += size
+
+
+cdef int check_cache(_View keys, _View values, Py_ssize_t kv_heads, Py_ssize_t size) except -1:
+    cdef Py_ssize_t capacity = values.size(1)
+    if (keys.size(0) != kv_heads or values.size(0) != kv_heads or capacity % 16
+            or keys.size(1) != capacity // 16 or keys.size(2) != size or keys.size(3) != 16
+            or values.size(2) != (size + 15) // 16 * 16):
+        raise ValueError(f"keys and values must be a cache of {kv_heads} heads of {size}")
+    return 0
+
+
+def attention(q, keys, values, Py_ssize_t length, Py_ssize_t window, float scale, out):
+    """Writes what the queries of the last of ``length`` positions gather to ``out``."""
+    cdef _View q_view = view("q", q, b"f", 3, False)
+    cdef _View keys_view = view("keys", keys, b"f", 4, False)
+    cdef _View values_view = view("values", values, b"f", 3, False)
+    cdef _View out_view = view("out", out, b"f", 3, True)
+    cdef Attending a
+    cdef Py_ssize_t items, rows
+    cdef int threads
+    a.job.tokens = q_view.size(0)
+    a.job.heads = q_view.size(1)
+    a.job.size = q_view.size(2)
+    a.job.kv_heads = keys_view.size(0)
+    a.job.capacity = values_view.size(1)
+    a.job.width = values_view.size(2)
+    check_same(q_view, out_view)
+    check_cache(keys_view, values_view, a.job.kv_heads, a.job.size)
+    if a.job.kv_heads < 1 or a.job.heads % a.job.kv_heads:
+        raise ValueError(f"{a.job.heads} heads must be a multiple of {a.job.kv_heads}")
+    if length < a.job.tokens or length > a.job.capacity or window < 0:
+        raise ValueError(f"length must be from {a.job.tokens} to {a.job.capacity}, got {length}")
+    if q_view.nbytes() == 0:
+        return
+    a.table = kernels
+    a.job.q = <const float *>q_view.buffer.buf
+    a.job.keys = <const float *>keys_view.buffer.buf
+    a.job.values = <const float *>values_view.buffer.buf
+    a.job.out = <float *>out_view.buffer.buf
+    a.job.length = length
+    a.job.window = window
+    a.job.scale = scale
+    a.scratch_bytes = aligned(
+        ATTENTION_ROWS * (a.job.capacity + a.job.width + a.job.size) * <Py_ssize_t>sizeof(float))
+    rows = a.job.tokens * (a.job.heads // a.job.kv_heads)
+    items = a.job.kv_heads * ((rows + ATTENTION_ROWS - 1) // ATTENTION_ROWS)
+    threads = threads_for(<double>rows * a.job.kv_heads * a.job.size * length * SLOW)
+    with nogil:
+        a.scratch = <char *>allocate(threads * a.scratch_bytes)
+        if a.scratch != NULL:
+            parallel_for(attention_task, &a, items, 1, threads)
+        release(a.scratch)
+    if a.scratch == NULL:
+        raise MemoryError("not enough memory for the scores of attention")
