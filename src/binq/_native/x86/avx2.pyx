@@ -16,8 +16,8 @@ include "../common/measure.pxi"
 include "../common/layers.pxi"
 include "../common/attention.pxi"
 include "avx2_code_tile.pxi"
-include "avx2_int4_gemm.pxi"
 include "avx2_int4_gemv.pxi"
+include "avx2_int4_gemm.pxi"
 include "avx2_lut_tables.pxi"
 include "avx2_lut_sums.pxi"
 include "avx2_lut_gemv.pxi"
@@ -65,7 +65,7 @@ set_tier(product[FORMAT_INT2][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1
 set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
 set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)
 set_tier(product[FORMAT_INT4][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)
+set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
+set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

@@ -11,8 +11,8 @@ cdef enum:
 
 
 cdef Py_ssize_t plane_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    # The codes of a tile and y of all rows.
-    return w.group_size * 32 + rows * 128
+    # The codes of a tile and y of all rows, of two tiles where they are few.
+    return w.group_size * 32 + max(rows * 128, min(rows, <Py_ssize_t>INT4_GEMV_PLANES) * 256)
 
 
 cdef inline void block_dots(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
@@ -104,15 +104,14 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
+    if format == FORMAT_INT4 and count * planes <= INT4_GEMV_PLANES:
+        int4_gemv_piece(w, prepared, rows, out, out_stride, y, piece, planes)
+        return
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, format, tile, group, &t)
             at = group * rows + first
-            if format == FORMAT_INT4 and count * planes <= INT4_GEMV_PLANES:
-                int4_gemv_group(w, tile, group, x + at * size, &t, x_scales + at, x_sums + at, y,
-                                planes, count)
-                continue
             packed = w.packed + (
                 (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format))
             if format == FORMAT_INT4:

@@ -1,4 +1,5 @@
-# Rows of x by tiles of weights. A prepared buffer holds, in this order,
+# Rows of x by tiles of weights, two at once: one of either half of a piece, so that memory is read
+# from two places that lie far apart. A prepared buffer holds, in this order,
 #   tables [group][row][group_size / 8][digit][2][16] bytes
 #   scales float32, sums of |x| int32, sums of x int32, each [group][row]
 
@@ -6,8 +7,8 @@ cdef enum:
     BLOCK_OF_ROWS = 16            # rows of x that meet a tile in one go
     BLOCK_OF_TILES = 16           # tiles that meet them before the next kernel groups
     TABLE_CACHE = 16384           # bytes of tables that stay in L1 beside weights and y
-    STREAMED = 65536              # bytes of a tile that one row of x goes through at a time
-    AHEAD_STEPS = 16              # kernel groups by rows of x that a fetch from memory lasts
+    STREAMED = 65536              # bytes of a tile that few rows of x go through at a time
+    STREAMED_ROWS = 4             # that are few
 
 
 cdef inline Py_ssize_t table_bytes(const Weights *w, int digits) noexcept nogil:
@@ -63,7 +64,7 @@ cdef struct Stretch:
     const char *offsets           # NULL: none
     Py_ssize_t group_bytes
     Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the row
-    Py_ssize_t tile_stride        # to the same group of the next tile
+    Py_ssize_t tile_stride        # to the same group of the other tile
     Py_ssize_t scales_stride
     Py_ssize_t offsets_step
     Py_ssize_t offsets_stride
@@ -71,25 +72,26 @@ cdef struct Stretch:
     bint offsets_float32
 
 
-cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py_ssize_t group,
-                               int planes) noexcept nogil:
+cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py_ssize_t apart,
+                               Py_ssize_t group, int planes) noexcept nogil:
     cdef Py_ssize_t scale_bytes = 128 if w.scales_float32 else 64
     cdef Py_ssize_t scales, offset_bytes
     s.scales_float32 = w.scales_float32
     s.group_bytes = w.group_size * planes * 4
-    s.tile_stride = w.groups * s.group_bytes
+    s.tile_stride = apart * w.groups * s.group_bytes
     s.scales_step = scale_bytes if w.scale_groups > 1 else 0
-    s.scales_stride = w.scale_groups * scale_bytes
-    scales = tile * s.scales_stride + group * s.scales_step
-    s.packed = w.packed + tile * s.tile_stride + group * s.group_bytes
+    s.scales_stride = apart * w.scale_groups * scale_bytes
+    scales = tile * w.scale_groups * scale_bytes + group * s.scales_step
+    s.packed = w.packed + (tile * w.groups + group) * s.group_bytes
     s.scales = <const char *>w.scales + scales
     s.offsets = NULL
     if planes == 1 and w.zero == ZERO_OFFSET:
         offset_bytes = 128 if w.offsets_float32 else 64
         s.offsets_float32 = w.offsets_float32
         s.offsets_step = offset_bytes if w.scale_groups > 1 else 0
-        s.offsets_stride = w.scale_groups * offset_bytes
-        s.offsets = <const char *>w.offsets + tile * s.offsets_stride + group * s.offsets_step
+        s.offsets_stride = apart * w.scale_groups * offset_bytes
+        s.offsets = (<const char *>w.offsets + tile * w.scale_groups * offset_bytes
+                     + group * s.offsets_step)
 
 
 cdef inline void load_stretch_scales(const Stretch *s, int tile, TileScales *t) noexcept nogil:
@@ -99,7 +101,7 @@ cdef inline void load_stretch_scales(const Stretch *s, int tile, TileScales *t) 
         load_vectors(s.offsets + tile * s.offsets_stride, s.offsets_float32, t.offsets_f32x8)
 
 
-cdef inline void lut_gemv_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t blocks,
+cdef inline void lut_gemv_tiles(const Stretch *s, Py_ssize_t blocks,
                               const uint8_t *tables, Py_ssize_t row_bytes,
                               const float *x_scales, const int32_t *absolutes,
                               const int32_t *x_sums, float *y, Py_ssize_t rows, int planes,
@@ -112,57 +114,42 @@ cdef inline void lut_gemv_tiles(const Stretch *s, const Ahead *ahead, Py_ssize_t
         load_stretch_scales(s, 1, &t[1])
     if digits == 3:
         for row in range(rows):
-            lut_gemv_int16(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, t,
+            lut_gemv_int16(s.packed, s.tile_stride, blocks, tables + row * row_bytes, t,
                          x_scales[row], absolutes[row], x_sums[row], y + row * 32, rows * 32,
                          planes, tiles)
         return
     row = 0
     while row + 2 <= rows:
-        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes,
+        lut_gemv_int8(s.packed, s.tile_stride, blocks, tables + row * row_bytes, row_bytes,
                       t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 2, tiles)
         row += 2
     if row < rows:
-        lut_gemv_int8(s.packed, ahead, s.tile_stride, blocks, tables + row * row_bytes, row_bytes,
+        lut_gemv_int8(s.packed, s.tile_stride, blocks, tables + row * row_bytes, row_bytes,
                       t,
                     x_scales + row, absolutes + row, x_sums + row, y + row * 32, rows * 32,
                     planes, 1, tiles)
 
 
-cdef inline void lut_gemv_stretch(Stretch s, const Stretch *next, Py_ssize_t groups,
+cdef inline void lut_gemv_stretch(Stretch s, Py_ssize_t groups,
                                 const uint8_t *tables, Py_ssize_t size, Py_ssize_t tables_step,
                                 const float *x_scales, const int32_t *absolutes,
                                 const int32_t *x_sums, Py_ssize_t step, float *y, Py_ssize_t rows,
                                 int planes, int digits, int tiles) noexcept nogil:
-    # `groups` kernel groups of one tile or two. What follows is asked for in the order of its
-    # addresses, all groups of one tile and then of the other: two streams, as they are met, would
-    # be fetched half as fast. Scales too, as far as they are float16; others come a little later.
-    cdef Ahead ahead
+    # `groups` kernel groups of one tile or two.
     cdef Py_ssize_t g
     cdef Py_ssize_t blocks = s.group_bytes >> 7
-    cdef Py_ssize_t jump = s.tile_stride - groups * s.group_bytes
-    cdef Py_ssize_t scales_jump = s.scales_stride - groups * s.scales_step
-    cdef const char *scales = next.scales
-    ahead.first = next.packed
     for g in range(groups):
-        if 2 * g + 1 == groups:
-            ahead.second = ahead.first + s.group_bytes + jump
-        else:
-            ahead.second = ahead.first + s.group_bytes
-        _mm_prefetch(scales, _MM_HINT_T1)
-        _mm_prefetch(scales + 64, _MM_HINT_T1)
-        lut_gemv_tiles(&s, &ahead, blocks, tables, size, x_scales, absolutes, x_sums, y, rows,
+        _mm_prefetch(s.scales + PREFETCH_SCALES, _MM_HINT_T0)
+        if tiles == 2:
+            _mm_prefetch(s.scales + s.scales_stride + PREFETCH_SCALES, _MM_HINT_T0)
+        lut_gemv_tiles(&s, blocks, tables, size, x_scales, absolutes, x_sums, y, rows,
                      planes, digits, tiles)
         s.packed += s.group_bytes
         s.scales += s.scales_step
         if s.offsets != NULL:
             s.offsets += s.offsets_step
-        ahead.first = ahead.second + s.group_bytes
-        scales += 2 * s.scales_step
-        if 2 * g + 2 == groups:
-            ahead.first += jump
-            scales += scales_jump
         tables += tables_step
         x_scales += step
         absolutes += step
@@ -179,50 +166,46 @@ cdef inline void lut_gemv_piece(const Weights *w, const void *prepared, Py_ssize
     cdef const int32_t *absolutes = <const int32_t *>(x_scales + w.groups * rows)
     cdef const int32_t *x_sums = absolutes + w.groups * rows
     cdef float *y = <float *>scratch
-    cdef Stretch here, next
-    cdef Py_ssize_t row, tile, group, t, at, block, tiles, depth, groups, pairs, after
+    cdef Stretch s
+    cdef Py_ssize_t half = (piece.tile_end - piece.tile_begin + 1) // 2
+    cdef Py_ssize_t row, tile, group, t, at, block, pairs, depth, groups
     row = piece.row_begin
     while row < piece.row_end:
         block = min(piece.row_end - row, <Py_ssize_t>BLOCK_OF_ROWS)
-        # One row of x goes through memory once and straight on.
-        depth = (STREAMED // (w.group_size * planes * 4) if rows == 1
+        # Few rows of x go through memory once and straight on.
+        depth = (STREAMED // (w.group_size * planes * 4) if block <= STREAMED_ROWS
                  else max(<Py_ssize_t>1, TABLE_CACHE // (size * block)))
         tile = piece.tile_begin
-        while tile < piece.tile_end:
-            tiles = min(piece.tile_end - tile, <Py_ssize_t>BLOCK_OF_TILES)
-            memset(y, 0, tiles * block * 128)
+        while tile < piece.tile_begin + half:
+            pairs = min(piece.tile_begin + half - tile, <Py_ssize_t>(BLOCK_OF_TILES // 2))
+            memset(y, 0, pairs * 2 * block * 128)
             group = 0
             while group < w.groups:
                 groups = min(depth, w.groups - group)
-                pairs = 1 + AHEAD_STEPS // (groups * block)
                 at = group * rows + row
-                for t in range(0, tiles, 2):
-                    after = t + 2 * pairs
-                    start_stretch(&here, w, tile + t, group, planes)
-                    if after < tiles:
-                        start_stretch(&next, w, tile + after, group, planes)
-                    elif group + groups < w.groups:
-                        start_stretch(&next, w, tile + after - tiles, group + groups, planes)
-                    else:
-                        start_stretch(&next, w, tile + after, 0, planes)
-                    if tiles - t >= 2 and rows == 1:
+                for t in range(pairs):
+                    start_stretch(&s, w, tile + t, half, group, planes)
+                    if tile + t + half >= piece.tile_end:
+                        lut_gemv_stretch(s, groups, tables + at * size, size, rows * size,
+                                       x_scales + at, absolutes + at, x_sums + at, rows,
+                                       y + t * 2 * block * 32, block, planes, digits, 1)
+                    elif rows == 1:
                         # Of its own: a loop over one row would cost a twentieth.
-                        lut_gemv_stretch(here, &next, groups, tables + at * size, size, size,
+                        lut_gemv_stretch(s, groups, tables + at * size, size, size,
                                        x_scales + at, absolutes + at, x_sums + at, 1,
-                                       y + t * 32, 1, planes, digits, 2)
-                    elif tiles - t >= 2:
-                        lut_gemv_stretch(here, &next, groups, tables + at * size, size, rows * size,
-                                       x_scales + at, absolutes + at, x_sums + at, rows,
-                                       y + t * block * 32, block, planes, digits, 2)
+                                       y + t * 64, 1, planes, digits, 2)
                     else:
-                        lut_gemv_stretch(here, &next, groups, tables + at * size, size, rows * size,
+                        lut_gemv_stretch(s, groups, tables + at * size, size, rows * size,
                                        x_scales + at, absolutes + at, x_sums + at, rows,
-                                       y + t * block * 32, block, planes, digits, 1)
+                                       y + t * 2 * block * 32, block, planes, digits, 2)
                 group += groups
-            for t in range(tiles):
-                store_tile(w, y + t * block * 32, block, out + row * out_stride, out_stride,
+            for t in range(pairs):
+                store_tile(w, y + t * 2 * block * 32, block, out + row * out_stride, out_stride,
                            tile + t)
-            tile += tiles
+                if tile + t + half < piece.tile_end:
+                    store_tile(w, y + (t * 2 + 1) * block * 32, block, out + row * out_stride,
+                               out_stride, tile + t + half)
+            tile += pairs
         row += block
 
 

@@ -82,7 +82,7 @@ cdef inline void add_int16(const __m256i *totals_i32x8, int32_t flushes, const T
         totals_i32x8[2], totals_i32x8[3], 0x31), offset_i32x8, planes), x_scale, x_sum, y + 24)
 
 
-cdef inline void lut_gemv_int8(const uint8_t *packed, const Ahead *ahead, Py_ssize_t tile_stride,
+cdef inline void lut_gemv_int8(const uint8_t *packed, Py_ssize_t tile_stride,
                              Py_ssize_t blocks, const uint8_t *tables, Py_ssize_t row_bytes,
                              const TileScales *t, const float *x_scales,
                              const int32_t *absolutes, const int32_t *x_sums, float *y,
@@ -92,7 +92,7 @@ cdef inline void lut_gemv_int8(const uint8_t *packed, const Ahead *ahead, Py_ssi
     start_sums(&b, 2)
     start_sums(&c, 2)
     start_sums(&d, 2)
-    look_up_blocks(packed, ahead, tile_stride, 0, blocks, tables, row_bytes, &a, &b, &c, &d, planes,
+    look_up_blocks(packed, tile_stride, 0, blocks, tables, row_bytes, &a, &b, &c, &d, planes,
                    2, rows, tiles)
     add_int8(&a, t, x_scales[0], absolutes[0], x_sums[0], y, planes)
     if tiles == 2:
@@ -103,7 +103,7 @@ cdef inline void lut_gemv_int8(const uint8_t *packed, const Ahead *ahead, Py_ssi
             add_int8(&d, t + 1, x_scales[1], absolutes[1], x_sums[1], y + y_stride + 32, planes)
 
 
-cdef inline void lut_gemv_int16(const uint8_t *packed, const Ahead *ahead, Py_ssize_t tile_stride,
+cdef inline void lut_gemv_int16(const uint8_t *packed, Py_ssize_t tile_stride,
                               Py_ssize_t blocks, const uint8_t *tables, const TileScales *t,
                               float x_scale, int32_t absolute, int32_t x_sum, float *y,
                               Py_ssize_t y_stride, int planes, int tiles) noexcept nogil:
@@ -118,7 +118,7 @@ cdef inline void lut_gemv_int16(const uint8_t *packed, const Ahead *ahead, Py_ss
     start_sums(&b, 3)
     if planes == 2 and blocks > FLUSH_BLOCKS:
         # Only ternary groups of 256 have 16 blocks; all others fit one flush.
-        look_up_blocks(packed, ahead, tile_stride, 0, FLUSH_BLOCKS, tables, 0, &a, &b, NULL, NULL,
+        look_up_blocks(packed, tile_stride, 0, FLUSH_BLOCKS, tables, 0, &a, &b, NULL, NULL,
                        planes, 3, 1, tiles)
         flush_sums(&a, a_totals_i32x8)
         start_sums(&a, 3)
@@ -127,7 +127,7 @@ cdef inline void lut_gemv_int16(const uint8_t *packed, const Ahead *ahead, Py_ss
             start_sums(&b, 3)
         done = FLUSH_BLOCKS
         flushes = 2
-    look_up_blocks(packed, ahead, tile_stride, done, blocks, tables, 0, &a, &b, NULL, NULL, planes,
+    look_up_blocks(packed, tile_stride, done, blocks, tables, 0, &a, &b, NULL, NULL, planes,
                    3, 1, tiles)
     flush_sums(&a, a_totals_i32x8)
     add_int16(a_totals_i32x8, flushes, t, x_scale, absolute, x_sum, y, planes)

@@ -16,6 +16,9 @@ from binq._native.x86 import avx2
 
 include "activations.pxi"
 include "scales.pxi"
+include "avx2_lut_tables.pxi"
+include "avx2_lut_sums.pxi"
+include "avx2_lut_gemv.pxi"
 include "avx512_int4.pxi"
 include "avx512_two_planes.pxi"
 include "avx512_gemm.pxi"
@@ -35,6 +38,11 @@ cdef void wider(MatmulKernel *tier, Py_ssize_t most_rows) noexcept:
     tier.most_rows = most_rows
 
 
+cdef void more_registers(MatmulKernel *tier) noexcept:
+    # LUT_GEMV of AVX2 compiled for twice the registers.
+    tier.multiply = lut_gemv_multiply
+
+
 cdef KernelTable kernel_table = (
     <const KernelTable *>PyCapsule_GetPointer(avx2.table, "binq.KernelTable"))[0]
 cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
@@ -45,6 +53,10 @@ set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
 set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
 set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
 set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
+more_registers(product[FORMAT_BINARY][ACTIVATIONS_INT16])
+more_registers(product[FORMAT_BINARY][ACTIVATIONS_INT8])
+more_registers(product[FORMAT_TERNARY][ACTIVATIONS_INT16])
+more_registers(product[FORMAT_TERNARY][ACTIVATIONS_INT8])
 wider(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 6)
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 9, LUT_GEMM, 16, 64)
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT16], 14, LUT_GEMM, 16, 64)

@@ -17,6 +17,7 @@ cdef extern from "immintrin.h" nogil:
     enum:
         _MM_HINT_T0
         _MM_HINT_T1
+        _MM_HINT_NTA
     void _mm_prefetch(const void *p, int hint) noexcept
 
     __m128i _mm_loadl_epi64(const __m128i *p) noexcept
