@@ -7,4 +7,5 @@ from binq.export.target import Target
 TARGETS: dict[str, Target] = {
     "compressed-tensors": FolderTarget("compressed-tensors"),
     "gguf": Gguf(),
+    "mlx": FolderTarget("mlx"),
 }

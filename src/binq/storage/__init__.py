@@ -45,6 +45,7 @@ for _module in (auto_round, awq, bitnet, fp8, gemma, gptq, modelopt, mxfp4):
     for _name in _module.METHODS:
         register(Reader(_name, _module.collect))
 register(compressed_tensors.CompressedTensors())
+register(mlx.Mlx())
 
 # Integers that nobody would store as they are: packed weights.
 _PACKED_DTYPES = ("U8", "I8", "U32", "I32")

@@ -289,6 +289,14 @@ def fits_float16(values: NDArray[np.float32]) -> bool:
         return bool((values.astype(np.float16).astype(np.float32) == values).all())
 
 
+def few_bits(scales: NDArray[np.float32]) -> bool:
+    """Returns whether every scale has at most 16 significant bits, as float16 and bfloat16 do.
+
+    Products of these and of codes of 8 bits are exact in float32.
+    """
+    return not (scales.view(np.uint32) & np.uint32(0xFF)).any()
+
+
 def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     """Returns values as float32; bfloat16 by a shift, which is several times as fast."""
     if values.dtype.name == "bfloat16":

@@ -16,6 +16,7 @@ from binq.errors import UnsupportedFormatError
 from binq.formats.layout import untile_rows
 from binq.formats.zeros import CODE, NONE, unpack_zeros
 from binq.storage.bits import pack
+from binq.storage.groups import smaller_group, spread
 
 # Formats whose weights are ``scale * (code - zero point)``, and the bits that hold their codes.
 _BITS = {"binary": 2, "ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8}
@@ -44,13 +45,14 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
     else:
         codes = codes.astype(np.int16) + np.int16(half)
     # The library multiplies in the type of the scales, where float16 would round the products.
-    scales = untile_rows(data.scales, data.geometry)
+    scales = _spread(weights, untile_rows(data.scales, data.geometry))
     parts: dict[str, NDArray[Any]] = {
         f"{name}_packed": pack(codes.astype(np.uint8), bits).view(np.int32),
         f"{name}_scale": np.ascontiguousarray(scales, np.float32),
         f"{name}_shape": np.array(weights.shape, np.int64),
     }
     if zeros is not None:
+        zeros = _spread(weights, zeros)
         across = pack(np.ascontiguousarray(zeros.swapaxes(-1, -2)), bits)
         packed = np.ascontiguousarray(across.swapaxes(-1, -2))
         parts[f"{name}_zero_point"] = packed.view(np.int32)
@@ -76,9 +78,7 @@ def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) ->
     """
     modules: dict[tuple[int, int | None, bool], list[str]] = {}
     for name, q in weights.items():
-        size = q.group_size
-        whole = size is None or size > q.shape[-1]  # a group of its own size is one like others
-        kind = (_check(name, q), None if whole else size, q._data.packing.zero == NONE)
+        kind = (_check(name, q), _group(q), q._data.packing.zero == NONE)
         modules.setdefault(kind, []).append(name.removesuffix(_SUFFIX))
     groups = {}
     for number, ((bits, size, symmetric), names) in enumerate(modules.items()):
@@ -132,12 +132,31 @@ def _check(name: str, weights: QuantizedArray) -> int:
         what = f"weights of format {packing.format!r}"
     elif packing.zero not in (NONE, CODE):
         what = "an offset a group"
-    elif packing.group_size is not None and _ragged(packing.group_size, weights.shape[-1]):
+    elif _is_ragged(weights) and _group(weights) is None:
         what = f"{weights.shape[-1]} inputs in groups of {packing.group_size}, the last ragged"
     if what:
         raise UnsupportedFormatError(f"{name}: compressed-tensors cannot hold {what}")
     return _BITS[packing.format]
 
 
-def _ragged(group_size: int, columns: int) -> bool:
-    return columns > group_size and columns % group_size != 0
+def _is_ragged(weights: QuantizedArray) -> bool:
+    size, columns = weights.group_size, weights.shape[-1]
+    return size is not None and columns > size and columns % size != 0
+
+
+def _group(weights: QuantizedArray) -> int | None:
+    """Returns the group size that is written: several smaller groups where the last is ragged."""
+    size, columns = weights.group_size, weights.shape[-1]
+    if _is_ragged(weights):
+        return smaller_group(size, columns, (32, 64, 128))
+    # A group of the row's own size is one like those of longer rows.
+    return None if size is None or size > columns else size
+
+
+def _spread(weights: QuantizedArray, values: NDArray[Any]) -> NDArray[Any]:
+    """Returns scales or zero points of the groups that are written."""
+    if not _is_ragged(weights):
+        return values
+    size = _group(weights)
+    assert size is not None
+    return spread(values, weights.group_size, weights.shape[-1], size)

@@ -5,7 +5,7 @@ bias −s, that is ±s; its ternary sibling 2 bits with bias −s. ``X.biases`` 
 ``X.bias`` (of the layer). Source: mlx.core.quantize.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.array.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.formats.zeros import CODE, NONE, OFFSET
+from binq.storage import mlx_writer
 from binq.storage.base import (
     Exact,
     Storage,
     each_group,
+    few_bits,
     fits_float16,
     pack_exact,
     row_blocks,
@@ -31,6 +34,7 @@ from binq.storage.fp8 import Float8
 from binq.storage.mxfp4 import Mxfp4
 from binq.storage.nvfp4 import Nvfp4
 from binq.storage.scaled import E4M3, E8M0, Scaled
+from binq.storage.scheme import Scheme
 from binq.storage.widths import input_widths
 
 if TYPE_CHECKING:
@@ -132,6 +136,8 @@ class MlxAffine(Storage):
             turned = codes.max(axis=-1, keepdims=True) > 1
             codes, scales = np.where(turned, -codes, codes), np.where(turned, -scales, scales)
             return pack_exact(exact, codes, scales)
+        if exact.packing.symmetric:
+            return pack_exact(exact, codes - np.int8(8), scales)
         offsets = exact.packing.zero == OFFSET
         return pack_exact(exact, codes, scales, biases if offsets else _zero_points(scales, biases))
 
@@ -154,6 +160,37 @@ class MlxAffine(Storage):
         return to_float32(scales), to_float32(biases)
 
 
+class Mlx(Scheme):
+    """Reads all modes of MLX, writes affine integers.
+
+    MLX's settings name no method: that it is MLX's is told by their keys.
+    """
+
+    name = "mlx"
+    file_format = "mlx"
+
+    def collect(
+        self, source: "Checkpoint", settings: Mapping[str, Any], names: Set[str]
+    ) -> dict[str, Storage]:
+        return collect(source, settings, names)
+
+    def check(self, name: str, weights: QuantizedArray) -> None:
+        mlx_writer.check(name, weights)
+
+    def write(self, name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
+        return mlx_writer.write(name, weights)
+
+    def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
+        return mlx_writer.settings(weights)
+
+    def config(self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]) -> dict[str, Any]:
+        settings = mlx_writer.settings(weights)
+        return {"quantization": settings, "quantization_config": settings}
+
+    def notes(self, weights: Mapping[str, QuantizedArray]) -> list[str]:
+        return mlx_writer.notes(weights)
+
+
 class _Levels:
     """What all scales and biases seen so far allow."""
 
@@ -163,6 +200,7 @@ class _Levels:
         self.possible = True  # without offsets; of 1 bit: in the binary format
         self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
         self.two = True  # 2 bits: the zero of each group of a row is code 1, or of each code 2
+        self.centred = True  # 4 bits: the zero of each group is code 8
         self._half = True
         self._half_offsets = True
 
@@ -183,10 +221,11 @@ class _Levels:
             zeros = _zero_points(scales, biases)
             whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= 15)
             # With few bits in scale and code all products and sums are exact in float32.
-            self.possible = bool(whole.all()) and _few_bits(scales)
+            self.possible = bool(whole.all()) and few_bits(scales)
             self.ternary = self.ternary and bool((zeros == 1).all())
             of_rows = (zeros == 1).all(axis=-1) | (zeros == 2).all(axis=-1)
             self.two = bits == 2 and self.two and bool(of_rows.all())
+            self.centred = bits == 4 and self.centred and bool(((zeros == 8) | (scales == 0)).all())
             self._half = self._half and fits
 
     def result(self, group: int | None, bits: int) -> Exact:
@@ -200,18 +239,13 @@ class _Levels:
             return Exact(Packing("ternary", group), scale_dtype)
         if self.two:
             return Exact(Packing("int2", group), scale_dtype)
-        return Exact(Packing("int4", group, CODE), scale_dtype)
+        return Exact(Packing("int4", group, NONE if self.centred else CODE), scale_dtype)
 
 
 def _zero_points(scales: NDArray[np.float32], biases: NDArray[np.float32]) -> NDArray[np.float32]:
     """Returns the code of zero in each group, rounded; 0 where the scale is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(scales == 0, np.float32(0), np.rint(-biases / scales))
-
-
-def _few_bits(scales: NDArray[np.float32]) -> bool:
-    """Returns whether every scale has at most 16 significant bits, as float16 and bfloat16 do."""
-    return not (scales.view(np.uint32) & np.uint32(0xFF)).any()
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:

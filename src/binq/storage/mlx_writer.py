@@ -1,0 +1,135 @@
+"""Writes packed weights as MLX has them, ``scales * code + biases``, without loss.
+
+Scales and biases are float32: a bias is several scales, for which float16 has no room. MLX has
+groups of 32, 64 and 128; others become several of these. Source: mlx.core.quantize.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.array import QuantizedArray
+from binq.errors import UnsupportedFormatError
+from binq.formats.zeros import CODE, OFFSET
+from binq.storage.base import few_bits, to_float32
+from binq.storage.bits import pack
+from binq.storage.groups import smaller_group, spread
+
+_SIZES = (32, 64, 128)
+# What is added to the codes of a format so that the lowest is 0, and the bits that hold the sums.
+_LOWEST = {"ternary": (1, 2), "int2": (2, 2), "int3": (4, 3), "int4": (8, 4), "int8": (128, 8)}
+_SUFFIX = ".weight"
+
+
+def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
+    """Returns ``X.weight``, ``X.scales`` and ``X.biases``.
+
+    Raises UnsupportedFormatError for what MLX cannot hold: levels that are no integers, rows that
+    are no whole groups, and offsets or float32 scales whose sums float32 would round.
+    """
+    group = _group(name, weights)
+    codes, bits, scales, biases = _affine(name, weights)
+    columns, own = weights.shape[-1], weights.group_size
+    return {
+        name: pack(codes, bits).view(np.uint32),
+        f"{_module(name)}.scales": np.ascontiguousarray(spread(scales, own, columns, group)),
+        f"{_module(name)}.biases": np.ascontiguousarray(spread(biases, own, columns, group)),
+    }
+
+
+def check(name: str, weights: QuantizedArray) -> None:
+    """Raises UnsupportedFormatError for weights that MLX cannot hold."""
+    _group(name, weights)
+    _levels(name, weights)
+
+
+def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
+    """Returns the block ``quantization`` of a model with these weights.
+
+    What most modules have stands at its top, what others have under their names.
+    """
+    kinds = {_module(name): (_group(name, q), _bits(q)) for name, q in weights.items()}
+    ((group, bits), _), *_ = Counter(kinds.values()).most_common(1)
+    found: dict[str, Any] = {"group_size": group, "bits": bits, "mode": "affine"}
+    for module, kind in kinds.items():
+        if kind != (group, bits):
+            found[module] = {"group_size": kind[0], "bits": kind[1], "mode": "affine"}
+    return found
+
+
+def notes(weights: Mapping[str, QuantizedArray]) -> list[str]:
+    """Returns what mlx-lm does not load for every model, a sentence each."""
+    single = next((name for name in weights if ".experts." in name), None)
+    if single is None:
+        return []
+    return [
+        f"experts are written one by one, such as {single}: mlx-lm (0.32.2) puts them together for "
+        "mixtral, olmoe, qwen2_moe and deepseek, not for all models"
+    ]
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(_SUFFIX)
+
+
+def _bits(weights: QuantizedArray) -> int:
+    return 1 if weights.format == "binary" else _LOWEST[weights.format][1]
+
+
+def _group(name: str, weights: QuantizedArray) -> int:
+    """Returns the size of the groups that MLX has of some weights."""
+    what = ""
+    columns = weights.shape[-1]
+    group = smaller_group(weights.group_size, columns, _SIZES)
+    if not name.endswith(_SUFFIX):
+        what = "a weight whose name does not end in .weight"
+    elif len(weights.shape) > 2:
+        what = "a stack of matrices under this name"
+    elif weights.format != "binary" and weights.format not in _LOWEST:
+        what = f"weights of format {weights.format!r}"
+    elif group is None or 0 in weights.shape:
+        what = f"rows of {columns} in whole groups of 32"
+    if what or group is None:
+        raise UnsupportedFormatError(f"{name}: MLX cannot hold {what}")
+    return group
+
+
+def _affine(
+    name: str, weights: QuantizedArray
+) -> tuple[NDArray[np.uint8], int, NDArray[np.float32], NDArray[np.float32]]:
+    """Returns codes from 0 on, their bits, scales and biases."""
+    scales, biases = _levels(name, weights)
+    codes = weights.codes()
+    if weights.format == "binary":
+        return (codes > 0).astype(np.uint8), 1, scales, biases
+    low, bits = _LOWEST[weights.format]
+    if weights._data.packing.symmetric:
+        codes = codes.astype(np.int16) + np.int16(low)
+    return codes.astype(np.uint8), bits, scales, biases
+
+
+def _levels(name: str, weights: QuantizedArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Returns MLX's scales and biases, with which all levels are the very numbers."""
+    scales = to_float32(weights.group_scales())
+    zeros, zero = weights.group_zero_points(), weights._data.packing.zero
+    offsets = to_float32(zeros) if zeros is not None and zero == OFFSET else None
+    if weights.format == "binary":
+        low, high = -scales, scales
+        if offsets is not None:
+            low, high = low + offsets, high + offsets
+        steps = np.float32(2) * scales
+        if not np.array_equal(low + steps, high):
+            raise UnsupportedFormatError(f"{name}: MLX would round a level of some group")
+        return steps, low
+    if not few_bits(scales):
+        raise UnsupportedFormatError(
+            f"{name}: MLX would round products of codes and float32 scales of more than 16 bits"
+        )
+    if offsets is not None:
+        return scales, offsets
+    if zeros is not None and zero == CODE:
+        return scales, -scales * zeros.astype(np.float32)
+    return scales, -scales * np.float32(_LOWEST[weights.format][0])

@@ -1,0 +1,121 @@
+"""To MLX and back: the same values, float32 scales, settings that say what each module has."""
+
+import json
+
+import numpy as np
+import pytest
+from checkpoints.exported import same_weights
+
+import binq
+from binq import storage
+from binq.storage import bits
+
+UP = "model.layers.0.mlp.up_proj"
+CASES = [
+    ("binary", {"group_size": 32}, 1, 32),
+    ("binary", {}, 1, 128),
+    ("binary", {"symmetric": False}, 1, 128),
+    ("ternary", {"group_size": 256}, 2, 128),
+    ("int2", {"group_size": 64}, 2, 64),
+    ("int4", {}, 4, 128),
+    ("int4", {"group_size": None}, 4, 128),
+    ("int4", {"symmetric": False, "group_size": 32}, 4, 32),
+    ("int4", {"symmetric": False, "zero": "offset"}, 4, 128),
+]
+
+
+def settings_of(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["quantization"] == config["quantization_config"]
+    return config["quantization"]
+
+
+@pytest.mark.parametrize(("format", "settings", "width", "group"), CASES, ids=str)
+def test_values_survive(packed, tmp_path, format, settings, width, group):
+    source = packed(format, **settings)
+    binq.export_checkpoint(source, tmp_path / "out", to="mlx")
+    found = settings_of(tmp_path / "out")
+    assert found == {"group_size": group, "bits": width, "mode": "affine"}
+    assert same_weights(source, tmp_path / "out")
+    with binq.load(tmp_path / "out") as tensors:
+        assert tensors.metadata["format"] == "mlx"
+
+
+def test_bytes_of_one_matrix(packed, tmp_path):
+    source = packed("int4", group_size=64)
+    binq.export_checkpoint(source, tmp_path / "out", to="mlx")
+    stored = binq.load_file(tmp_path / "out" / "model.safetensors")
+    q = binq.load(source)[f"{UP}.weight"]
+    words, scales, biases = (stored[f"{UP}.{part}"] for part in ("weight", "scales", "biases"))
+    assert (words.dtype, words.shape) == (np.uint32, (512, 32))
+    assert scales.dtype == biases.dtype == np.float32
+    codes = bits.unpack(words, 4, 256).astype(np.float32)
+    each = np.repeat(scales, 64, axis=1) * codes + np.repeat(biases, 64, axis=1)
+    assert np.array_equal(each, q.dequantize())
+    assert np.array_equal(biases, -8 * q.group_scales().astype(np.float32))
+
+
+def test_modules_that_are_packed_otherwise_have_settings_of_their_own(packed, tmp_path):
+    rules = ["*.down_proj.weight=ternary:g64", "*.v_proj.weight=keep"]
+    source = packed("int4", rules=rules, embeddings="int4:g32")
+    binq.export_checkpoint(source, tmp_path / "out", to="mlx")
+    found = settings_of(tmp_path / "out")
+    assert found["model.layers.1.mlp.down_proj"] == {
+        "group_size": 64,
+        "bits": 2,
+        "mode": "affine",
+    }
+    assert found["model.embed_tokens"]["group_size"] == 32
+    assert not any("v_proj" in key for key in found)
+    assert same_weights(source, tmp_path / "out")
+
+
+def test_a_ragged_last_group_becomes_smaller_groups(tmp_path):
+    q = binq.quantize(np.random.default_rng(0).standard_normal((64, 192)), "int4")
+    for form in ("mlx", "compressed-tensors"):
+        binq.save_file({f"{UP}.weight": q}, tmp_path / "m.safetensors")
+        binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / form, to=form)
+        read = binq.load(tmp_path / form)[f"{UP}.weight"]
+        assert read.group_size == 64
+        assert np.array_equal(read.dequantize(), q.dequantize())
+
+
+@pytest.mark.parametrize(
+    ("weights", "name", "text"),
+    [
+        (binq.quantize(np.ones((32, 48)), "int4"), UP, "rows of 48 in whole groups of 32"),
+        (binq.quantize(np.ones((2, 32, 64)), "int4"), UP, "a stack of matrices"),
+        (binq.quantize(np.ones((32, 64)), "int4"), "experts.up_proj", "does not end in .weight"),
+        (
+            binq.quantize(np.full((32, 64), 1e-9 / 3), "int4", scale_dtype="float32"),
+            UP,
+            "float32 scales of more than 16 bits",
+        ),
+        (
+            binq.quantize(
+                np.random.default_rng(0).standard_normal((32, 64)),
+                "binary",
+                symmetric=False,
+                scale_dtype="float32",
+            ),
+            UP,
+            "round a level",
+        ),
+    ],
+)
+def test_refusals(weights, name, text):
+    scheme = storage.get("mlx")
+    name = name if name.startswith("experts") else f"{name}.weight"
+    with pytest.raises(binq.UnsupportedFormatError, match=text):
+        scheme.check(name, weights)
+    with pytest.raises(binq.UnsupportedFormatError, match=text):
+        scheme.write(name, weights)
+
+
+def test_experts_are_written_one_by_one_and_it_is_said(tmp_path):
+    q = binq.quantize(np.random.default_rng(0).standard_normal((64, 128)), "int4")
+    names = [f"model.layers.0.mlp.experts.{e}.up_proj.weight" for e in range(3)]
+    binq.save_file(dict.fromkeys(names, q), tmp_path / "m.safetensors")
+    report = binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to="mlx")
+    assert "experts are written one by one" in " ".join(report.notes)
+    assert binq.load(tmp_path / "out")[names[2]] == q
