@@ -24,7 +24,7 @@ from binq import NonFiniteError, quantize
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
-from binq.storage.bits import unpack, unpack_columns
+from binq.storage.bits import pack, unpack, unpack_columns
 from binq.storage.small_floats import float8_values
 
 
@@ -261,3 +261,17 @@ def test_memory_of_a_block_is_that_of_its_rows(tmp_path, kind):
             tracemalloc.stop()
     assert part.shape == (rows, 1024)
     assert peak < 4 * part.nbytes < 4096 * 1024 * 2
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_packed_codes_are_one_little_endian_number_a_row(bits, count):
+    codes = np.random.default_rng(bits).integers(0, 1 << bits, (3, count), dtype=np.uint8)
+    words = pack(codes, bits)
+    assert words.shape == (3, -(-count * bits // 32))
+    for row, packed in zip(codes, words, strict=True):
+        number = sum(int(code) << j * bits for j, code in enumerate(row))
+        assert int.from_bytes(packed.tobytes(), "little") == number
+    assert np.array_equal(unpack(words, bits, count), codes)
+    apart = np.stack([codes, codes], axis=1)[:, 1]  # rows that are not side by side
+    assert np.array_equal(pack(apart, bits), words)

@@ -67,11 +67,32 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
     >>> hex(pack(np.array([1, 2, 3, 4], np.uint8), 4)[0])
     '0x4321'
     """
+    if bits in (2, 4, 8):
+        return _pack_whole(codes, bits)
     count = codes.shape[-1]
-    planes = np.unpackbits(codes[..., None], axis=-1, bitorder="little", count=bits)
-    flat = planes.reshape(*codes.shape[:-1], count * bits)
-    missing = -flat.shape[-1] % 32
-    if missing:
-        flat = np.concatenate([flat, np.zeros((*flat.shape[:-1], missing), np.uint8)], axis=-1)
+    planes = codes
+    if bits > 1:
+        planes = np.unpackbits(codes[..., None], axis=-1, bitorder="little", count=bits)
+    flat = _filled(planes.reshape(*codes.shape[:-1], count * bits), 32)
     packed: NDArray[np.uint32] = np.packbits(flat, axis=-1, bitorder="little").view("<u4")
     return packed
+
+
+def _pack_whole(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint32]:
+    """Returns the words of codes of which a byte holds some whole ones."""
+    each = 8 // bits
+    parts = _filled(codes, 4 * each).reshape(*codes.shape[:-1], -1, each)
+    joined = parts[..., 0].copy()
+    for place in range(1, each):
+        joined |= parts[..., place] << np.uint8(place * bits)
+    packed: NDArray[np.uint32] = joined.view("<u4")
+    return packed
+
+
+def _filled(values: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    """Returns values whose last axis is filled with zeros to a multiple of a length."""
+    missing = -values.shape[-1] % multiple
+    if not missing:
+        return np.ascontiguousarray(values)
+    zeros = np.zeros((*values.shape[:-1], missing), np.uint8)
+    return np.concatenate([values, zeros], axis=-1)
