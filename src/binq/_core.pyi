@@ -15,6 +15,7 @@ from binq._native.spec import FormatSpec
 Bytes: TypeAlias = NDArray[np.uint8]
 
 FORMAT_SPECS: Final[tuple[FormatSpec, ...]]
+SCALE_TYPES: Final[dict[str, int]]
 ACTIVATIONS: Final[dict[str, int]]
 METHODS: Final[dict[str, int]]
 ZEROS: Final[dict[str, int]]
@@ -42,8 +43,8 @@ class PackedMatrix:
         out_features: int,
         in_features: int,
         group_size: int,
-        scales_float32: bool,
-        offsets_float32: bool,
+        scale_type: int,
+        offset_type: int,
     ) -> None: ...
     def multiply(
         self, x: NDArray[np.float32], out: NDArray[np.float32], activations: int
@@ -125,8 +126,8 @@ def quantize(
     out_features: int,
     in_features: int,
     group_size: int,
-    scales_float32: bool,
-    offsets_float32: bool,
+    scale_type: int,
+    offset_type: int,
     packed: Bytes,
     scales: Bytes,
     zeros: Bytes | None,

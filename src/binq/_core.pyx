@@ -82,6 +82,8 @@ cdef Py_ssize_t MOST_WEIGHTS = <Py_ssize_t>1 << 58
 
 # The C names of the contract stand in the way of Python names of the same spelling.
 globals().update(STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
+                 # Of stored scales and offsets, by name.
+                 SCALE_TYPES={SCALE_SPECS[i].name.decode(): i for i in range(SCALE_TYPES)},
                  PARALLEL_COST=PARALLEL_COST, MAX_THREADS=MAX_THREADS)
 
 # The table of the kernel set in use: static data of its module, which is never unloaded. Every call
@@ -202,11 +204,16 @@ cdef int check_buffers(const Weights *w, _View packed, _View scales, _View zeros
     # No size that Python let through may become a read or write out of bounds.
     cdef Py_ssize_t rows = w.tiles * w.scale_groups * TILE_ROWS
     check_packed(w, packed)
-    check_size("scales", scales, rows * (4 if w.scales_float32 else 2))
+    if not (0 <= w.scale_type < SCALE_TYPES and 0 <= w.offset_type < SCALE_TYPES):
+        raise ValueError(
+            f"types of scales must be from 0 to {SCALE_TYPES - 1}, "
+            f"got {w.scale_type} and {w.offset_type}"
+        )
+    check_size("scales", scales, rows * SCALE_SPECS[w.scale_type].bytes)
     if w.zero == ZERO_CODE:
         check_size("zero_points", zeros, rows // 2)
     elif w.zero == ZERO_OFFSET:
-        check_size("offsets", zeros, rows * (4 if w.offsets_float32 else 2))
+        check_size("offsets", zeros, rows * SCALE_SPECS[w.offset_type].bytes)
     return 0
 
 
@@ -240,8 +247,8 @@ cdef class PackedMatrix:
     cdef _View zeros
 
     def __init__(self, int format, int zero, packed, scales, zeros, Py_ssize_t out_features,
-                 Py_ssize_t in_features, Py_ssize_t group_size, bint scales_float32,
-                 bint offsets_float32):
+                 Py_ssize_t in_features, Py_ssize_t group_size, int scale_type,
+                 int offset_type):
         cdef Weights w
         cdef _View packed_view = view("packed", packed, b"B", 1, False)
         cdef _View scales_view = view("scales", scales, b"B", 1, False)
@@ -249,8 +256,8 @@ cdef class PackedMatrix:
         set_geometry(&w, out_features, in_features, group_size)
         w.format = format
         w.zero = zero
-        w.scales_float32 = scales_float32
-        w.offsets_float32 = offsets_float32
+        w.scale_type = scale_type
+        w.offset_type = offset_type
         check_buffers(&w, packed_view, scales_view, zeros_view)
         w.packed = <const uint8_t *>packed_view.buffer.buf
         w.scales = scales_view.buffer.buf
@@ -345,8 +352,8 @@ cdef class PackedMatrix:
         r.out = <float *>out_view.buffer.buf
         check_rows(r.rows, r.count, w.out_features)
         r.word = SPECS[w.format].row_bytes
-        r.scale_word = 4 if w.scales_float32 else 2
-        r.offset_word = 4 if w.offsets_float32 else 2
+        r.scale_word = SCALE_SPECS[w.scale_type].bytes
+        r.offset_word = SCALE_SPECS[w.offset_type].bytes
         r.group_bytes = (w.group_size >> 3) * block_bytes(w.format)
         r.groups_at_once = max(<Py_ssize_t>1, min(w.groups, TILE_BYTES // r.group_bytes))
         r.scratch_bytes = aligned(r.groups_at_once * (
@@ -419,7 +426,7 @@ def pack(int format, int zero, codes, packed, Py_ssize_t group_size):
 
 def quantize(int format, int zero, int method, values, int input_type, Py_ssize_t row_stride,
              Py_ssize_t out_features, Py_ssize_t in_features, Py_ssize_t group_size,
-             bint scales_float32, bint offsets_float32, packed, scales, zeros):
+             int scale_type, int offset_type, packed, scales, zeros):
     """Writes packed codes, scales and zeros of float rows; returns the status bits."""
     cdef _View values_view = view("values", values, b"B", 1, False)
     cdef _View packed_view = view("packed", packed, b"B", 1, True)
@@ -434,8 +441,8 @@ def quantize(int format, int zero, int method, values, int input_type, Py_ssize_
     set_geometry(&w, out_features, in_features, group_size)
     w.format = format
     w.zero = zero
-    w.scales_float32 = scales_float32
-    w.offsets_float32 = offsets_float32
+    w.scale_type = scale_type
+    w.offset_type = offset_type
     check_buffers(&w, packed_view, scales_view, zeros_view)
     check_values(values_view, input_type, row_stride, &w)
     if method not in METHODS.values():
@@ -446,8 +453,8 @@ def quantize(int format, int zero, int method, values, int input_type, Py_ssize_
     job.method = method
     job.format = format
     job.zero = zero
-    job.scales_float32 = scales_float32
-    job.offsets_float32 = offsets_float32
+    job.scale_type = scale_type
+    job.offset_type = offset_type
     job.out_features = out_features
     job.in_features = in_features
     job.tiles = w.tiles

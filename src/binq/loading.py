@@ -23,6 +23,7 @@ from binq.files.safetensors import SafetensorsFile
 from binq.files.seal import SEAL
 from binq.files.stored import StoredPacked
 from binq.formats.layout import TILE_ROWS
+from binq.formats.scales import scale_dtype, scale_name
 from binq.models import find_family, logical_tensors
 from binq.models.kept import kept_tensors, settings_of
 from binq.models.tensor import LogicalTensor
@@ -42,7 +43,7 @@ class TensorDescription:
     - shape: the logical shape
     - group_size: how many weights of a row share a scale; None: a row, or no groups
     - symmetric: None where no binq format says so
-    - scale_dtype: ``"float16"`` or ``"float32"``, None where no binq format says so
+    - scale_dtype: ``"float16"``, ``"bfloat16"`` or ``"float32"``, None where no binq format says so
     - nbytes: of all stored parts
     """
 
@@ -284,7 +285,7 @@ class _PackedEntry(_Entry):
             self.stored.nbytes,
             packing.group_size,
             packing.symmetric,
-            self.stored.scale_dtype.name,
+            scale_name(self.stored.scale_dtype),
         )
 
     def load(self) -> QuantizedArray:
@@ -326,7 +327,7 @@ def _exact_array(source: Checkpoint, tensor: LogicalTensor, exact: Exact) -> Qua
     shape = tensor.shape
     parts = [
         _memory.zeros(part.shape, part.dtype)
-        for part in packing.parts(shape, np.dtype(exact.scale_dtype))
+        for part in packing.parts(shape, scale_dtype(exact.scale_dtype))
     ]
     for matrix, index in enumerate(np.ndindex(shape[:-2])):
         for start, stop in tensor.blocks(SCAN_BYTES):

@@ -29,3 +29,15 @@ cdef extern from "formats.h" nogil:
         float activation_levels[3]
     const binq_format *SPECS "binq_formats"
     Py_ssize_t block_bytes "binq_block_bytes"(int format) noexcept
+
+cdef extern from "scale_types.h" nogil:
+    enum:                     # ScaleType: of stored scales and offsets
+        SCALE_FLOAT16 "BINQ_FLOAT16"
+        SCALE_FLOAT32 "BINQ_FLOAT32"
+        SCALE_BFLOAT16 "BINQ_BFLOAT16"
+        SCALE_TYPES "BINQ_SCALE_TYPES"
+    ctypedef struct binq_scale_type:
+        const char *name
+        int bytes
+        double smallest
+    const binq_scale_type *SCALE_SPECS "binq_scale_types"

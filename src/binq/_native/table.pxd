@@ -10,6 +10,7 @@ from libc.stdint cimport int8_t, uint8_t
 from binq._native.formats cimport (
     FORMAT_BINARY, FORMAT_INT2, FORMAT_INT4, FORMAT_TERNARY, FORMATS, METHOD_ABSMAX,
     METHOD_ABSMEAN, METHOD_MSE, SPECS, binq_format, ZERO_CODE, ZERO_NONE, ZERO_OFFSET, block_bytes,
+    SCALE_BFLOAT16, SCALE_FLOAT16, SCALE_FLOAT32, SCALE_SPECS, SCALE_TYPES, binq_scale_type,
 )
 
 cdef extern from "float_mode.h":
@@ -41,17 +42,17 @@ cdef enum:                     # InputType: element type of the float weights th
 cdef enum:                     # Status: bits that quantize returns, or-ed over all groups
     STATUS_OK = 0
     STATUS_NONFINITE = 1      # an input was inf or NaN; the outputs are then meaningless
-    STATUS_SCALE_RANGE = 2    # a scale or offset does not fit float16
+    STATUS_SCALE_RANGE = 2    # a scale or offset does not fit its type
 
 
 ctypedef struct Weights:
     # One packed matrix (out_features x in_features).
     #   packed       [tile][group_size * groups / 8] blocks of 32 rows x 8 columns (formats.h):
     #                bit planes [plane][32] uint8, or nibbles [32][4] uint8
-    #   scales       [tile][scale_groups][32] float16, or float32 where scales_float32
+    #   scales       [tile][scale_groups][32] of scale_type
     #   zero_points  NULL, or [tile][scale_groups][16] uint8: byte r = row r low, row r + 16 high
     #                nibble (ZERO_CODE)
-    #   offsets      NULL, or as scales, float32 where offsets_float32 (ZERO_OFFSET)
+    #   offsets      NULL, or as scales, of offset_type (ZERO_OFFSET)
     # Whole codes are stored from 0 where there are zero points or offsets.
     # group_size is the kernels' group (32, 64, 128 or 256). scale_groups is `groups`, or 1 where
     # one scale serves the whole row (group_size=None in Python, 128 here).
@@ -67,8 +68,8 @@ ctypedef struct Weights:
     Py_ssize_t scale_groups
     int format
     int zero
-    int scales_float32
-    int offsets_float32
+    int scale_type
+    int offset_type
 
 
 ctypedef struct Piece:
@@ -123,8 +124,8 @@ ctypedef struct QuantizeJob:
     int method
     int format
     int zero
-    int scales_float32
-    int offsets_float32
+    int scale_type
+    int offset_type
     Py_ssize_t out_features
     Py_ssize_t in_features
     Py_ssize_t tiles

@@ -7,20 +7,20 @@ from numpy.typing import NDArray
 
 from binq.array.checks import as_float32
 from binq.array.packed import Packed
-from binq.array.packing import FLOAT16, FLOAT32, fits_float16
 from binq.formats import tile_rows
+from binq.formats.scales import FLOAT32, fits_scale, scale_values
 from binq.formats.zeros import OFFSET
 
 
 def negative(data: Packed) -> Packed:
     """Returns ``-w``, exactly."""
-    return _with_scales(data, lambda values: 0 - values)
+    return _with_scales(data, lambda values: 0 - scale_values(values))
 
 
 def scaled(data: Packed, factors: Any, name: str, divide: bool = False) -> Packed:
     """Returns ``w * factors``, or ``w / factors``.
 
-    Scales that float16 does not hold exactly become float32, rounded once.
+    Scales that their type does not hold exactly become float32, rounded once.
 
     - factors: a number, or one for each row: an array that broadcasts to ``(..., out_features, 1)``
     - name: what the errors call it
@@ -49,7 +49,7 @@ def scaled(data: Packed, factors: Any, name: str, divide: bool = False) -> Packe
         factor = tile_rows(np.ascontiguousarray(each), data.geometry)
 
     def change(values: NDArray[Any]) -> NDArray[Any]:
-        wide = values.astype(FLOAT32)
+        wide = scale_values(values)
         with np.errstate(all="ignore"):
             result = wide / np.where(factor == 0, 1, factor) if divide else wide * factor
         lost = ~np.isfinite(result) | ((result == 0) & (wide != 0) & (factor != 0))
@@ -75,7 +75,6 @@ def _with_scales(data: Packed, change: Any) -> Packed:
 
 
 def _narrow(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Returns values as float16 where they were and float16 holds them, else as float32."""
-    if dtype == FLOAT16 and fits_float16(values.astype(FLOAT32, copy=False)):
-        return values.astype(FLOAT16)
-    return values.astype(FLOAT32, copy=False)
+    """Returns values in the type that they had where that holds them, else as float32."""
+    values = scale_values(values)
+    return values.astype(dtype) if fits_scale(values, dtype) else values

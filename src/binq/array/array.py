@@ -10,14 +10,21 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from binq import _memory
 from binq.array.caller import who_asks
-from binq.array.checks import check_codes, check_float_dtype, check_group_values, check_out
-from binq.array.choices import FormatName
+from binq.array.checks import (
+    check_codes,
+    check_float_dtype,
+    check_group_values,
+    check_out,
+    check_scale_dtype,
+)
+from binq.array.choices import FormatName, ScaleDType
 from binq.array.packed import Packed
-from binq.array.packing import FLOAT16, FLOAT32, Packing, fits_float16
+from binq.array.packing import Packing
 from binq.array.protocols import PackedOperand
 from binq.array.slicing import select, select_rows
 from binq.array.transposed import Transposed, transpose
 from binq.formats import untile_rows
+from binq.formats.scales import BFLOAT16, FLOAT16, FLOAT32, fits_scale, scale_name
 from binq.formats.zeros import CODE, OFFSET, unpack_zeros
 
 # dequantize() to a dtype other than float32 goes through float32 blocks of about this many weights.
@@ -39,9 +46,9 @@ class QuantizedArray(PackedOperand):
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - symmetric: False where every group has a zero point or an offset
     - packed: uint8 codes, in tiles of 32 rows
-    - scales: float16 or float32 ``(..., tiles, scale_groups, 32)``
+    - scales: float16, bfloat16 or float32 ``(..., tiles, scale_groups, 32)``
     - zero_points: None, or int4: uint8 ``(..., tiles, scale_groups, 16)``; binary: the offsets
-    - offsets: None, or float16 or float32 of the shape of the scales
+    - offsets: None, or float16, bfloat16 or float32 of the shape of the scales
 
     Raises TypeError for a wrong type or dtype and ValueError for a wrong value or shape; the
     message names the argument. The numbers in the arrays are not looked at.
@@ -84,6 +91,7 @@ class QuantizedArray(PackedOperand):
         group_size: int | None = 128,
         zero_points: ArrayLike | None = None,
         offsets: ArrayLike | None = None,
+        scale_dtype: ScaleDType | None = None,
     ) -> Self:
         """Returns weights made of given codes, without any loss: the way in for other formats.
 
@@ -93,10 +101,12 @@ class QuantizedArray(PackedOperand):
         - codes: integers ``(..., out_features, in_features)``: binary −1 and +1, ternary −1 to 1,
           int2 −2 to 1, int4 −8 to 7, or 0 to 15 with zero points or offsets
         - scales: finite floats ``(..., out_features, scale_groups)``; stored as float16 where that
-          holds every one exactly, else as float32, and so are offsets
+          holds every one exactly, else as bfloat16 where they are given as such, else as float32,
+          and so are offsets
         - zero_points: None, or integers 0 to 15 of the shape of ``scales`` (int4)
         - offsets: None, or finite floats of the shape of ``scales``, in units of weights; those of
           binary weights, the middle of a group's two levels, may be given as zero_points as well
+        - scale_dtype: the type of the scales, which must hold every one exactly; None: as above
 
         Raises TypeError for dtypes and ValueError for shapes or values out of range, naming the
         argument.
@@ -114,16 +124,17 @@ class QuantizedArray(PackedOperand):
         checked = check_codes("codes", codes, levels)
         logical = (*checked.shape[:-1], packing.geometry(checked.shape).scale_groups)
         values = check_group_values("scales", scales, logical)
-        dtype = FLOAT16 if fits_float16(values) else FLOAT32
+        dtype = _dtype_for("scales", values, scales, scale_dtype)
         zeros: NDArray[Any] | None = None
         if packing.zero == CODE:
             zeros = check_codes(zeros_name, given, levels, logical)
         elif packing.zero == OFFSET:
             zeros = check_group_values(zeros_name, given, logical)
-            zeros_dtype = FLOAT16 if fits_float16(zeros) else FLOAT32
-            if packing.part_names()[-1] == "zero_points":
+            binary = packing.part_names()[-1] == "zero_points"
+            zeros_dtype = _dtype_for(zeros_name, zeros, given, scale_dtype if binary else None)
+            if binary and dtype != zeros_dtype:
                 # The offsets of binary weights are of the scales' type.
-                dtype = zeros_dtype = max(dtype, zeros_dtype)
+                dtype = zeros_dtype = FLOAT32
             zeros = zeros.astype(zeros_dtype)
         return cls._of(Packed.of_codes(packing, checked, values.astype(dtype), zeros))
 
@@ -355,6 +366,23 @@ class QuantizedArray(PackedOperand):
 
     def __sizeof__(self) -> int:
         return object.__sizeof__(self) + self.nbytes
+
+
+def _dtype_for(
+    name: str, values: NDArray[np.float32], given: Any, wanted: ScaleDType | None
+) -> np.dtype[Any]:
+    """Returns the dtype in which scales or offsets are stored: one that holds them all exactly."""
+    if wanted is None:
+        if fits_scale(values, FLOAT16):
+            return FLOAT16
+        return BFLOAT16 if getattr(given, "dtype", None) == BFLOAT16 else FLOAT32
+    dtype = check_scale_dtype(wanted)
+    if not fits_scale(values, dtype):
+        raise ValueError(
+            f"{name} must be numbers that {scale_name(dtype)} holds exactly: "
+            "scale_dtype='float32' holds all of them"
+        )
+    return dtype
 
 
 def _one_of(zero_points: Any, offsets: Any) -> tuple[Any, str | None]:

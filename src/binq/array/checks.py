@@ -3,6 +3,7 @@
 import operator
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.formats.layout import GROUP_SIZES
+from binq.formats.scales import SCALE_NAMES, scale_dtype
 
 _FLOAT32 = np.dtype(np.float32)
 # ml_dtypes' floats have kind "V" (bfloat16) or "f"; numpy knows them by name only.
@@ -127,6 +129,18 @@ def check_stored(
         view = view.copy()
     view.flags.writeable = False
     return view
+
+
+def check_scale_dtype(value: Any) -> np.dtype[Any]:
+    """Returns the dtype of arrays of scales of a type: a name such as ``"bfloat16"``, or a dtype.
+
+    Raises ValueError that lists the names; TypeError for what is neither.
+    """
+    name = value
+    if value is not None and not isinstance(value, str):
+        with suppress(TypeError):  # check_choice words the error
+            name = np.dtype(value).name
+    return scale_dtype(check_choice("scale_dtype", name, SCALE_NAMES))
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:

@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from binq.array.array import QuantizedArray
 from binq.array.checks import check_int
 from binq.array.packed import Packed
-from binq.array.packing import FLOAT32
 from binq.array.selection import take_rows
 from binq.formats import TILE_ROWS
+from binq.formats.scales import scale_values
 from binq.formats.zeros import OFFSET
 
 
 def concatenate(arrays: Sequence[QuantizedArray], axis: int = 0) -> QuantizedArray:
     """Returns packed weights joined along an axis, as numpy.concatenate does: the same weights.
 
-    Codes and scales are copied as they are. Scales become float32 where one of the arrays has
-    such. Rows of any number join; columns join where groups end: all but the last array must have
-    whole groups.
+    Codes and scales are copied as they are. Scales become float32 where two arrays have scales of
+    different types. Rows of any number join; columns join where groups end: all but the last array
+    must have whole groups.
 
     - arrays: QuantizedArrays of one format, group size and kind of zero, with the same shape but
       for the axis
@@ -93,7 +93,7 @@ def stack(arrays: Sequence[QuantizedArray], axis: int = 0) -> QuantizedArray:
 
 
 def _check_arrays(arrays: Any) -> list[Packed]:
-    """Returns the insides of arrays of one packing, all with the widest dtype of the scales."""
+    """Returns the insides of arrays of one packing, all with one dtype of the scales."""
     if isinstance(arrays, QuantizedArray) or not isinstance(arrays, Sequence):
         raise TypeError(
             f"arrays must be a sequence of QuantizedArrays, got {type(arrays).__name__}"
@@ -120,7 +120,7 @@ def _check_arrays(arrays: Any) -> list[Packed]:
 
 def _widened(data: Packed, index: int) -> Packed:
     arrays = list(data.parts)
-    arrays[index] = arrays[index].astype(FLOAT32)
+    arrays[index] = scale_values(arrays[index])
     return Packed(data.packing, data.shape, *arrays)
 
 

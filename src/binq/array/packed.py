@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from binq import _core, _memory
 from binq.array.checks import check_matrix_shape, check_stored
-from binq.array.packing import FLOAT32, SCALE_DTYPES, Packing
+from binq.array.packing import Packing
 from binq.formats import Geometry, tile_rows
+from binq.formats.scales import SCALE_DTYPES, scale_number
 from binq.formats.zeros import OFFSET, pack_zeros
 
 
@@ -140,8 +141,8 @@ class Packed:
                 out_features,
                 in_features,
                 self.packing.group_size or 0,
-                self.scales.dtype == FLOAT32,
-                self.parts[-1].dtype == FLOAT32,
+                scale_number(self.scales.dtype),
+                scale_number(self.parts[-1].dtype),
             )
 
     def each_matrix(

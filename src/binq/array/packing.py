@@ -5,16 +5,13 @@ from math import prod
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from binq.array.checks import check_bool, check_choice, check_group_size
 from binq.formats import GROUP_SIZES, Format, Geometry, get_format
+from binq.formats.scales import FLOAT16
 from binq.formats.zeros import NONE, OFFSET, zeros_shape
 
 UINT8 = np.dtype(np.uint8)
-FLOAT16 = np.dtype(np.float16)
-FLOAT32 = np.dtype(np.float32)
-SCALE_DTYPES = (FLOAT16, FLOAT32)
 
 
 class Part(NamedTuple):
@@ -136,12 +133,6 @@ class Packing:
         """Returns the bytes of weights of a shape, padding included."""
         parts = self.parts(shape, scale_dtype, offset_dtype)
         return sum(part.dtype.itemsize * prod(part.shape) for part in parts)
-
-
-def fits_float16(values: NDArray[np.float32]) -> bool:
-    """Returns whether float16 holds every value exactly."""
-    with np.errstate(over="ignore", under="ignore"):
-        return bool((values.astype(np.float16).astype(np.float32) == values).all())
 
 
 def _check_zero(kind: Format, symmetric: object, zero: object) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
-from binq.array.packing import FLOAT16, Packing
+from binq.array.packing import Packing
 from binq.formats import FORMATS
+from binq.formats.scales import FLOAT16
 from binq.methods import METHODS, Task
 from binq.methods.measure import tile_errors
 from binq.methods.quantize import check_weights, quantize_task, with_zeros

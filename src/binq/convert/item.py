@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from binq.convert.evidence import Evidence, EvidenceFile
 from binq.convert.rules import Choice
 from binq.convert.tensor_report import TensorReport
 from binq.files.checkpoint import Checkpoint
 from binq.files.dtypes import BITS
 from binq.files.metadata import Description
+from binq.formats.scales import scale_dtype
 from binq.models.tensor import LogicalTensor
 from binq.storage.base import Exact
 
@@ -113,5 +112,5 @@ class Item:
             if self.tensor.copyable:
                 return self.bytes_before(source)
             return self.tensor.size * BITS[self.kept_dtype] // 8
-        dtype = np.dtype(self.exact.scale_dtype if self.exact else np.float16)
+        dtype = scale_dtype(self.exact.scale_dtype if self.exact else "float16")
         return self.description.packing.nbytes(self.tensor.shape, dtype)

@@ -31,6 +31,7 @@ from binq.files.dtypes import dtype_name
 from binq.files.metadata import Description, dump
 from binq.files.replacing import replacing
 from binq.files.writer import AppendWriter, header_room
+from binq.formats.scales import scale_dtype
 from binq.methods import Task
 from binq.methods.measure import Errors, tile_errors
 from binq.methods.quantize import (
@@ -68,7 +69,7 @@ def write_shard(
                     report = _keep(source, item, writer, progress)
                 else:
                     report = _quantize(source, item, writer, progress, packer)
-                    described[item.tensor.name] = item.description
+                    described[item.tensor.name] = packer.description(item)
                 report.seconds = time.perf_counter() - start
                 reports.append(asdict(report))
             writer.close({"format": "np", "binq": dump(described)})
@@ -121,14 +122,19 @@ class _Packer:
         return block
 
     def scale_dtype(self, item: Item) -> str:
-        """Returns the type of the scales of a tensor."""
+        """Returns the name of the type of the scales of a tensor."""
         first = item.exact.scale_dtype if item.exact is not None else "float16"
         return self._scale_dtypes.get(item.tensor.name, first)
 
-    def restart(self, item: Item, scale_dtype: str) -> None:
+    def description(self, item: Item) -> Description:
+        """Returns what the file says of a packed tensor."""
+        dtype = scale_dtype(self.scale_dtype(item))
+        return item.description.with_types(dtype, dtype)
+
+    def restart(self, item: Item, name: str) -> None:
         """Goes back to the first block of a tensor, with scales of another type."""
         self._stop()
-        self._scale_dtypes[item.tensor.name] = scale_dtype
+        self._scale_dtypes[item.tensor.name] = name
         self._next = next(i for i, place in enumerate(self._places) if place[0] is item)
 
     def _run_ahead(self) -> None:
@@ -153,7 +159,7 @@ class _Packer:
     def _task(self, item: Item, values: NDArray[Any], matrix: int) -> Task:
         """Returns what is to be done with a block of rows, and what is known of their inputs."""
         assert item.choice is not None
-        dtype = np.dtype(self.scale_dtype(item))
+        dtype = scale_dtype(self.scale_dtype(item))
         task = Task(check_weights(values), item.choice.packing, dtype)
         evidence = item.evidence
         if evidence is None:
@@ -277,8 +283,8 @@ def _try_quantize(
 ) -> TensorReport | None:
     """Writes one packed tensor; None where a scale does not fit its type."""
     tensor, d = item.tensor, item.description
-    scale_dtype = packer.scale_dtype(item)
-    parts = d.packing.parts(d.shape, np.dtype(scale_dtype))
+    dtype = scale_dtype(packer.scale_dtype(item))
+    parts = d.packing.parts(d.shape, dtype)
     names = d.part_names(tensor.name)
     errors, health = Errors(), Health(tensor.matrices)
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]
@@ -287,7 +293,7 @@ def _try_quantize(
     blocks = len(list(_blocks(item)))
     for number in range(blocks):
         block = packer.take()
-        if block.packed.scales.dtype != scale_dtype:
+        if block.packed.scales.dtype != dtype:
             return None
         writer.write(block.packed.packed)
         for collected, array in zip(small, block.packed.parts[1:], strict=True):

@@ -3,13 +3,15 @@
 ``{"version": 1, "tensors": {NAME: {"format", "shape", "group_size", "symmetric"}}, "sha256":
 {STORED NAME: hex}}``, where NAME is stored as NAME.packed, NAME.scales and, where not
 symmetric, NAME.zero_points. Version 2 has int2, and may say ``"zero": "offset"``,
-stored as NAME.offsets. docs/formats.md is normative.
+stored as NAME.offsets. Version 3 may say ``"scale_dtype"`` and ``"offset_dtype"``.
+docs/formats.md is normative.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
@@ -19,11 +21,20 @@ from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.strict_json import parse_json
 from binq.formats import FORMATS
 from binq.formats.layout import GROUP_SIZES
+from binq.formats.scales import FLOAT16, FLOAT32, SCALE_NAMES, scale_name
+from binq.formats.zeros import OFFSET
 
-VERSION = 2
+VERSION = 3
 FIELDS = {"format", "shape", "group_size", "symmetric"}
+# What a description may have besides, by the version.
+_MORE_FIELDS: dict[int, set[str]] = {
+    1: set(),
+    2: {"zero"},
+    3: {"zero", "scale_dtype", "offset_dtype"},
+}
 KEY = "binq"
 _FORMATS_OF_VERSION_1 = ("binary", "ternary", "int4")
+_SAID = tuple(name for name in SCALE_NAMES if name not in ("float16", "float32"))
 
 
 class Description(NamedTuple):
@@ -31,10 +42,21 @@ class Description(NamedTuple):
 
     packing: Packing
     shape: tuple[int, ...]
+    # The types of scales and offsets that version 3 brought; None for others.
+    scale_dtype: str | None = None
+    offset_dtype: str | None = None
 
     @classmethod
     def of(cls, q: QuantizedArray) -> "Description":
-        return cls(q._data.packing, q.shape)
+        parts = q._data.parts
+        return cls(q._data.packing, q.shape).with_types(parts[1].dtype, parts[-1].dtype)
+
+    def with_types(self, scales: np.dtype[Any], offsets: np.dtype[Any]) -> "Description":
+        """Returns the same description, which says these types where it has to."""
+        return self._replace(
+            scale_dtype=_said(scales),
+            offset_dtype=_said(offsets) if self.packing.zero == OFFSET else None,
+        )
 
     def part_names(self, name: str) -> list[str]:
         """Returns the names under which the parts of tensor ``name`` are stored."""
@@ -43,6 +65,8 @@ class Description(NamedTuple):
     @property
     def version(self) -> int:
         """Returns the first version of the file format that has such weights."""
+        if self.scale_dtype or self.offset_dtype:
+            return 3
         if self.packing.format not in _FORMATS_OF_VERSION_1:
             return 2
         kinds = self.packing.kind.zero_kinds
@@ -51,15 +75,24 @@ class Description(NamedTuple):
     def entry(self) -> dict[str, Any]:
         """Returns what JSON says of the tensor."""
         packing = self.packing
-        entry = {
+        entry: dict[str, Any] = {
             "format": packing.format,
             "shape": list(self.shape),
             "group_size": packing.group_size,
             "symmetric": packing.symmetric,
         }
-        if packing.symmetric or packing.zero == packing.kind.zero_kinds[0]:
-            return entry
-        return entry | {"zero": packing.zero}
+        if not packing.symmetric and packing.zero != packing.kind.zero_kinds[0]:
+            entry["zero"] = packing.zero
+        if self.scale_dtype:
+            entry["scale_dtype"] = self.scale_dtype
+        if self.offset_dtype:
+            entry["offset_dtype"] = self.offset_dtype
+        return entry
+
+
+def _said(dtype: np.dtype[Any]) -> str | None:
+    """Returns the name of a type of scales where a description has to say it."""
+    return None if dtype in (FLOAT16, FLOAT32) else scale_name(dtype)
 
 
 def stored_names(tensors: Mapping[str, Description]) -> set[str]:
@@ -104,7 +137,7 @@ def parse(text: str, path: object) -> tuple[dict[str, Description], dict[str, st
         raise bad("tensors and sha256 must be objects")
     if not all(isinstance(value, str) for value in hashes.values()):
         raise bad("sha256 must hold strings")
-    fields = FIELDS if content["version"] == 1 else FIELDS | {"zero"}
+    fields = FIELDS | _MORE_FIELDS[content["version"]]
     return {
         name: _check_description(name, entry, fields, bad) for name, entry in tensors.items()
     }, hashes
@@ -136,7 +169,11 @@ def _check_description(name: str, entry: Any, fields: set[str], bad: Any) -> Des
         packing = Packing.checked(format, group_size, entry["symmetric"], entry.get("zero"))
     except (TypeError, ValueError) as error:
         raise bad(f"tensor {name!r}: {error}") from None
-    return Description(packing, tuple(shape))
+    types = entry.get("scale_dtype"), entry.get("offset_dtype")
+    for field, said in zip(("scale_dtype", "offset_dtype"), types, strict=True):
+        if field in entry and said not in _SAID:
+            raise bad(f"tensor {name!r} has {field} {said!r}, not one of {', '.join(_SAID)}")
+    return Description(packing, tuple(shape), *types)
 
 
 def assemble(
@@ -152,6 +189,10 @@ def assemble(
             raise FormatError(f"{path}: tensor {name!r}: its part {part!r} is missing")
         parts.append(arrays[part])
     try:
-        return QuantizedArray._of(Packed.checked(d.packing, d.shape, *parts))
+        packed = Packed.checked(d.packing, d.shape, *parts)
+        if d.with_types(packed.scales.dtype, packed.parts[-1].dtype) != d:
+            found = ", ".join(part.dtype.name for part in packed.parts[1:])
+            raise ValueError(f"its scales are not of the type that the description says: {found}")
+        return QuantizedArray._of(packed)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{path}: tensor {name!r}: {error}") from None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from binq import _core, _memory
 from binq.array.packed import Packed
 from binq.array.packing import Packing
+from binq.formats.scales import scale_number
 from binq.methods.moments import Moments
 from binq.methods.signals import Nonfinite, ScaleRange
 from binq.methods.weighted import quantize_weighted
@@ -117,8 +118,8 @@ class Native(Method):
                     shape[-2],
                     shape[-1],
                     packing.group_size or 0,
-                    task.scale_dtype == np.float32,
-                    parts[-1].dtype == np.float32,
+                    scale_number(task.scale_dtype),
+                    scale_number(parts[-1].dtype),
                     packed,
                     scales,
                     zeros[0] if zeros else None,

@@ -1,7 +1,6 @@
 """quantize and dequantize: float weights to packed ones and back."""
 
 import warnings
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal, overload
 
@@ -14,13 +13,15 @@ from binq.array.checks import (
     check_bool,
     check_choice,
     check_int,
+    check_scale_dtype,
     is_ml_float,
     plain_array,
 )
 from binq.array.choices import FormatName, MethodName, NonfiniteName, ScaleDType, ZeroName
 from binq.array.packed import Packed
-from binq.array.packing import FLOAT32, Packing
+from binq.array.packing import Packing
 from binq.errors import NonFiniteError, ScaleRangeWarning, SizeWarning
+from binq.formats.scales import FLOAT32, scale_name
 from binq.methods.gptq import Gptq
 from binq.methods.method import Method, Native, Nonfinite, ScaleRange, Task
 from binq.methods.moments import Moments, check_moments
@@ -30,7 +31,6 @@ METHODS: dict[str, Method] = {
     "gptq": Gptq(),
 }
 
-_SCALE_DTYPES = ("float16", "float32")
 _NATIVE_INPUTS = ("float32", "float16", "bfloat16", "float64")
 # Weights are looked at for inf and NaN in blocks of about this many.
 _BLOCK = 1 << 20
@@ -109,8 +109,8 @@ def quantize(
       has no such form
     - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
       ``"offset"``
-    - scale_dtype: ``"float16"`` or ``"float32"``. A tensor with a scale that float16 does not
-      hold gets float32 scales, and a ScaleRangeWarning says so
+    - scale_dtype: ``"float16"``, ``"bfloat16"`` or ``"float32"``. A tensor with a scale that its
+      type does not hold gets float32 scales, and a ScaleRangeWarning says so
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
     - importance: ``(in_features,)``, what the square of each input's error is multiplied by in
       ``"mse"``: numbers of 0 or more, such as the mean square of each input
@@ -136,7 +136,7 @@ def quantize(
     """
     packing = Packing.checked(format, group_size, symmetric, zero)
     chosen = _with_sweeps(get_method(method, packing), sweeps)
-    dtype = _check_scale_dtype(scale_dtype)
+    dtype = check_scale_dtype(scale_dtype)
     check_choice("nonfinite", nonfinite, ("raise", "zero"))
     weights = check_weights(w)
     packing = packing.fitted(weights.shape[-1])
@@ -147,7 +147,7 @@ def quantize(
     packed, widened = quantize_task(task, chosen, nonfinite)
     if widened:
         warnings.warn(
-            "float16 does not hold every scale of w: its scales are kept in float32",
+            f"{scale_name(dtype)} does not hold every scale of w: its scales are kept in float32",
             ScaleRangeWarning,
             stacklevel=2,
         )
@@ -220,14 +220,6 @@ def dequantize(q: QuantizedArray, dtype: DTypeLike | None = None) -> NDArray[Any
     if not isinstance(q, QuantizedArray):
         raise TypeError(f"q must be a QuantizedArray, got {type(q).__name__}")
     return q.dequantize(dtype)
-
-
-def _check_scale_dtype(scale_dtype: Any) -> np.dtype[Any]:
-    name = scale_dtype
-    if scale_dtype is not None and not isinstance(scale_dtype, str):
-        with suppress(TypeError):  # check_choice words the error
-            name = np.dtype(scale_dtype).name
-    return np.dtype(check_choice("scale_dtype", name, _SCALE_DTYPES))
 
 
 def _check_importance(

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from binq._native._gptq import Levels
 from binq.array import QuantizedArray
+from binq.formats.scales import scale_values
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.curvature import Curvature
-from binq.methods.stored import LARGEST_LEVEL, SMALLEST_HALF_SCALE, each_weight
+from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, each_weight, round_to
 
 Floats = NDArray[np.float32]
 
@@ -165,11 +166,11 @@ class Rounding:
         bend = np.einsum("ij,ij->i", spread, steps, dtype=np.float64)
         old = parameters[:, number].astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            new = (old + slope / bend).astype(self._dtype).astype(np.float64)
+            new = scale_values(round_to(old + slope / bend, self._dtype)).astype(np.float64)
             move = new - old
             better = move * (move * bend - 2.0 * slope) < 0
         if parameters is self.scales:
-            least = SMALLEST_HALF_SCALE if self._dtype.itemsize == 2 else 0.0
+            least = SMALLEST_SCALE[self._dtype]
             most = LARGEST_LEVEL / max(1.0, float(np.abs(self._table).max()))
             better &= (np.abs(new) >= least) & (np.abs(new) <= most) & (old != 0) & (new != 0)
         move = np.where(better & np.isfinite(move), move, 0.0)

@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.array.packing import FLOAT16, Packing
+from binq.array.packing import Packing
+from binq.formats.scales import BFLOAT16, FLOAT16, FLOAT32, scale_values
 from binq.formats.zeros import CODE, NONE, OFFSET
 from binq.methods.signals import ScaleRange
 
-# A smaller float16 scale has fewer than 5 significant bits.
-SMALLEST_HALF_SCALE = 2.0**-19
+# A smaller scale has fewer than 5 significant bits in float16, fewer than 8 in bfloat16.
+SMALLEST_SCALE: dict[np.dtype[Any], float] = {
+    FLOAT16: 2.0**-19,
+    BFLOAT16: 2.0**-126,
+    FLOAT32: 0.0,
+}
 LARGEST_LEVEL = 3.4e38
 
 Floats = NDArray[np.float64]
@@ -43,6 +48,18 @@ def lane_sums(values: Floats) -> Floats:
     return total
 
 
+def round_to(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Returns float64 values as the nearest of a type of scales, halves to even; inf beyond."""
+    with np.errstate(over="ignore", under="ignore"):
+        if dtype != BFLOAT16:
+            return values.astype(dtype)
+        # One rounding: through float32 there would be two.
+        fraction, exponent = np.frexp(values)
+        exact = np.ldexp(np.rint(np.ldexp(fraction, 8)), exponent - 8)
+        rounded: NDArray[Any] = exact.astype(np.float32).astype(dtype)
+        return rounded
+
+
 def stored_scales(
     scales: Floats,
     zeros: Floats | None,
@@ -53,24 +70,23 @@ def stored_scales(
     """Returns scales and zero points or offsets of groups ``(rows, groups)`` as they are stored.
 
     used: groups with a weight that is not 0; the others get 0.
-    Raises ScaleRange where float16 does not hold what a used group needs.
+    Raises ScaleRange where the dtype does not hold what a used group needs.
     """
     offset = packing.zero == OFFSET
     middle = zeros if zeros is not None and offset else np.zeros_like(scales)
     middle = np.clip(middle, -LARGEST_LEVEL, LARGEST_LEVEL)
-    if dtype == FLOAT16:
-        with np.errstate(over="ignore", under="ignore"):
-            rounded, rounded_middle = scales.astype(dtype), middle.astype(dtype)
-        # An offset may be small, or 0, beside its scale; alone it must be accurate.
-        judged = np.abs(np.where((scales != 0) | (not offset), rounded, rounded_middle))
-        fits = (judged >= SMALLEST_HALF_SCALE) & (judged < np.inf) & np.isfinite(rounded_middle)
-        if (used & ~fits).any():
-            raise ScaleRange
-    else:
-        offsets = np.abs(middle) if offset else 0.0
-        largest = (LARGEST_LEVEL - offsets) / packing.kind.spec.largest
-        rounded = np.clip(scales, -largest, largest).astype(dtype)
-        rounded_middle = middle.astype(dtype)
+    largest = (LARGEST_LEVEL - np.abs(middle)) / packing.kind.spec.largest
+    if dtype == FLOAT32:
+        scales = np.clip(scales, -largest, largest)
+    rounded, rounded_middle = round_to(scales, dtype), round_to(middle, dtype)
+    values, middles = np.abs(scale_values(rounded)), np.abs(scale_values(rounded_middle))
+    # An offset may be small, or 0, beside its scale; alone it must be accurate.
+    judged = np.where((scales != 0) | (not offset), values, middles)
+    fits = (judged >= SMALLEST_SCALE[dtype]) & (middles <= LARGEST_LEVEL)
+    if dtype != FLOAT32:
+        fits &= values <= largest
+    if (used & ~fits).any():
+        raise ScaleRange
     rounded = np.where(used, rounded, dtype.type(0))
     if packing.zero == NONE:
         return rounded, None
@@ -85,9 +101,9 @@ def nearest_codes(
 ) -> NDArray[np.int8]:
     """Returns the code of the level nearest to each weight ``(rows, columns)``, in float32."""
     columns = w.shape[1]
-    scale = each_weight(scales.astype(np.float32), packing, columns)
+    scale = each_weight(scale_values(scales), packing, columns)
     if packing.format == "binary":
-        middle = 0 if zeros is None else each_weight(zeros.astype(np.float32), packing, columns)
+        middle = 0 if zeros is None else each_weight(scale_values(zeros), packing, columns)
         return np.where(w >= middle, np.int8(1), np.int8(-1))
     if packing.format == "ternary":
         above = np.abs(w) > scale * np.float32(0.5)
@@ -95,9 +111,9 @@ def nearest_codes(
     codes = packing.kind.codes(packing.zero)
     zero: Any = np.float32(0)
     if packing.zero == CODE and zeros is not None:
-        zero = each_weight(zeros.astype(np.float32), packing, columns)
+        zero = each_weight(scale_values(zeros), packing, columns)
     if packing.zero == OFFSET and zeros is not None:
-        w = w - each_weight(zeros.astype(np.float32), packing, columns)
+        w = w - each_weight(scale_values(zeros), packing, columns)
     steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
     np.clip(steps, codes[0] - zero, codes[-1] - zero, out=steps)
     np.rint(steps, out=steps)

@@ -1,15 +1,23 @@
 """From the best scales of groups to those that are stored: binq.reference.rounding, vectorised."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.methods.stored import SMALLEST_HALF_SCALE, Floats, lane_sums
+from binq.formats.scales import FLOAT32, scale_values
+from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, Floats, lane_sums, round_to
 
 
 def fit_to_storage(
-    w: Floats, h: Floats, scales: Floats, lows: NDArray[np.int8], span: int, half: bool
+    w: Floats,
+    h: Floats,
+    scales: Floats,
+    lows: NDArray[np.int8],
+    span: int,
+    dtype: np.dtype[Any],
 ) -> Floats:
-    """Returns scales whose codes have no common divisor, the better float16 of two where half.
+    """Returns scales whose codes have no common divisor, the better of two of a 16-bit dtype.
 
     - w, h: weights and importance ``(groups, size)``; w is 0 where h is
     - scales: 0 or more; lows: the lowest code of each group, span less than the highest
@@ -20,12 +28,13 @@ def fit_to_storage(
     low = lows[used, np.newaxis].astype(np.float64)
     codes = np.rint(np.clip(w / s[:, np.newaxis], low, low + span)).astype(np.int64)
     s = s * np.maximum(np.gcd.reduce(np.abs(codes), axis=1), 1)
-    if half:
-        with np.errstate(over="ignore", under="ignore"):
-            near = s.astype(np.float16)
-            other = np.nextafter(near, np.where(near < s, np.float16(np.inf), np.float16(0)))
-        nears, others = near.astype(np.float64), other.astype(np.float64)
-        held = (nears != s) & (nears >= SMALLEST_HALF_SCALE) & (nears < np.inf)
+    if dtype != FLOAT32:
+        near = round_to(s, dtype)
+        nears = scale_values(near).astype(np.float64)
+        bits = near.view(np.uint16)
+        other = np.where(nears < s, bits + np.uint16(1), bits - np.uint16(1)).view(dtype)
+        others = scale_values(other).astype(np.float64)
+        held = (nears != s) & (nears >= SMALLEST_SCALE[dtype]) & (nears <= LARGEST_LEVEL)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             better = _saved(w, h, others, low, span) > _saved(w, h, nears, low, span)
         s = np.where(held, np.where(better, others, nears), s)

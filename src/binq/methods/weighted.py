@@ -43,7 +43,7 @@ def quantize_weighted(
         w = np.ascontiguousarray(weights, np.float32).reshape(-1, weights.shape[-1])
     if not np.isfinite(w).all():
         raise Nonfinite
-    best, best_zeros = _best(w, packing, importance, scale_dtype == np.float16)
+    best, best_zeros = _best(w, packing, importance, scale_dtype)
     used = np.logical_or.reduceat(w != 0, group_starts(packing, w.shape[1]), axis=1)
     scales, zeros = stored_scales(best, best_zeros, used, packing, scale_dtype)
     codes = nearest_codes(w, scales, zeros, packing)
@@ -57,7 +57,10 @@ def quantize_weighted(
 
 
 def _best(
-    w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32], half: bool
+    w: NDArray[np.float32],
+    packing: Packing,
+    importance: NDArray[np.float32],
+    dtype: np.dtype[Any],
 ) -> tuple[Floats, Floats | None]:
     """Returns the best scales of all groups, and their zero points or offsets."""
     if packing.format == "binary" or packing.zero == OFFSET:
@@ -99,7 +102,7 @@ def _best(
                 scales[rows].reshape(-1),
                 lows[rows].reshape(-1),
                 span,
-                half,
+                dtype,
             ).reshape(shape)
     if packing.zero == CODE:
         return scales, -lows.astype(np.float64)

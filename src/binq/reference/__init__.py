@@ -1,6 +1,7 @@
 """Every operation of binq in plain numpy: the definition that the compiled kernels must meet.
 
-Written to be read and imports numpy only; nothing else in binq imports it. All functions take one
+Written to be read; imports numpy and the number types of ml_dtypes only, and nothing else in binq
+imports it. All functions take one
 matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"binary"``,
 ``"ternary"``, ``"int2"`` and ``"int4"``; ``group_size`` is 32, 64, 128, 256 or None (one scale a
 row).
@@ -11,6 +12,7 @@ row).
 - search: the best of all scales
 - affine: scales and offsets of int4
 - rounding: from the best scale to the one that is stored
+- scales: the types of scales
 - errors: measure
 - layers: what lies between products (not weights: arrays of floats)
 """

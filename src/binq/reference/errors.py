@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from binq.reference.layout import untile_scales
 from binq.reference.product import dequantize
+from binq.reference.scales import scale_values
 
 
 def measure(
@@ -34,7 +35,7 @@ def measure(
             packed, scales, zero_points, format=format, shape=w.shape, group_size=group_size
         )
     )
-    row_scales = np.abs(untile_scales(scales, w.shape[0]).astype(np.float32))
+    row_scales = np.abs(scale_values(untile_scales(scales, w.shape[0])))
     clipped = 0
     if format == "int4":
         limit = row_scales * np.float32(0.5000001)

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.scales import is_offset
+
 TILE_ROWS = 32
 _ROW_KERNEL_GROUP = 128
 
@@ -115,7 +117,7 @@ def pack_zero_points(zero_points: NDArray[Any], format: str) -> NDArray[Any]:
     Offsets, which are floats, lie as scales do. int4 zero points (integers 0 to 15) are nibbles,
     ``(tiles, scale_groups, 16)``: byte r has row r low and row r + 16 high.
     """
-    if format == "binary" or zero_points.dtype.kind == "f":
+    if is_offset(zero_points):
         return tile_scales(zero_points)
     tiled = tile_scales(zero_points.astype(np.uint8))
     halves: NDArray[np.uint8] = tiled[..., :16] | (tiled[..., 16:] << np.uint8(4))

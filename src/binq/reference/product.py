@@ -12,6 +12,7 @@ from binq.reference.layout import (
     unpack_zero_points,
     untile_scales,
 )
+from binq.reference.scales import is_offset, scale_values
 
 ACTIVATION_LEVELS = {
     ("int8", "binary"): 127,
@@ -34,7 +35,7 @@ _LARGEST_AMAX = np.float32(2.0**115)
 
 def has_offsets(zero_points: NDArray[Any] | None) -> bool:
     """Returns whether what is stored are offsets: floats, in units of weights."""
-    return zero_points is not None and zero_points.dtype.kind == "f"
+    return zero_points is not None and is_offset(zero_points)
 
 
 def weight_parts(
@@ -59,12 +60,12 @@ def weight_parts(
 
     symmetric = zero_points is None
     codes = unpack(packed, format, out_features, in_features, symmetric).astype(np.int64)
-    s = of_each_group(untile_scales(scales, out_features)).astype(np.float32)
+    s = of_each_group(scale_values(untile_scales(scales, out_features)))
     m = np.zeros_like(s)
     if zero_points is not None:
         values = of_each_group(unpack_zero_points(zero_points, format, out_features))
         if has_offsets(zero_points):
-            m = values.astype(np.float32)
+            m = scale_values(values)
         else:
             columns = np.arange(in_features) // kernel_group_size(group_size)
             codes -= values[:, columns].astype(np.int64)

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from binq.reference.affine import absmax_affine, best_affine
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
-from binq.reference.rounding import better_half, primitive_scale
+from binq.reference.rounding import better_neighbour, primitive_scale
+from binq.reference.scales import SCALE_DTYPES, SMALLEST_SCALE, rounded_scale
 from binq.reference.search import Floats, ScaleSearch, lane_sum
 
-# A smaller float16 scale has fewer than 5 significant bits.
-SMALLEST_HALF_SCALE = 2.0**-19
 # No level exceeds this: scale · code stays finite in float32.
 LARGEST_LEVEL = 3.4e38
 # Codes one step apart: how many there are.
@@ -43,8 +42,10 @@ def quantize(
     float32 and must be finite. importance ``(in_features,)``, for ``"mse"`` only, is what the
     square of each input's error is multiplied by; it too is rounded to float32.
 
-    Raises OverflowError if float16 does not hold a scale or midpoint: beyond 65504, or so small
-    (below 2^-19) that fewer than 5 significant bits are left.
+    scale_dtype is "float16", "float32" or "bfloat16".
+
+    Raises OverflowError if the type does not hold a scale or midpoint: it is beyond the type, or so
+    small that too few significant bits are left, or a level would be beyond float32.
     """
     codes, scales, zero_points = quantize_to_codes(
         w, format, group_size, method, symmetric, scale_dtype, importance, zero
@@ -70,9 +71,9 @@ def quantize_to_codes(
     out_features, in_features = w.shape
     scale_groups = count_scale_groups(in_features, group_size)
     codes = np.zeros(w.shape, np.int8)
-    scales = np.zeros((out_features, scale_groups), scale_dtype)
+    scales = np.zeros((out_features, scale_groups), SCALE_DTYPES[scale_dtype])
     offsets = not symmetric and (format == "binary" or zero == "offset")
-    midpoint_type = np.dtype(scale_dtype if offsets else np.uint8)
+    midpoint_type = SCALE_DTYPES[scale_dtype] if offsets else np.dtype(np.uint8)
     zero_points = None if symmetric else np.zeros(scales.shape, midpoint_type)
     size = in_features if group_size is None else group_size
     for row in range(out_features):
@@ -85,9 +86,8 @@ def quantize_to_codes(
                 continue
             exact = values.astype(np.float64)
             h = None if matters is None else weights_of_errors(exact, matters[columns])
-            half = scale_dtype == "float16"
-            found = find_scale(exact, format, method, symmetric, h, offsets, half)
-            rounded = round_scale(*found, format, half, offsets)
+            found = find_scale(exact, format, method, symmetric, h, offsets, scale_dtype)
+            rounded = round_scale(*found, format, scale_dtype, offsets)
             codes[row, columns] = nearest_codes(values, *rounded, format, symmetric, offsets)
             scales[row, group] = rounded[0]
             if zero_points is not None:
@@ -102,7 +102,7 @@ def find_scale(
     symmetric: bool,
     importance: Floats | None = None,
     offsets: bool = False,
-    half: bool = False,
+    scale_dtype: str = "float32",
 ) -> tuple[float, float]:
     """Returns the scale of one group and its zero point or offset (0 where there is none).
 
@@ -113,11 +113,11 @@ def find_scale(
     if format == "int4":
         if method == "absmax":
             return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
-        return best_even(w, format, symmetric, importance, half)
+        return best_even(w, format, symmetric, importance, scale_dtype)
     if format == "int2":
         if method == "absmax":
             return absmax_int2(w)
-        return best_even(w, format, symmetric, importance, half)
+        return best_even(w, format, symmetric, importance, scale_dtype)
     if format == "ternary":
         if importance is not None:
             return best_weighted_ternary(w, importance), 0.0
@@ -135,26 +135,27 @@ def weights_of_errors(w: Floats, importance: Floats) -> Floats:
 
 
 def round_scale(
-    scale: float, zero: float, format: str, half: bool, offsets: bool
+    scale: float, zero: float, format: str, scale_dtype: str, offsets: bool
 ) -> tuple[float, float]:
     """Returns scale and zero point or offset in the precision they are stored in.
 
-    Zero points are integers and stay as they are.
+    Zero points are integers and stay as they are. No level is beyond 3.4e38: float32 scales are
+    clipped for that.
 
-    Raises OverflowError if half precision does not hold them.
+    Raises OverflowError if a type of 16 bits does not hold them.
     """
-    if not half:
-        zero = float(np.clip(zero, -LARGEST_LEVEL, LARGEST_LEVEL))
-        offset = abs(zero) if offsets else 0.0
-        largest = (LARGEST_LEVEL - offset) / LARGEST_CODE[format]
-        return float(np.float32(np.clip(scale, -largest, largest))), float(np.float32(zero))
-    with np.errstate(over="ignore", under="ignore"):
-        rounded = float(np.float16(scale))
-        midpoint = float(np.float16(zero)) if offsets else zero
-    # An offset may be small, or 0, beside its scale; alone it must be accurate.
-    judged = midpoint if scale == 0 and offsets else rounded
-    if not (np.isfinite(midpoint) and SMALLEST_HALF_SCALE <= abs(judged) < np.inf):
-        raise OverflowError(f"float16 does not hold the scale {scale} (zero point {zero})")
+    zero = float(np.clip(zero, -LARGEST_LEVEL, LARGEST_LEVEL))
+    largest = (LARGEST_LEVEL - (abs(zero) if offsets else 0.0)) / LARGEST_CODE[format]
+    if scale_dtype == "float32":
+        scale = float(np.clip(scale, -largest, largest))
+    rounded = rounded_scale(scale, scale_dtype)
+    midpoint = rounded_scale(zero, scale_dtype) if offsets else zero
+    if scale_dtype != "float32":
+        # An offset may be small, or 0, beside its scale; alone it must be accurate.
+        judged = midpoint if scale == 0 and offsets else rounded
+        fits = abs(midpoint) <= LARGEST_LEVEL and abs(rounded) <= largest
+        if not (fits and abs(judged) >= SMALLEST_SCALE[scale_dtype]):
+            raise OverflowError(f"{scale_dtype} does not hold the scale {scale} (zero {zero})")
     return rounded, midpoint
 
 
@@ -294,7 +295,11 @@ _ASYMMETRIC = tuple((7 - step, 8 + step) for step in range(8))
 
 
 def best_even(
-    w: Floats, format: str, symmetric: bool, importance: Floats | None = None, half: bool = False
+    w: Floats,
+    format: str,
+    symmetric: bool,
+    importance: Floats | None = None,
+    scale_dtype: str = "float32",
 ) -> tuple[float, float]:
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
@@ -305,8 +310,8 @@ def best_even(
     codes q is the positive scale −s with codes −q: zero point n/2 − 1. It is returned as
     (s, n/2).
 
-    The scale is the one whose codes have no common divisor, and, for float16, that of its two
-    neighbours there which leaves the smaller error.
+    The scale is the one whose codes have no common divisor, and, for a type of 16 bits, that of its
+    two neighbours there which leaves the smaller error.
     """
     search = ScaleSearch(w, importance)
     top = EVEN[format] - 1
@@ -317,8 +322,7 @@ def best_even(
     scale, low = search.scale, search.low
     if scale > 0:
         scale = primitive_scale(search.w, scale, low, low + top)
-        if half:
-            scale = better_half(search.w, scale, low, low + top, importance)
+        scale = better_neighbour(search.w, scale, low, low + top, scale_dtype, importance)
     if symmetric:
         return (scale if low != 1 - middle else -scale), float(middle)
     return scale, float(-low)

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.scales import SMALLEST_SCALE, next_scale, rounded_scale
 from binq.reference.search import Floats, lane_sum
 
 
@@ -27,25 +28,32 @@ def primitive_line(w: Floats, scale: float, offset: float) -> tuple[float, float
     return (scale * divisor, offset + scale * base) if divisor > 1 else (scale, offset)
 
 
-def better_half(
-    w: Floats, scale: float, lowest: int, highest: int, importance: Floats | None = None
+def better_neighbour(
+    w: Floats,
+    scale: float,
+    lowest: int,
+    highest: int,
+    scale_dtype: str,
+    importance: Floats | None = None,
 ) -> float:
-    """Returns that of the two float16 around a positive scale that leaves the smaller error.
+    """Returns that of the two numbers of a type around a positive scale with the smaller error.
 
-    The nearer one where they are equal, or where float16 does not hold the scale.
+    The nearer one where they are equal, or where a type of 16 bits does not hold the scale; a
+    scale of float32 as it is.
     """
-    with np.errstate(over="ignore", under="ignore"):
-        near = np.float16(scale)
-    if float(near) == scale or not 2.0**-19 <= float(near) < np.inf:
+    if scale_dtype == "float32":
         return scale
-    other = np.nextafter(near, np.float16(np.inf if float(near) < scale else 0))
+    near = rounded_scale(scale, scale_dtype)
+    if near == scale or not SMALLEST_SCALE[scale_dtype] <= near < np.inf:
+        return scale
+    other = next_scale(near, scale, scale_dtype)
     h = np.ones_like(w) if importance is None else importance
 
-    def saved(half: float) -> float:
+    def saved(stored: float) -> float:
         """Returns what the codes under this scale take off the sum of squares."""
-        codes = np.rint(np.clip((1.0 / half) * w, lowest, highest))
+        codes = np.rint(np.clip((1.0 / stored) * w, lowest, highest))
         a, b = lane_sum(h * w * codes), lane_sum(h * (codes * codes))
-        return 2.0 * half * a - half * half * b
+        return 2.0 * stored * a - stored * stored * b
 
     with np.errstate(invalid="ignore"):
-        return float(other) if saved(float(other)) > saved(float(near)) else float(near)
+        return other if saved(other) > saved(near) else near

@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError
+from binq.formats.scales import (
+    BFLOAT16,
+    FLOAT16,
+    FLOAT32,
+    fits_scale,
+    scale_dtype,
+    scale_name,
+)
 from binq.formats.zeros import CODE, NONE, OFFSET
 
 if TYPE_CHECKING:
@@ -133,14 +141,15 @@ class CodedStorage(Storage):
         group = packed_group(self.group, self.shape[-1])
         if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
-        nonzero = half = signed = unsigned = True
+        nonzero = signed = unsigned = True
+        fit = ScaleFit()
         first = last = 0  # the lowest and highest code that was seen
         low, high = self.levels
         for matrix, start, stop in all_blocks(self):
             scales, zeros = self.read_groups(source, matrix, start, stop)
             if not np.isfinite(scales).all():
                 return None
-            half = half and fits_float16(scales)
+            fit.add(scales)
             least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
             signed = signed and low - most >= -8 and high - least <= 7
             unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
@@ -150,13 +159,12 @@ class CodedStorage(Storage):
                 nonzero = nonzero and bool(codes.all())
             elif not signed and not unsigned:
                 return None
-        scale_dtype = "float16" if half else "float32"
         if first >= -1 and last <= 1:
-            return Exact(Packing("binary" if nonzero else "ternary", group), scale_dtype)
+            return Exact(Packing("binary" if nonzero else "ternary", group), fit.name)
         if _of_two_bits(first, last):
-            return Exact(Packing("int2", group), scale_dtype)
+            return Exact(Packing("int2", group), fit.name)
         if signed or unsigned:
-            return Exact(Packing("int4", group, NONE if signed else CODE), scale_dtype)
+            return Exact(Packing("int4", group, NONE if signed else CODE), fit.name)
         return None
 
     def exact_rows(
@@ -247,14 +255,14 @@ def pack_exact(
     zeros: NDArray[Any] | None = None,
 ) -> Packed:
     """Returns codes as packed weights whose scales have the dtype that ``exact`` names."""
-    packing = exact.packing
+    packing, dtype = exact.packing, scale_dtype(exact.scale_dtype)
     # The row's own length may be shorter than the stored group: then there is one scale.
     if packing.group_size is None:
         scales = scales[:, :1]
         zeros = None if zeros is None else zeros[:, :1]
     if zeros is not None and packing.zero == OFFSET:
-        zeros = zeros.astype(exact.scale_dtype)
-    return Packed.of_codes(packing, codes.astype(np.int8), scales.astype(exact.scale_dtype), zeros)
+        zeros = zeros.astype(dtype)
+    return Packed.of_codes(packing, codes.astype(np.int8), scales.astype(dtype), zeros)
 
 
 def column_order(
@@ -285,8 +293,23 @@ def column_order(
 
 def fits_float16(values: NDArray[np.float32]) -> bool:
     """Returns whether float16 holds every value exactly."""
-    with np.errstate(over="ignore", under="ignore"):
-        return bool((values.astype(np.float16).astype(np.float32) == values).all())
+    return fits_scale(values, FLOAT16)
+
+
+class ScaleFit:
+    """Which type of scales holds all that were seen: float16, else bfloat16, else float32."""
+
+    def __init__(self) -> None:
+        self._left = [FLOAT16, BFLOAT16]
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Looks at some more scales."""
+        self._left = [dtype for dtype in self._left if fits_scale(values, dtype)]
+
+    @property
+    def name(self) -> str:
+        """Returns the name of the type."""
+        return scale_name(self._left[0] if self._left else FLOAT32)
 
 
 def few_bits(scales: NDArray[np.float32]) -> bool:

@@ -21,10 +21,10 @@ from binq.formats.zeros import CODE, NONE, OFFSET
 from binq.storage import mlx_writer
 from binq.storage.base import (
     Exact,
+    ScaleFit,
     Storage,
     each_group,
     few_bits,
-    fits_float16,
     pack_exact,
     row_blocks,
     to_float32,
@@ -201,22 +201,23 @@ class _Levels:
         self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
         self.two = True  # 2 bits: the zero of each group of a row is code 1, or of each code 2
         self.centred = True  # 4 bits: the zero of each group is code 8
-        self._half = True
-        self._half_offsets = True
+        self._fit = ScaleFit()
+        self._fit_offsets = ScaleFit()
 
     def look(self, scales: NDArray[np.float32], biases: NDArray[np.float32], bits: int) -> None:
         self.finite = bool(np.isfinite(scales).all() and np.isfinite(biases).all())
         if not self.finite:
             return
-        fits = fits_float16(scales)
-        self._half_offsets = self._half_offsets and fits and fits_float16(biases)
+        self._fit_offsets.add(scales)
+        self._fit_offsets.add(biases)
         if bits == 1:
             half = scales * np.float32(0.5)
             middle = biases + half
             levels = (middle - half == biases) & (middle + half == biases + scales)
             self.possible = self.possible and bool(levels.all())
             self.symmetric = self.symmetric and bool((middle == 0).all())
-            self._half = self._half and fits_float16(half) and fits_float16(middle)
+            self._fit.add(half)
+            self._fit.add(middle)
         elif self.possible:
             zeros = _zero_points(scales, biases)
             whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= 15)
@@ -226,13 +227,12 @@ class _Levels:
             of_rows = (zeros == 1).all(axis=-1) | (zeros == 2).all(axis=-1)
             self.two = bits == 2 and self.two and bool(of_rows.all())
             self.centred = bits == 4 and self.centred and bool(((zeros == 8) | (scales == 0)).all())
-            self._half = self._half and fits
+            self._fit.add(scales)
 
     def result(self, group: int | None, bits: int) -> Exact:
         if not self.possible:
-            dtype = "float16" if self._half_offsets else "float32"
-            return Exact(Packing("int4", group, OFFSET), dtype)
-        scale_dtype = "float16" if self._half else "float32"
+            return Exact(Packing("int4", group, OFFSET), self._fit_offsets.name)
+        scale_dtype = self._fit.name
         if bits == 1:
             return Exact(Packing("binary", group, NONE if self.symmetric else OFFSET), scale_dtype)
         if self.ternary:

@@ -11,8 +11,8 @@ from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.storage.base import (
     Exact,
+    ScaleFit,
     Storage,
-    fits_float16,
     pack_exact,
     row_blocks,
     to_float32,
@@ -132,7 +132,7 @@ class _GroupScan:
         self.groups = groups
         # The groups with both zeros and others: three levels.
         self._ternary: set[int | None] = set()
-        self._half = True
+        self._fit = ScaleFit()
 
     def look(self, values: NDArray[np.float32]) -> None:
         sizes = np.abs(values)
@@ -149,7 +149,7 @@ class _GroupScan:
             mixed = (zero & (most > 0)).reshape(len(sizes), -1)[:, : sizes.shape[1]]
             if mixed.any():
                 self._ternary.add(group)
-            self._half = self._half and fits_float16(most)
+            self._fit.add(most)
 
     def result(self, columns: int) -> Exact | None:
         if not self.groups:
@@ -159,7 +159,7 @@ class _GroupScan:
             # A row that is one group anyway has the size that other tensors are likely to have.
             group = next((size for size in (128, 256) if size >= columns), None)
         format = "ternary" if group in self._ternary else "binary"
-        return Exact(Packing(format, group), "float16" if self._half else "float32")
+        return Exact(Packing(format, group), self._fit.name)
 
 
 def _by_group(values: NDArray[Any], group: int | None) -> NDArray[Any]:

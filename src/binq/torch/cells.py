@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
+import ml_dtypes
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -112,16 +113,19 @@ def as_tensor(array: NDArray[Any]) -> torch.Tensor:
     """Returns a tensor that shares the memory of a read-only array: it is not to be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        return as_torch(array)
 
 
 def as_array(tensor: torch.Tensor) -> NDArray[Any]:
     """Returns an array that shares the memory of a tensor."""
-    return tensor.detach().cpu().contiguous().numpy()
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype is torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return np.asarray(tensor.numpy())
 
 
 def as_torch(array: NDArray[Any]) -> torch.Tensor:
-    """Returns a tensor that shares the memory of a writable array of any type that files have."""
+    """Returns a tensor that shares the memory of an array of any type that files have."""
     kinds = {"bfloat16": torch.bfloat16, "float8_e4m3fn": torch.float8_e4m3fn}
     kinds |= {"float8_e5m2": torch.float8_e5m2}
     kind = kinds.get(array.dtype.name)

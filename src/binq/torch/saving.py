@@ -5,9 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
@@ -20,6 +17,7 @@ from binq.array import QuantizedArray
 from binq.files import save_file
 from binq.files.checkpoint import INDEX
 from binq.files.replacing import replacing
+from binq.torch.cells import as_array
 from binq.torch.modules import PackedModule
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -100,7 +98,7 @@ def _tensors(model: Any) -> Tensors:
     for target in model.all_tied_weights_keys:
         state.pop(target, None)
     kept = revert_weight_conversion(model, state)
-    return packed | {name: _as_array(tensor) for name, tensor in kept.items()}
+    return packed | {name: as_array(tensor) for name, tensor in kept.items()}
 
 
 def _reverse_renamings(model: Any) -> list[Any]:
@@ -110,13 +108,6 @@ def _reverse_renamings(model: Any) -> list[Any]:
     return [
         entry.reverse_transform() for entry in mapping[::-1] if isinstance(entry, WeightRenaming)
     ]
-
-
-def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
-    tensor = tensor.detach().cpu().contiguous()
-    if tensor.dtype is torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return np.asarray(tensor.numpy())
 
 
 def _stored_names(shard: Tensors) -> list[str]:

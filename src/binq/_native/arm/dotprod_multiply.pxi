@@ -97,9 +97,9 @@ cdef inline void plane_piece(const Weights *w, const void *prepared, Py_ssize_t 
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
-                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
+                load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             if nibbles:
                 load_zero_points(w, tile, group, zero_points)
             else:

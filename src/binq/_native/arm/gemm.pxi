@@ -179,9 +179,9 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             decode_group(w, tile, group, codes)
-            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
-                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
+                load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             if mode != ACTIVATIONS_INT8:
                 widen_tile(codes, w.group_size, mode, wide)
             for row in range(count):

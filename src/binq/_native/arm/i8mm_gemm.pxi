@@ -188,9 +188,9 @@ cdef inline void pair_piece(const Weights *w, const void *prepared, Py_ssize_t r
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
-                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
+                load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             decode_group(w, tile, group, codes)
             transpose_quads(codes, w.group_size, quads)
             pair_quads(quads, w.group_size, codes)

@@ -106,9 +106,9 @@ cdef inline void lut_gemv_piece(const Weights *w, const void *prepared, Py_ssize
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
-                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
+                load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             for row in range(count):
                 at = group * rows + first + row
                 lut_row(w.packed + (tile * w.groups + group) * group_bytes, tables + at * size,

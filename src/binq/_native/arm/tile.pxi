@@ -64,14 +64,15 @@ cdef inline void decode_nibbles(const uint8_t *packed, Py_ssize_t k8s, int forma
                                   zero_s8x16[half]))
 
 
-cdef inline void load_floats(const Weights *w, const void *stored, bint is_float32,
+cdef inline void load_floats(const Weights *w, const void *stored, int type,
                              Py_ssize_t tile, Py_ssize_t group, float *values) noexcept nogil:
     # 32 scales or offsets of one tile and group as float32.
     cdef Py_ssize_t i
     cdef Py_ssize_t start = scale_group(w, tile, group) * 32
-    if is_float32:
-        memcpy(values, <const float *>stored + start, 32 * sizeof(float))
+    if type == SCALE_FLOAT16:
+        for i in range(0, 32, 4):
+            vst1q_f32(values + i, vcvt_f32_f16(vreinterpret_f16_u16(
+                vld1_u16(<const uint16_t *>stored + start + i))))
         return
-    for i in range(0, 32, 4):
-        vst1q_f32(values + i, vcvt_f32_f16(vreinterpret_f16_u16(
-            vld1_u16(<const uint16_t *>stored + start + i))))
+    for i in range(32):
+        values[i] = stored_float(stored, start + i, type)

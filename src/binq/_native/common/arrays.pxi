@@ -39,9 +39,9 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
             decode_tile(w, format, tile, group, block)
-            load_floats(w, w.scales, w.scales_float32, tile, group, w_scales)
+            load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
-                load_floats(w, w.offsets, w.offsets_float32, tile, group, offsets)
+                load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             for row in range(rows):
                 row_out = out + (tile * 32 + row) * out_stride + group * w.group_size
                 for k in range(count):

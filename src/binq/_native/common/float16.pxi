@@ -51,9 +51,9 @@ cdef inline uint16_t float_to_half(float value) noexcept nogil:
     return <uint16_t>(half | sign)
 
 
-cdef inline uint16_t double_to_half(double value) noexcept nogil:
-    # One rounding. Through float32 there would be two; the bits that float32 drops are kept as a
-    # sticky last bit, which float_to_half's rounding then sees.
+cdef inline uint32_t sticky_bits(double value) noexcept nogil:
+    # A float32 of which the next rounding makes what it would make of the float64: the bits that
+    # float32 drops are kept as a sticky last bit.
     cdef float narrow = <float>value
     cdef uint32_t bits = float_to_bits(narrow)
     if <double>narrow != value and (bits & 1) == 0 and (bits & 0x7fffffff) < 0x7f800000:
@@ -61,8 +61,54 @@ cdef inline uint16_t double_to_half(double value) noexcept nogil:
             bits |= 1
         else:
             bits -= 1
-    return float_to_half(float_from_bits(bits))
+    return bits
+
+
+cdef inline uint16_t double_to_half(double value) noexcept nogil:
+    return float_to_half(float_from_bits(sticky_bits(value)))
+
+
+cdef inline uint16_t double_to_bfloat16(double value) noexcept nogil:
+    # Of a number: overflow becomes infinity.
+    cdef uint32_t bits = sticky_bits(value)
+    return <uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)
 
 
 cdef inline float bfloat16_to_float(uint16_t bits) noexcept nogil:
     return float_from_bits(<uint32_t>bits << 16)
+
+
+# Scales and offsets by type (scale_types.h).
+
+cdef inline float widened(uint16_t bits, int type) noexcept nogil:
+    # Of a type of 16 bits.
+    return bfloat16_to_float(bits) if type == SCALE_BFLOAT16 else half_to_float(bits)
+
+
+cdef inline uint16_t narrowed(double value, int type) noexcept nogil:
+    # To the nearest of a type of 16 bits.
+    return double_to_bfloat16(value) if type == SCALE_BFLOAT16 else double_to_half(value)
+
+
+cdef inline float stored_float(const void *stored, Py_ssize_t index, int type) noexcept nogil:
+    cdef uint16_t bits
+    cdef float value
+    if type == SCALE_FLOAT32:
+        memcpy(&value, <const char *>stored + index * 4, 4)
+        return value
+    memcpy(&bits, <const char *>stored + index * 2, 2)
+    return widened(bits, type)
+
+
+cdef inline float store_float(void *stored, Py_ssize_t index, int type,
+                              double value) noexcept nogil:
+    # Stores the nearest number of the type; returns it.
+    cdef uint16_t bits
+    cdef float narrow
+    if type == SCALE_FLOAT32:
+        narrow = <float>value
+        memcpy(<char *>stored + index * 4, &narrow, 4)
+        return narrow
+    bits = narrowed(value, type)
+    memcpy(<char *>stored + index * 2, &bits, 2)
+    return widened(bits, type)

@@ -20,13 +20,7 @@ cdef inline double sum_lanes(const double *lanes) noexcept nogil:
 
 
 cdef inline float scale_at(const Weights *w, Py_ssize_t index) noexcept nogil:
-    cdef uint16_t half
-    cdef float scale
-    if w.scales_float32:
-        memcpy(&scale, <const char *>w.scales + index * 4, 4)
-        return scale
-    memcpy(&half, <const char *>w.scales + index * 2, 2)
-    return half_to_float(half)
+    return stored_float(w.scales, index, w.scale_type)
 
 
 cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t column) noexcept nogil:
@@ -38,12 +32,12 @@ cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t colum
         scales += group
     piece.packed = w.packed + (
         (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(w.format))
-    piece.scales = <const char *>w.scales + scales * TILE_ROWS * (4 if w.scales_float32 else 2)
+    piece.scales = <const char *>w.scales + scales * TILE_ROWS * SCALE_SPECS[w.scale_type].bytes
     if w.zero == ZERO_CODE:
         piece.zero_points = w.zero_points + scales * (TILE_ROWS // 2)
     elif w.zero == ZERO_OFFSET:
         piece.offsets = <const char *>w.offsets + (
-            scales * TILE_ROWS * (4 if w.offsets_float32 else 2))
+            scales * TILE_ROWS * SCALE_SPECS[w.offset_type].bytes)
     piece.out_features = min(TILE_ROWS, w.out_features - tile * TILE_ROWS)
     piece.in_features = min(MEASURE_COLUMNS, w.in_features - column)
     piece.tiles = 1

@@ -45,7 +45,6 @@ cdef enum:
     SEARCH_DEPTH = 512
 
 cdef double LARGEST_LEVEL = 3.4e38
-cdef double SMALLEST_HALF_SCALE = 1.9073486328125e-06  # 2^-19
 
 
 ctypedef struct Interval:
@@ -241,18 +240,14 @@ cdef inline int round_offsets(Batch *batch, const QuantizeJob *job,
                               Py_ssize_t index) noexcept nogil:
     # Rounds offsets to the type they are stored in, and stores them.
     cdef Py_ssize_t lane
-    cdef uint16_t half
     cdef int status = STATUS_OK
     for lane in range(LANES):
-        if job.offsets_float32:
-            batch.rounded_zero[lane] = <float>clipped(
-                batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
-            memcpy(<float *>job.offsets + index + lane, &batch.rounded_zero[lane], 4)
-            continue
-        half = double_to_half(batch.zero[lane])
-        (<uint16_t *>job.offsets)[index + lane] = half
-        batch.rounded_zero[lane] = half_to_float(half)
-        if fabs(batch.rounded_zero[lane]) > 65504.0:
+        if batch.amax[lane] == 0:
+            batch.zero[lane] = 0.0  # not -0
+        batch.rounded_zero[lane] = store_float(
+            job.offsets, index + lane, job.offset_type,
+            clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL))
+        if not fabs(batch.rounded_zero[lane]) <= LARGEST_LEVEL:
             status |= STATUS_SCALE_RANGE
     return status
 
@@ -264,7 +259,6 @@ cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, P
     cdef Py_ssize_t lane
     cdef bint has_offsets = job.zero == ZERO_OFFSET
     cdef double scale, offset, largest, judged
-    cdef uint16_t half
     cdef int status = STATUS_OK
     if has_offsets:
         status = round_offsets(batch, job, index)
@@ -272,22 +266,20 @@ cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, P
         memset(batch.rounded_zero, 0, sizeof(batch.rounded_zero))
     for lane in range(LANES):
         scale = batch.scale[lane]
-        if job.scales_float32:
-            offset = 0.0
-            if has_offsets:
-                offset = clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
-            largest = (LARGEST_LEVEL - fabs(offset)) / SPECS[format].largest
-            batch.rounded_scale[lane] = <float>clipped(scale, -largest, largest)
-            memcpy(<float *>job.scales + index + lane, &batch.rounded_scale[lane], 4)
-            continue
-        half = double_to_half(scale)
-        (<uint16_t *>job.scales)[index + lane] = half
-        batch.rounded_scale[lane] = half_to_float(half)
+        offset = 0.0
+        if has_offsets:
+            offset = clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
+        largest = (LARGEST_LEVEL - fabs(offset)) / SPECS[format].largest
+        if job.scale_type == SCALE_FLOAT32:
+            scale = clipped(scale, -largest, largest)
+        batch.rounded_scale[lane] = store_float(job.scales, index + lane, job.scale_type, scale)
         # An offset may be small, or 0, beside its scale; alone it must be accurate.
-        judged = batch.rounded_scale[lane]
+        judged = fabs(batch.rounded_scale[lane])
+        if job.scale_type != SCALE_FLOAT32 and not judged <= largest:
+            status |= STATUS_SCALE_RANGE
         if has_offsets and scale == 0.0:
-            judged = batch.rounded_zero[lane]
-        if batch.amax[lane] != 0 and not (SMALLEST_HALF_SCALE <= fabs(judged) <= 65504.0):
+            judged = fabs(batch.rounded_zero[lane])
+        if batch.amax[lane] != 0 and not judged >= SCALE_SPECS[job.scale_type].smallest:
             status |= STATUS_SCALE_RANGE
     return status
 
@@ -398,12 +390,12 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
 
 cdef inline void clear_scales(const QuantizeJob *job, Py_ssize_t tile) noexcept nogil:
     cdef Py_ssize_t count = job.scale_groups * TILE_ROWS
-    cdef Py_ssize_t size = count * (4 if job.scales_float32 else 2)
+    cdef Py_ssize_t size = count * SCALE_SPECS[job.scale_type].bytes
     memset(<uint8_t *>job.scales + tile * size, 0, size)
     if job.zero == ZERO_CODE:
         memset(job.zero_points + tile * (count // 2), 0, count // 2)
     elif job.zero == ZERO_OFFSET:
-        size = count * (4 if job.offsets_float32 else 2)
+        size = count * SCALE_SPECS[job.offset_type].bytes
         memset(<uint8_t *>job.offsets + tile * size, 0, size)
 
 

@@ -8,8 +8,8 @@ cdef inline void find_int2(Batch *batch, const QuantizeJob *job) noexcept nogil:
     find_range(batch, low, high)
     if job.method == METHOD_ABSMAX:
         for lane in range(LANES):
-            # The largest weight gets the code -2.
-            batch.scale[lane] = (high[lane] if high[lane] >= -low[lane] else low[lane]) / -2.0
+            # The largest weight gets the code -2. A group of zeros has the scale 0, not -0.
+            batch.scale[lane] = (high[lane] if high[lane] >= -low[lane] else low[lane]) / -2.0 + 0.0
         return
     best.w = batch.row
     best.n = (batch.n + 7) & ~<Py_ssize_t>7
@@ -22,7 +22,7 @@ cdef inline void find_int2(Batch *batch, const QuantizeJob *job) noexcept nogil:
             for k in range(best.n):
                 batch.row[k] = batch.values[k * LANES + lane]
             search_two(&best, batch.stack, 2, 1, low[lane], high[lane])
-            fit_to_storage(&best, not job.scales_float32)
+            fit_to_storage(&best, job.scale_type)
         # Codes -1..2 are -2..1 with the other sign.
         batch.scale[lane] = -best.scale if best.zero_point == 1.0 else best.scale
 

@@ -52,7 +52,7 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
                 # 7 and 8, 6 and 9, ... 0 and 15.
                 for step in range(8):
                     search_two(&best, batch.stack, 7 - step, 8 + step, low[lane], high[lane])
-            fit_to_storage(&best, not job.scales_float32)
+            fit_to_storage(&best, job.scale_type)
             if job.zero == ZERO_NONE and best.zero_point == 7.0:
                 best.zero_point = 8.0
                 best.scale = -best.scale

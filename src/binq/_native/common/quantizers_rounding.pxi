@@ -1,5 +1,5 @@
 # From the best scale to the one that is stored, as binq.reference.rounding has it: codes without a
-# common divisor, and of the two float16 around a scale the one with the smaller error.
+# common divisor, and of two numbers of 16 bits around a scale the one with the smaller error.
 
 cdef inline double nearest_code(double w, double scale, double low, double high) noexcept nogil:
     cdef double code = w / scale
@@ -32,7 +32,7 @@ cdef double saved(const Search *search, double scale) noexcept nogil:
     return 2.0 * scale * search.a - scale * scale * search.b
 
 
-cdef void fit_to_storage(Best *best, bint half) noexcept nogil:
+cdef void fit_to_storage(Best *best, int type) noexcept nogil:
     # Of a search that found a scale above 0; best.w still holds the group.
     cdef Search one, two
     cdef float near, other
@@ -43,13 +43,13 @@ cdef void fit_to_storage(Best *best, bint half) noexcept nogil:
     two.high = one.high
     best.scale = best.scale * common_divisor(
         best.w, best.n, 0.0, best.scale, one.low, one.high, 0.0)
-    if not half:
+    if type == SCALE_FLOAT32:
         return
-    bits = double_to_half(best.scale)
-    near = half_to_float(bits)
-    if near == best.scale or not (SMALLEST_HALF_SCALE <= near <= 65504.0):
+    bits = narrowed(best.scale, type)
+    near = widened(bits, type)
+    if near == best.scale or not (SCALE_SPECS[type].smallest <= near <= LARGEST_LEVEL):
         return
-    other = half_to_float(<uint16_t>(bits + 1 if near < best.scale else bits - 1))
+    other = widened(<uint16_t>(bits + 1 if near < best.scale else bits - 1), type)
     one.u = 1.0 / near
     two.u = 1.0 / other
     evaluate_two(best, &one, &two)

@@ -40,13 +40,10 @@ cdef inline void decode_nibbles(const uint8_t *packed, Py_ssize_t k8s, int forma
                     codes[(k8 * 8 + 4 + j) * 32 + r] = <int8_t>((byte >> 4) - zero_points[r])
 
 
-cdef inline void load_floats(const Weights *w, const void *stored, bint is_float32,
+cdef inline void load_floats(const Weights *w, const void *stored, int type,
                              Py_ssize_t tile, Py_ssize_t group, float *values) noexcept nogil:
     # 32 scales or offsets of one tile and group as float32.
     cdef Py_ssize_t r
     cdef Py_ssize_t start = scale_group(w, tile, group) * 32
-    if is_float32:
-        memcpy(values, <const float *>stored + start, 32 * sizeof(float))
-        return
     for r in range(32):
-        values[r] = half_to_float((<const uint16_t *>stored)[start + r])
+        values[r] = stored_float(stored, start + r, type)

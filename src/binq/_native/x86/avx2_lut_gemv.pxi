@@ -68,15 +68,15 @@ cdef struct Stretch:
     Py_ssize_t scales_stride
     Py_ssize_t offsets_step
     Py_ssize_t offsets_stride
-    bint scales_float32
-    bint offsets_float32
+    int scale_type
+    int offset_type
 
 
 cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py_ssize_t apart,
                                Py_ssize_t group, int planes) noexcept nogil:
-    cdef Py_ssize_t scale_bytes = 128 if w.scales_float32 else 64
+    cdef Py_ssize_t scale_bytes = 32 * SCALE_SPECS[w.scale_type].bytes
     cdef Py_ssize_t scales, offset_bytes
-    s.scales_float32 = w.scales_float32
+    s.scale_type = w.scale_type
     s.group_bytes = w.group_size * planes * 4
     s.tile_stride = apart * w.groups * s.group_bytes
     s.scales_step = scale_bytes if w.scale_groups > 1 else 0
@@ -86,8 +86,8 @@ cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py
     s.scales = <const char *>w.scales + scales
     s.offsets = NULL
     if planes == 1 and w.zero == ZERO_OFFSET:
-        offset_bytes = 128 if w.offsets_float32 else 64
-        s.offsets_float32 = w.offsets_float32
+        offset_bytes = 32 * SCALE_SPECS[w.offset_type].bytes
+        s.offset_type = w.offset_type
         s.offsets_step = offset_bytes if w.scale_groups > 1 else 0
         s.offsets_stride = apart * w.scale_groups * offset_bytes
         s.offsets = (<const char *>w.offsets + tile * w.scale_groups * offset_bytes
@@ -95,10 +95,10 @@ cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py
 
 
 cdef inline void load_stretch_scales(const Stretch *s, int tile, TileScales *t) noexcept nogil:
-    load_vectors(s.scales + tile * s.scales_stride, s.scales_float32, t.scales_f32x8)
+    load_vectors(s.scales + tile * s.scales_stride, s.scale_type, t.scales_f32x8)
     t.has_offsets = s.offsets != NULL
     if t.has_offsets:
-        load_vectors(s.offsets + tile * s.offsets_stride, s.offsets_float32, t.offsets_f32x8)
+        load_vectors(s.offsets + tile * s.offsets_stride, s.offset_type, t.offsets_f32x8)
 
 
 cdef inline void lut_gemv_tiles(const Stretch *s, Py_ssize_t blocks,

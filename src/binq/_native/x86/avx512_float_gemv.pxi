@@ -71,11 +71,10 @@ cdef inline void float_gemv_piece(const Weights *w, const void *prepared, Py_ssi
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             at = scales_at(w, tile, group)
-            load_32_scales(<const char *>w.scales + at, w.scales_float32, scales_f32x16)
+            load_32_scales(<const char *>w.scales + at, w.scale_type, scales_f32x16)
             if has_offsets:
-                load_32_scales(<const char *>w.offsets + (
-                    scale_block(w, tile, group) * (128 if w.offsets_float32 else 64)),
-                    w.offsets_float32, offsets_f32x16)
+                load_32_scales(<const char *>w.offsets + offsets_at(w, tile, group),
+                               w.offset_type, offsets_f32x16)
             for row in range(count):
                 at = group * rows + first + row
                 float_gemv_group(

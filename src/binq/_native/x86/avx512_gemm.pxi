@@ -27,13 +27,12 @@ cdef struct WideScales:
 cdef inline void load_wide_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
                                   WideScales *t) noexcept nogil:
     cdef __m512i nibbles_i32x16
-    load_32_scales(<const char *>w.scales + scales_at(w, tile, group), w.scales_float32,
+    load_32_scales(<const char *>w.scales + scales_at(w, tile, group), w.scale_type,
                    t.scales_f32x16)
     t.has_offsets = w.zero == ZERO_OFFSET
     if t.has_offsets:
-        load_32_scales(<const char *>w.offsets + (
-            scale_block(w, tile, group) * (128 if w.offsets_float32 else 64)),
-            w.offsets_float32, t.offsets_f32x16)
+        load_32_scales(<const char *>w.offsets + offsets_at(w, tile, group), w.offset_type,
+                       t.offsets_f32x16)
     t.same_zero = w.zero != ZERO_CODE
     t.zero = common_zero(w, format)
     if not t.same_zero:

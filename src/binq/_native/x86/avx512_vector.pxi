@@ -58,12 +58,16 @@ cdef inline void add_16_scaled(float *y, __m512 a_f32x16, float w_scale,
         a_f32x16, _mm512_mul_ps(_mm512_set1_ps(w_scale), _mm512_loadu_ps(x_scales)))))
 
 
-cdef inline void load_32_scales(const char *stored, bint is_float32,
+cdef inline void load_32_scales(const char *stored, int type,
                                 __m512 *values_f32x16) noexcept nogil:
     cdef const uint16_t *halves = <const uint16_t *>stored
-    if is_float32:
-        values_f32x16[0] = _mm512_loadu_ps(<const float *>stored)
-        values_f32x16[1] = _mm512_loadu_ps(<const float *>stored + 16)
-    else:
-        values_f32x16[0] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>halves))
-        values_f32x16[1] = _mm512_cvtph_ps(_mm256_loadu_si256(<const __m256i *>(halves + 16)))
+    cdef Py_ssize_t h
+    for h in range(2):
+        if type == SCALE_FLOAT16:
+            values_f32x16[h] = _mm512_cvtph_ps(
+                _mm256_loadu_si256(<const __m256i *>(halves + 16 * h)))
+        elif type == SCALE_BFLOAT16:
+            values_f32x16[h] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(
+                _mm256_loadu_si256(<const __m256i *>(halves + 16 * h))), 16))
+        else:
+            values_f32x16[h] = _mm512_loadu_ps(<const float *>stored + 16 * h)

@@ -105,6 +105,7 @@ cdef extern from "immintrin.h" nogil:
     __m128i _mm256_castsi256_si128(__m256i a) noexcept
     __m128i _mm256_extracti128_si256(__m256i a, int half) noexcept
     __m256i _mm256_cvtepu8_epi32(__m128i a) noexcept
+    __m256i _mm256_cvtepu16_epi32(__m128i a) noexcept
     __m256i _mm256_cvtepi16_epi32(__m128i a) noexcept
 
     __m256 _mm256_cvtph_ps(__m128i a) noexcept

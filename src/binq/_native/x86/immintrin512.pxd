@@ -38,6 +38,7 @@ cdef extern from "immintrin.h" nogil:
     __m512i _mm512_srli_epi16(__m512i a, unsigned int n) noexcept
     __m512i _mm512_shuffle_epi8(__m512i a, __m512i order) noexcept
     __m512i _mm512_cvtepu8_epi32(__m128i a) noexcept
+    __m512i _mm512_cvtepu16_epi32(__m256i a) noexcept
     __m512 _mm512_setzero_ps() noexcept
     __m512 _mm512_permutexvar_ps(__m512i order, __m512 a) noexcept
     __m512i _mm512_broadcast_i32x4(__m128i a) noexcept

@@ -266,7 +266,7 @@ cdef inline void lut_gemm_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t gro
     if planes == 2:
         find_entries(packed, last - first >> 3, entries)
     if last == w.group_size:
-        load_vectors(<const char *>w.scales + at, w.scales_float32, scales_f32x8)
+        load_vectors(<const char *>w.scales + at, w.scale_type, scales_f32x8)
     for r in range(0, 32, 8):
         for i in range(LUT_ROWS):
             totals[i] = zero_vector() if first == 0 else load_vector(sums + (r + i) * VECTOR_BYTES)

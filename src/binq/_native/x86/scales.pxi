@@ -12,16 +12,19 @@ cdef struct TileScales:
     bint has_offsets
 
 
-cdef inline void load_vectors(const char *stored, bint is_float32,
+cdef inline void load_vectors(const char *stored, int type,
                               __m256 *values_f32x8) noexcept nogil:
     # 32 scales or offsets of one tile and group.
     cdef Py_ssize_t r
     for r in range(4):
-        if is_float32:
-            values_f32x8[r] = _mm256_loadu_ps(<const float *>stored + r * 8)
-        else:
+        if type == SCALE_FLOAT16:
             values_f32x8[r] = _mm256_cvtph_ps(_mm_loadu_si128(
                 <const __m128i *>(<const uint16_t *>stored + r * 8)))
+        elif type == SCALE_BFLOAT16:
+            values_f32x8[r] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(
+                _mm_loadu_si128(<const __m128i *>(<const uint16_t *>stored + r * 8))), 16))
+        else:
+            values_f32x8[r] = _mm256_loadu_ps(<const float *>stored + r * 8)
 
 
 cdef inline Py_ssize_t scale_block(const Weights *w, Py_ssize_t tile,
@@ -33,14 +36,19 @@ cdef inline Py_ssize_t scale_block(const Weights *w, Py_ssize_t tile,
 cdef inline Py_ssize_t scales_at(const Weights *w, Py_ssize_t tile,
                                  Py_ssize_t group) noexcept nogil:
     # Bytes to the scales of one tile and group.
-    return scale_block(w, tile, group) * (128 if w.scales_float32 else 64)
+    return scale_block(w, tile, group) * 32 * SCALE_SPECS[w.scale_type].bytes
+
+
+cdef inline Py_ssize_t offsets_at(const Weights *w, Py_ssize_t tile,
+                                  Py_ssize_t group) noexcept nogil:
+    # Bytes to the offsets of one tile and group.
+    return scale_block(w, tile, group) * 32 * SCALE_SPECS[w.offset_type].bytes
 
 
 cdef inline void load_offsets(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
                               __m256 *offsets_f32x8) noexcept nogil:
-    load_vectors(
-        <const char *>w.offsets + scale_block(w, tile, group) * (128 if w.offsets_float32 else 64),
-        w.offsets_float32, offsets_f32x8)
+    load_vectors(<const char *>w.offsets + offsets_at(w, tile, group), w.offset_type,
+                 offsets_f32x8)
 
 
 cdef inline int32_t common_zero(const Weights *w, int format) noexcept nogil:
@@ -54,7 +62,7 @@ cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile,
     cdef Py_ssize_t r
     cdef Py_ssize_t at = scales_at(w, tile, group)
     _mm_prefetch(<const char *>w.scales + at + PREFETCH_SCALES, _MM_HINT_T0)
-    load_vectors(<const char *>w.scales + at, w.scales_float32, t.scales_f32x8)
+    load_vectors(<const char *>w.scales + at, w.scale_type, t.scales_f32x8)
     t.has_offsets = w.zero == ZERO_OFFSET
     if t.has_offsets:
         load_offsets(w, tile, group, t.offsets_f32x8)
