@@ -35,9 +35,12 @@ cdef extern from "scale_types.h" nogil:
         SCALE_FLOAT16 "BINQ_FLOAT16"
         SCALE_FLOAT32 "BINQ_FLOAT32"
         SCALE_BFLOAT16 "BINQ_BFLOAT16"
+        SCALE_E8M0 "BINQ_E8M0"
+        SCALE_E8M0_HALVES "BINQ_E8M0_HALVES"
         SCALE_TYPES "BINQ_SCALE_TYPES"
     ctypedef struct binq_scale_type:
         const char *name
         int bytes
         double smallest
+        int bias
     const binq_scale_type *SCALE_SPECS "binq_scale_types"

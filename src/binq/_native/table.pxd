@@ -10,7 +10,8 @@ from libc.stdint cimport int8_t, uint8_t
 from binq._native.formats cimport (
     FORMAT_BINARY, FORMAT_INT2, FORMAT_INT4, FORMAT_TERNARY, FORMATS, METHOD_ABSMAX,
     METHOD_ABSMEAN, METHOD_MSE, SPECS, binq_format, ZERO_CODE, ZERO_NONE, ZERO_OFFSET, block_bytes,
-    SCALE_BFLOAT16, SCALE_FLOAT16, SCALE_FLOAT32, SCALE_SPECS, SCALE_TYPES, binq_scale_type,
+    SCALE_BFLOAT16, SCALE_E8M0, SCALE_E8M0_HALVES, SCALE_FLOAT16, SCALE_FLOAT32, SCALE_SPECS,
+    SCALE_TYPES, binq_scale_type,
 )
 
 cdef extern from "float_mode.h":

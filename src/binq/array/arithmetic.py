@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from binq.array.checks import as_float32
 from binq.array.packed import Packed
-from binq.formats import tile_rows
-from binq.formats.scales import FLOAT32, fits_scale, scale_values
+from binq.formats import tile_rows, untile_rows
+from binq.formats.scales import FLOAT32, fits_scale, scale_values, stored_scales
 from binq.formats.zeros import OFFSET
 
 
 def negative(data: Packed) -> Packed:
     """Returns ``-w``, exactly."""
-    return _with_scales(data, lambda values: 0 - scale_values(values))
+    return _with_scales(data, lambda values: np.float32(0) - values)
 
 
 def scaled(data: Packed, factors: Any, name: str, divide: bool = False) -> Packed:
@@ -42,39 +42,33 @@ def scaled(data: Packed, factors: Any, name: str, divide: bool = False) -> Packe
         raise ValueError(
             f"{name} must be a number or have shape {rows}, got {array.shape}"
         ) from None
-    if array.ndim == 0:
-        factor: NDArray[np.float32] = array
-    else:
-        # As the scales are stored: (..., tiles, 1, 32).
-        factor = tile_rows(np.ascontiguousarray(each), data.geometry)
 
-    def change(values: NDArray[Any]) -> NDArray[Any]:
-        wide = scale_values(values)
+    def change(values: NDArray[np.float32]) -> NDArray[np.float32]:
         with np.errstate(all="ignore"):
-            result = wide / np.where(factor == 0, 1, factor) if divide else wide * factor
-        lost = ~np.isfinite(result) | ((result == 0) & (wide != 0) & (factor != 0))
+            divisors = np.where(each == 0, np.float32(1), each)
+            result: NDArray[Any] = values / divisors if divide else values * each
+        lost = ~np.isfinite(result) | ((result == 0) & (values != 0) & (each != 0))
         if lost.any() or (divide and not array.all()):
             what = "quotients" if divide else "products"
             raise ValueError(f"{name} must leave {what} with the scales that float32 holds")
-        # Padding stays zero bits.
-        return result + np.float32(0)
+        changed: NDArray[np.float32] = result + np.float32(0)  # never -0
+        return changed
 
     return _with_scales(data, change)
 
 
 def _with_scales(data: Packed, change: Any) -> Packed:
     """Returns weights whose scales, and offsets where they have them, are changed."""
-    scales = _narrow(change(data.scales), data.scales.dtype)
-    zeros = data.zeros
+
+    def of_rows(stored: NDArray[Any]) -> NDArray[Any]:
+        values = change(scale_values(untile_rows(stored, data.geometry)))
+        dtype = stored.dtype if fits_scale(values, stored.dtype) else FLOAT32
+        return tile_rows(stored_scales(values, dtype), data.geometry)
+
+    scales, zeros = of_rows(data.scales), data.zeros
     if zeros is not None and data.packing.zero == OFFSET:
-        zeros = _narrow(change(zeros), zeros.dtype)
+        zeros = of_rows(zeros)
         if "zero_points" in data.packing.part_names() and zeros.dtype != scales.dtype:
             # Binary weights have offsets of the scales' type.
-            scales, zeros = scales.astype(FLOAT32), zeros.astype(FLOAT32)
+            scales, zeros = scale_values(scales), scale_values(zeros)
     return Packed(data.packing, data.shape, data.packed, scales, zeros)
-
-
-def _narrow(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Returns values in the type that they had where that holds them, else as float32."""
-    values = scale_values(values)
-    return values.astype(dtype) if fits_scale(values, dtype) else values

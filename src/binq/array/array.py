@@ -24,7 +24,16 @@ from binq.array.protocols import PackedOperand
 from binq.array.slicing import select, select_rows
 from binq.array.transposed import Transposed, transpose
 from binq.formats import untile_rows
-from binq.formats.scales import BFLOAT16, FLOAT16, FLOAT32, fits_scale, scale_name
+from binq.formats.scales import (
+    BFLOAT16,
+    E8M0,
+    FLOAT16,
+    FLOAT32,
+    fits_scale,
+    scale_name,
+    scale_values,
+    stored_scales,
+)
 from binq.formats.zeros import CODE, OFFSET, unpack_zeros
 
 # dequantize() to a dtype other than float32 goes through float32 blocks of about this many weights.
@@ -46,7 +55,8 @@ class QuantizedArray(PackedOperand):
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - symmetric: False where every group has a zero point or an offset
     - packed: uint8 codes, in tiles of 32 rows
-    - scales: float16, bfloat16 or float32 ``(..., tiles, scale_groups, 32)``
+    - scales: float16, bfloat16 or float32 ``(..., tiles, scale_groups, 32)``, or uint8: the
+      exponents of powers of two, e for 2^(e − 127)
     - zero_points: None, or int4: uint8 ``(..., tiles, scale_groups, 16)``; binary: the offsets
     - offsets: None, or float16, bfloat16 or float32 of the shape of the scales
 
@@ -124,19 +134,21 @@ class QuantizedArray(PackedOperand):
         checked = check_codes("codes", codes, levels)
         logical = (*checked.shape[:-1], packing.geometry(checked.shape).scale_groups)
         values = check_group_values("scales", scales, logical)
-        dtype = _dtype_for("scales", values, scales, scale_dtype)
+        dtype = _dtype_for("scales", values, scales, scale_dtype, packing)
         zeros: NDArray[Any] | None = None
         if packing.zero == CODE:
             zeros = check_codes(zeros_name, given, levels, logical)
         elif packing.zero == OFFSET:
             zeros = check_group_values(zeros_name, given, logical)
             binary = packing.part_names()[-1] == "zero_points"
-            zeros_dtype = _dtype_for(zeros_name, zeros, given, scale_dtype if binary else None)
+            zeros_dtype = _dtype_for(
+                zeros_name, zeros, given, scale_dtype if binary else None, packing
+            )
             if binary and dtype != zeros_dtype:
                 # The offsets of binary weights are of the scales' type.
                 dtype = zeros_dtype = FLOAT32
             zeros = zeros.astype(zeros_dtype)
-        return cls._of(Packed.of_codes(packing, checked, values.astype(dtype), zeros))
+        return cls._of(Packed.of_codes(packing, checked, stored_scales(values, dtype), zeros))
 
     @classmethod
     def _of(cls, data: Packed) -> Self:
@@ -230,8 +242,12 @@ class QuantizedArray(PackedOperand):
         return codes
 
     def group_scales(self) -> NDArray[Any]:
-        """Returns the scales in row-major order, ``(..., out_features, scale_groups)``: a copy."""
-        return untile_rows(self._data.scales, self._data.geometry)
+        """Returns the scales in row-major order, ``(..., out_features, scale_groups)``: a copy.
+
+        Powers of two, which are stored as exponents, come as float32.
+        """
+        scales = untile_rows(self._data.scales, self._data.geometry)
+        return scale_values(scales) if scales.dtype == E8M0 else scales
 
     def group_zero_points(self) -> NDArray[Any] | None:
         """Returns the zero points as ``(..., out_features, scale_groups)``, or None: a copy."""
@@ -369,14 +385,18 @@ class QuantizedArray(PackedOperand):
 
 
 def _dtype_for(
-    name: str, values: NDArray[np.float32], given: Any, wanted: ScaleDType | None
+    name: str,
+    values: NDArray[np.float32],
+    given: Any,
+    wanted: ScaleDType | None,
+    packing: Packing,
 ) -> np.dtype[Any]:
     """Returns the dtype in which scales or offsets are stored: one that holds them all exactly."""
     if wanted is None:
         if fits_scale(values, FLOAT16):
             return FLOAT16
         return BFLOAT16 if getattr(given, "dtype", None) == BFLOAT16 else FLOAT32
-    dtype = check_scale_dtype(wanted)
+    dtype = check_scale_dtype(wanted, E8M0 in packing.scale_dtypes())
     if not fits_scale(values, dtype):
         raise ValueError(
             f"{name} must be numbers that {scale_name(dtype)} holds exactly: "

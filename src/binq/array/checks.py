@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.formats.layout import GROUP_SIZES
-from binq.formats.scales import SCALE_NAMES, scale_dtype
+from binq.formats.scales import E8M0, SCALE_NAMES, scale_dtype
 
+_TYPE_NAMES = {"float8_e8m0fnu": "e8m0"}  # by ml_dtypes
 _FLOAT32 = np.dtype(np.float32)
 # ml_dtypes' floats have kind "V" (bfloat16) or "f"; numpy knows them by name only.
 _REAL_KINDS = "fiub"
@@ -131,16 +132,24 @@ def check_stored(
     return view
 
 
-def check_scale_dtype(value: Any) -> np.dtype[Any]:
+def check_scale_dtype(value: Any, powers: bool) -> np.dtype[Any]:
     """Returns the dtype of arrays of scales of a type: a name such as ``"bfloat16"``, or a dtype.
+
+    powers: whether powers of two are among the types.
 
     Raises ValueError that lists the names; TypeError for what is neither.
     """
     name = value
     if value is not None and not isinstance(value, str):
         with suppress(TypeError):  # check_choice words the error
-            name = np.dtype(value).name
-    return scale_dtype(check_choice("scale_dtype", name, SCALE_NAMES))
+            name = _TYPE_NAMES.get(np.dtype(value).name, np.dtype(value).name)
+    dtype = scale_dtype(check_choice("scale_dtype", name, SCALE_NAMES))
+    if dtype == E8M0 and not powers:
+        raise ValueError(
+            "scale_dtype must not be 'e8m0' for binary weights and where symmetric is False: "
+            "powers of two need a code that stands for 0"
+        )
+    return dtype
 
 
 def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> NDArray[Any]:

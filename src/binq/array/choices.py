@@ -11,5 +11,8 @@ ZeroName: TypeAlias = Literal["code", "offset"]
 ActivationsName: TypeAlias = Literal["float32", "int16", "int8"]
 NonfiniteName: TypeAlias = Literal["raise", "zero"]
 ScaleDType: TypeAlias = (
-    Literal["float16", "float32", "bfloat16"] | type[np.float16] | type[np.float32] | np.dtype[Any]
+    Literal["float16", "float32", "bfloat16", "e8m0"]
+    | type[np.float16]
+    | type[np.float32]
+    | np.dtype[Any]
 )

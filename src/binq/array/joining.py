@@ -10,7 +10,7 @@ from binq.array.array import QuantizedArray
 from binq.array.checks import check_int
 from binq.array.packed import Packed
 from binq.array.selection import take_rows
-from binq.formats import TILE_ROWS
+from binq.formats import TILE_ROWS, tile_rows, untile_rows
 from binq.formats.scales import scale_values
 from binq.formats.zeros import OFFSET
 
@@ -120,7 +120,9 @@ def _check_arrays(arrays: Any) -> list[Packed]:
 
 def _widened(data: Packed, index: int) -> Packed:
     arrays = list(data.parts)
-    arrays[index] = scale_values(arrays[index])
+    arrays[index] = tile_rows(
+        scale_values(untile_rows(arrays[index], data.geometry)), data.geometry
+    )
     return Packed(data.packing, data.shape, *arrays)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from binq.array.checks import check_bool, check_choice, check_group_size
 from binq.formats import GROUP_SIZES, Format, Geometry, get_format
-from binq.formats.scales import FLOAT16
+from binq.formats.scales import E8M0, FLOAT16, SCALE_DTYPES
 from binq.formats.zeros import NONE, OFFSET, zeros_shape
 
 UINT8 = np.dtype(np.uint8)
@@ -93,6 +93,11 @@ class Packing:
     def geometry(self, shape: tuple[int, ...]) -> Geometry:
         """Returns the geometry of each matrix of weights of a shape."""
         return Geometry(shape[-2], shape[-1], self.group_size)
+
+    def scale_dtypes(self) -> tuple[np.dtype[Any], ...]:
+        """Returns the dtypes that scales may have: powers of two only where a code stands for 0."""
+        powers = self.symmetric and 0 in self.kind.codes(NONE)
+        return tuple(d for d in SCALE_DTYPES if powers or d != E8M0)
 
     def part_names(self) -> tuple[str, ...]:
         """Returns the ends of the names under which files store the parts."""

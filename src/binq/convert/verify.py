@@ -21,6 +21,7 @@ from binq.files.seal import SEAL, header_sha256
 from binq.files.stored import StoredPacked
 from binq.files.tensor_file import TensorFile
 from binq.formats.layout import tile_rows, untile_rows
+from binq.formats.scales import scale_values
 from binq.formats.zeros import OFFSET, pack_zeros, unpack_zeros
 
 __all__ = ["inspect", "verify"]
@@ -137,7 +138,7 @@ def _check_packed(stored: StoredPacked) -> Iterator[str]:
 def _check_numbers(block: Packed) -> Iterator[str]:
     scales, zeros, geometry = block.scales, block.zeros, block.geometry
     zero = block.packing.zero
-    if not np.isfinite(scales).all():
+    if not np.isfinite(scale_values(scales)).all():
         yield "a scale is inf or NaN"
     if not _same_bytes(tile_rows(untile_rows(scales, geometry), geometry), scales):
         yield "a scale in the padding is not 0"

@@ -1,7 +1,8 @@
 """The types of stored scales and offsets, and the numbers that they stand for.
 
 A type has a name, such as ``"bfloat16"``, by which users and files know it, and a numpy dtype, in
-which arrays have it.
+which arrays have it. ``"e8m0"``, the powers of two of OCP's microscaling formats, are bytes: e
+stands for 2^(e − 127), and 255, which no number has, for NaN.
 """
 
 from typing import Any
@@ -15,15 +16,21 @@ from binq import _core
 FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+E8M0 = np.dtype(np.uint8)
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float16": FLOAT16,
     "float32": FLOAT32,
     "bfloat16": BFLOAT16,
+    "e8m0": E8M0,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 SCALE_NAMES = tuple(_DTYPES)
 SCALE_DTYPES = tuple(_DTYPES.values())
+# Offsets have a sign and may be 0.
+OFFSET_DTYPES = (FLOAT16, FLOAT32, BFLOAT16)
+_POWERS: NDArray[np.float32] = np.full(256, np.nan, np.float32)
+_POWERS[:255] = np.ldexp(np.float32(1), np.arange(255) - 127)
 
 
 def scale_dtype(name: str) -> np.dtype[Any]:
@@ -43,6 +50,9 @@ def scale_number(dtype: np.dtype[Any]) -> int:
 
 def scale_values(stored: NDArray[Any]) -> NDArray[np.float32]:
     """Returns the numbers that stored scales or offsets stand for; themselves if float32."""
+    if stored.dtype == E8M0:
+        powers: NDArray[np.float32] = _POWERS[stored]
+        return powers
     if stored.dtype == BFLOAT16:
         # A shift, which is several times as fast as ml_dtypes.
         wide = np.ascontiguousarray(stored).view(np.uint16).astype(np.uint32)
@@ -51,8 +61,26 @@ def scale_values(stored: NDArray[Any]) -> NDArray[np.float32]:
     return stored.astype(np.float32, copy=False)
 
 
+def nearest_powers(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Returns the bytes of the nearest powers of two, the larger halfway; of the last beyond all.
+
+    Numbers of 0 or less are stored as the smallest power, 0.
+    """
+    fraction, exponent = np.frexp(values)
+    found = np.clip(exponent + 127 - (fraction < 0.75), 0, 254)
+    return np.where(fraction > 0, found, 0).astype(np.uint8)
+
+
+def stored_scales(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Returns numbers that a type holds as they are stored."""
+    return nearest_powers(values.astype(np.float64)) if dtype == E8M0 else values.astype(dtype)
+
+
 def fits_scale(values: NDArray[np.float32], dtype: np.dtype[Any]) -> bool:
     """Returns whether a type of scales holds every value exactly."""
+    if dtype == E8M0:
+        fraction, exponent = np.frexp(values)
+        return bool(((fraction == 0.5) & (exponent >= -126) & (exponent <= 128)).all())
     if dtype == BFLOAT16:
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
         return not (bits & np.uint32(0xFFFF)).any()

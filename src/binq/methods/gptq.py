@@ -16,6 +16,7 @@ from binq.array.packing import Packing
 from binq.methods.curvature import Curvature, curvature_of
 from binq.methods.method import Method, Native, Task
 from binq.methods.rounding import Rounding
+from binq.methods.stored import round_to
 
 # By the bits of a code: fewer bits have larger errors, which lean more on what was measured.
 _DAMPING = {1: 0.3, 2: 0.1, 3: 0.05}
@@ -88,7 +89,9 @@ class Gptq(Method):
         scales = np.stack([rounding.scales for rounding in found]).reshape(*lead, -1)
         offsets = [rounding.zeros for rounding in found if rounding.zeros is not None]
         zeros = np.stack(offsets).reshape(*lead, -1) if offsets else None
-        return Packed.of_codes(task.packing, codes, scales.astype(task.scale_dtype), zeros)
+        return Packed.of_codes(
+            task.packing, codes, round_to(scales.astype(np.float64), task.scale_dtype), zeros
+        )
 
     def _improve(self, rounding: Rounding, curvature: Curvature) -> None:
         began = rounding.costs(curvature)

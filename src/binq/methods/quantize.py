@@ -21,7 +21,7 @@ from binq.array.choices import FormatName, MethodName, NonfiniteName, ScaleDType
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import NonFiniteError, ScaleRangeWarning, SizeWarning
-from binq.formats.scales import FLOAT32, scale_name
+from binq.formats.scales import E8M0, FLOAT32, scale_name
 from binq.methods.gptq import Gptq
 from binq.methods.method import Method, Native, Nonfinite, ScaleRange, Task
 from binq.methods.moments import Moments, check_moments
@@ -109,8 +109,9 @@ def quantize(
       has no such form
     - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
       ``"offset"``
-    - scale_dtype: ``"float16"``, ``"bfloat16"`` or ``"float32"``. A tensor with a scale that its
-      type does not hold gets float32 scales, and a ScaleRangeWarning says so
+    - scale_dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or ``"e8m0"``, powers of two in a
+      byte each (not for binary and asymmetric weights). A tensor with a scale that its type does
+      not hold gets float32 scales, and a ScaleRangeWarning says so
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
     - importance: ``(in_features,)``, what the square of each input's error is multiplied by in
       ``"mse"``: numbers of 0 or more, such as the mean square of each input
@@ -136,7 +137,7 @@ def quantize(
     """
     packing = Packing.checked(format, group_size, symmetric, zero)
     chosen = _with_sweeps(get_method(method, packing), sweeps)
-    dtype = check_scale_dtype(scale_dtype)
+    dtype = check_scale_dtype(scale_dtype, E8M0 in packing.scale_dtypes())
     check_choice("nonfinite", nonfinite, ("raise", "zero"))
     weights = check_weights(w)
     packing = packing.fitted(weights.shape[-1])

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from binq._native._gptq import Levels
 from binq.array import QuantizedArray
-from binq.formats.scales import scale_values
+from binq.formats.scales import E8M0, scale_values
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.curvature import Curvature
 from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, each_weight, round_to
@@ -172,6 +172,9 @@ class Rounding:
         if parameters is self.scales:
             least = SMALLEST_SCALE[self._dtype]
             most = LARGEST_LEVEL / max(1.0, float(np.abs(self._table).max()))
+            if self._dtype == E8M0:
+                # A step along which the error falls may lead to no power of two but the same.
+                better &= (old + slope / bend) > 0
             better &= (np.abs(new) >= least) & (np.abs(new) <= most) & (old != 0) & (new != 0)
         move = np.where(better & np.isfinite(move), move, 0.0)
         parameters[:, number] = old + move

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.packing import Packing
-from binq.formats.scales import BFLOAT16, FLOAT16, FLOAT32, scale_values
+from binq.formats.scales import BFLOAT16, E8M0, FLOAT16, FLOAT32, nearest_powers, scale_values
 from binq.formats.zeros import CODE, NONE, OFFSET
 from binq.methods.signals import ScaleRange
 
@@ -18,6 +18,7 @@ SMALLEST_SCALE: dict[np.dtype[Any], float] = {
     FLOAT16: 2.0**-19,
     BFLOAT16: 2.0**-126,
     FLOAT32: 0.0,
+    E8M0: 2.0**-127,
 }
 LARGEST_LEVEL = 3.4e38
 
@@ -49,7 +50,12 @@ def lane_sums(values: Floats) -> Floats:
 
 
 def round_to(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Returns float64 values as the nearest of a type of scales, halves to even; inf beyond."""
+    """Returns float64 values as the nearest of a type of scales, halves to even; inf beyond.
+
+    e8m0: :func:`binq.formats.scales.nearest_powers`.
+    """
+    if dtype == E8M0:
+        return nearest_powers(values)
     with np.errstate(over="ignore", under="ignore"):
         if dtype != BFLOAT16:
             return values.astype(dtype)
@@ -85,6 +91,9 @@ def stored_scales(
     fits = (judged >= SMALLEST_SCALE[dtype]) & (middles <= LARGEST_LEVEL)
     if dtype != FLOAT32:
         fits &= values <= largest
+    if dtype == E8M0:
+        # Else the nearest power is beyond the type.
+        fits &= (values <= 1.5 * scales) & (scales <= 1.5 * values)
     if (used & ~fits).any():
         raise ScaleRange
     rounded = np.where(used, rounded, dtype.type(0))
@@ -111,7 +120,7 @@ def nearest_codes(
     codes = packing.kind.codes(packing.zero)
     zero: Any = np.float32(0)
     if packing.zero == CODE and zeros is not None:
-        zero = each_weight(scale_values(zeros), packing, columns)
+        zero = each_weight(zeros.astype(np.float32), packing, columns)
     if packing.zero == OFFSET and zeros is not None:
         w = w - each_weight(scale_values(zeros), packing, columns)
     steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.formats.scales import FLOAT32, scale_values
+from binq.formats.scales import BFLOAT16, FLOAT16, scale_values
 from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, Floats, lane_sums, round_to
 
 
@@ -28,7 +28,7 @@ def fit_to_storage(
     low = lows[used, np.newaxis].astype(np.float64)
     codes = np.rint(np.clip(w / s[:, np.newaxis], low, low + span)).astype(np.int64)
     s = s * np.maximum(np.gcd.reduce(np.abs(codes), axis=1), 1)
-    if dtype != FLOAT32:
+    if dtype in (FLOAT16, BFLOAT16):
         near = round_to(s, dtype)
         nears = scale_values(near).astype(np.float64)
         bits = near.view(np.uint16)

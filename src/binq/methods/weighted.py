@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 from binq._native import _search
 from binq.array.packed import Packed
 from binq.array.packing import Packing
+from binq.formats.scales import E8M0
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.affine import best_affine
+from binq.methods.powers import best_powers
 from binq.methods.signals import Nonfinite
 from binq.methods.stored import (
     LARGEST_LEVEL,
@@ -73,6 +75,8 @@ def _best(
         scales, zeros = (np.concatenate(part) for part in zip(*parts, strict=True))
         return scales, None if packing.symmetric else zeros
     codes = packing.kind.codes(packing.zero)
+    if dtype == E8M0:
+        return _best_powers(w, packing, importance), None
     # Where there are no zero points: a negative scale is a positive one and codes of other signs.
     pair = (codes[0], -codes[-1])
     ranges = [-zero for zero in _ZERO_POINTS] if packing.zero == CODE else pair
@@ -107,6 +111,23 @@ def _best(
     if packing.zero == CODE:
         return scales, -lows.astype(np.float64)
     return np.where(lows == codes[0], scales, -scales), None
+
+
+def _best_powers(
+    w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
+) -> Floats:
+    """Returns the best powers of two of all groups, block by block."""
+    codes = packing.kind.codes(packing.zero)
+    blocks = max(1, _BLOCK // w.shape[1])
+    found = []
+    for start in range(0, len(w), blocks):
+        values, h = _in_groups(w[start : start + blocks], packing, importance)
+        flat = values.reshape(-1, values.shape[2])
+        scales = best_powers(
+            flat, np.broadcast_to(h, values.shape).reshape(flat.shape), codes[0], codes[-1]
+        )
+        found.append(scales.reshape(values.shape[:2]))
+    return np.concatenate(found)
 
 
 def _best_binary(

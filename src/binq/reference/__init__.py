@@ -10,6 +10,7 @@ row).
 - product: dequantize, quantized activations, matmul
 - quantizers: the scale of a group by each method, codes, quantize
 - search: the best of all scales
+- powers: the best of all powers of two
 - affine: scales and offsets of int4
 - rounding: from the best scale to the one that is stored
 - scales: the types of scales

@@ -13,14 +13,17 @@ from numpy.typing import NDArray
 
 from binq.reference.affine import absmax_affine, best_affine
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
+from binq.reference.powers import best_power, power_of_largest
 from binq.reference.rounding import better_neighbour, primitive_scale
-from binq.reference.scales import SCALE_DTYPES, SMALLEST_SCALE, rounded_scale
+from binq.reference.scales import SCALE_DTYPES, SMALLEST_SCALE, rounded_scale, stored_scale
 from binq.reference.search import Floats, ScaleSearch, lane_sum
 
 # No level exceeds this: scale · code stays finite in float32.
 LARGEST_LEVEL = 3.4e38
 # Codes one step apart: how many there are.
 EVEN = {"int4": 16, "int2": 4}
+# The lowest and the highest code where symmetric, and the zero point.
+RANGES = {"ternary": (-1, 1, 0.0), "int2": (-2, 1, 2.0), "int4": (-8, 7, 8.0)}
 # The largest magnitude of an integer that multiplies a scale.
 LARGEST_CODE = {"binary": 1, "ternary": 1, "int4": 15, "int2": 2}
 
@@ -42,7 +45,8 @@ def quantize(
     float32 and must be finite. importance ``(in_features,)``, for ``"mse"`` only, is what the
     square of each input's error is multiplied by; it too is rounded to float32.
 
-    scale_dtype is "float16", "float32" or "bfloat16".
+    scale_dtype is "float16", "float32", "bfloat16" or, for formats with a code 0 where symmetric,
+    "e8m0": powers of two (binq.reference.powers), stored as their exponents plus 127.
 
     Raises OverflowError if the type does not hold a scale or midpoint: it is beyond the type, or so
     small that too few significant bits are left, or a level would be beyond float32.
@@ -89,7 +93,7 @@ def quantize_to_codes(
             found = find_scale(exact, format, method, symmetric, h, offsets, scale_dtype)
             rounded = round_scale(*found, format, scale_dtype, offsets)
             codes[row, columns] = nearest_codes(values, *rounded, format, symmetric, offsets)
-            scales[row, group] = rounded[0]
+            scales[row, group] = stored_scale(rounded[0], scale_dtype)
             if zero_points is not None:
                 zero_points[row, group] = rounded[1]
     return codes, scales, zero_points
@@ -108,6 +112,11 @@ def find_scale(
 
     Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8. So has int2 2, of 0..3.
     """
+    if scale_dtype == "e8m0" and method != "absmean":
+        lowest, highest, zero = RANGES[format]
+        if method == "absmax":
+            return power_of_largest(float(np.abs(w).max()), highest), zero
+        return best_power(w, lowest, highest, importance), zero
     if format == "int4" and offsets:
         return absmax_affine(w) if method == "absmax" else best_affine(w, importance)
     if format == "int4":
@@ -154,6 +163,9 @@ def round_scale(
         # An offset may be small, or 0, beside its scale; alone it must be accurate.
         judged = midpoint if scale == 0 and offsets else rounded
         fits = abs(midpoint) <= LARGEST_LEVEL and abs(rounded) <= largest
+        if scale_dtype == "e8m0":
+            # Else the nearest power is beyond the type.
+            fits = fits and rounded <= 1.5 * scale and scale <= 1.5 * rounded
         if not (fits and abs(judged) >= SMALLEST_SCALE[scale_dtype]):
             raise OverflowError(f"{scale_dtype} does not hold the scale {scale} (zero {zero})")
     return rounded, midpoint

@@ -23,6 +23,7 @@ from binq.formats.scales import (
     fits_scale,
     scale_dtype,
     scale_name,
+    stored_scales,
 )
 from binq.formats.zeros import CODE, NONE, OFFSET
 
@@ -262,7 +263,7 @@ def pack_exact(
         zeros = None if zeros is None else zeros[:, :1]
     if zeros is not None and packing.zero == OFFSET:
         zeros = zeros.astype(dtype)
-    return Packed.of_codes(packing, codes.astype(np.int8), scales.astype(dtype), zeros)
+    return Packed.of_codes(packing, codes.astype(np.int8), stored_scales(scales, dtype), zeros)
 
 
 def column_order(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
 from binq.errors import UnsupportedFormatError
-from binq.formats.layout import untile_rows
 from binq.formats.zeros import CODE, NONE, unpack_zeros
 from binq.storage.bits import pack
 from binq.storage.groups import smaller_group, spread
@@ -45,7 +44,7 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
     else:
         codes = codes.astype(np.int16) + np.int16(half)
     # The library multiplies in the type of the scales, where float16 would round the products.
-    scales = _spread(weights, untile_rows(data.scales, data.geometry))
+    scales = _spread(weights, weights.group_scales())
     parts: dict[str, NDArray[Any]] = {
         f"{name}_packed": pack(codes.astype(np.uint8), bits).view(np.int32),
         f"{name}_scale": np.ascontiguousarray(scales, np.float32),

@@ -17,6 +17,7 @@ from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.errors import FormatError
 from binq.formats.layout import untile_rows
+from binq.formats.scales import scale_values
 from binq.formats.zeros import unpack_zeros
 from binq.storage.base import Exact, Storage, pack_exact, to_float32
 
@@ -137,7 +138,7 @@ class Turned(Storage):
 
 
 def _scales(packed: Packed) -> NDArray[Any]:
-    return to_float32(untile_rows(packed.scales, packed.geometry))
+    return scale_values(untile_rows(packed.scales, packed.geometry))
 
 
 def _zeros(packed: Packed) -> NDArray[Any]:

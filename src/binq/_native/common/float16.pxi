@@ -1,7 +1,8 @@
 # Conversions between float16, bfloat16, float32 and float64: to the nearest, ties to even, as numpy
 # does them. Nothing here depends on the flush-to-zero mode of the caller's thread.
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.math cimport frexp
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 
@@ -90,12 +91,31 @@ cdef inline uint16_t narrowed(double value, int type) noexcept nogil:
     return double_to_bfloat16(value) if type == SCALE_BFLOAT16 else double_to_half(value)
 
 
+cdef inline float power_of(uint8_t byte, int bias) noexcept nogil:
+    # 2^(byte - bias), of which the smallest are subnormal.
+    cdef int exponent = byte - bias + 127
+    if exponent > 0:
+        return float_from_bits(<uint32_t>exponent << 23)
+    return float_from_bits(<uint32_t>0x00400000 >> -exponent)
+
+
+cdef inline uint8_t nearest_power(double value, int bias) noexcept nogil:
+    # The byte of the nearest power of two, the larger one halfway; the next that there is where
+    # the type does not hold it.
+    cdef int exponent = 0
+    cdef double fraction = frexp(value, &exponent)
+    exponent += bias - (0 if fraction >= 0.75 else 1)
+    return <uint8_t>(0 if fraction <= 0.0 or exponent < 0 else 254 if exponent > 254 else exponent)
+
+
 cdef inline float stored_float(const void *stored, Py_ssize_t index, int type) noexcept nogil:
     cdef uint16_t bits
     cdef float value
     if type == SCALE_FLOAT32:
         memcpy(&value, <const char *>stored + index * 4, 4)
         return value
+    if SCALE_SPECS[type].bias:
+        return power_of((<const uint8_t *>stored)[index], SCALE_SPECS[type].bias)
     memcpy(&bits, <const char *>stored + index * 2, 2)
     return widened(bits, type)
 
@@ -109,6 +129,9 @@ cdef inline float store_float(void *stored, Py_ssize_t index, int type,
         narrow = <float>value
         memcpy(<char *>stored + index * 4, &narrow, 4)
         return narrow
+    if SCALE_SPECS[type].bias:
+        (<uint8_t *>stored)[index] = nearest_power(value, SCALE_SPECS[type].bias)
+        return power_of((<uint8_t *>stored)[index], SCALE_SPECS[type].bias)
     bits = narrowed(value, type)
     memcpy(<char *>stored + index * 2, &bits, 2)
     return widened(bits, type)

@@ -5,7 +5,7 @@
 # A batch is 8 rows of a tile; a group of them is turned to [column][8 rows], so that every step
 # but the int4 search runs on 8 rows at once.
 
-from libc.math cimport fabs, fabsf
+from libc.math cimport fabs, fabsf, frexp, ldexp
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
@@ -102,6 +102,7 @@ cdef inline double clipped(double value, double low, double high) noexcept nogil
 include "quantizers_sorted.pxi"
 include "quantizers_search.pxi"
 include "quantizers_rounding.pxi"
+include "quantizers_powers.pxi"
 include "quantizers_int4.pxi"
 include "quantizers_int2.pxi"
 include "quantizers_offset.pxi"
@@ -277,6 +278,9 @@ cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, P
         judged = fabs(batch.rounded_scale[lane])
         if job.scale_type != SCALE_FLOAT32 and not judged <= largest:
             status |= STATUS_SCALE_RANGE
+        if has_powers(job) and not (judged <= 1.5 * scale and scale <= 1.5 * judged):
+            if batch.amax[lane] != 0:
+                status |= STATUS_SCALE_RANGE  # the nearest power is not one of the type
         if has_offsets and scale == 0.0:
             judged = fabs(batch.rounded_zero[lane])
         if batch.amax[lane] != 0 and not judged >= SCALE_SPECS[job.scale_type].smallest:
@@ -327,6 +331,8 @@ cdef inline void find_ternary(Batch *batch, const QuantizeJob *job) noexcept nog
     if job.method == METHOD_ABSMEAN:
         memset(zeros, 0, sizeof(zeros))
         mean_magnitudes(batch, zeros, batch.scale)
+    elif has_powers(job):
+        find_powers(batch, 1, -1.0, 1.0, False)
     else:
         best_ternary(batch)
 

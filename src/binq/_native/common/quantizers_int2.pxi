@@ -5,6 +5,9 @@ cdef inline void find_int2(Batch *batch, const QuantizeJob *job) noexcept nogil:
     cdef double low[8]
     cdef double high[8]
     cdef Py_ssize_t lane, k
+    if has_powers(job):
+        find_powers(batch, 1, -2.0, 1.0, job.method == METHOD_ABSMAX)
+        return
     find_range(batch, low, high)
     if job.method == METHOD_ABSMAX:
         for lane in range(LANES):

@@ -21,6 +21,12 @@ cdef inline void find_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
     cdef double value
     cdef Py_ssize_t lane, k, padded
     cdef int step
+    if has_powers(job):
+        # Without zero points: so it is checked in Python.
+        find_powers(batch, 7, -8.0, 7.0, job.method == METHOD_ABSMAX)
+        for lane in range(LANES):
+            batch.zero[lane] = 8.0
+        return
     if job.zero == ZERO_NONE and job.method == METHOD_ABSMAX:
         for lane in range(LANES):
             batch.scale[lane] = <double>float_from_bits(batch.amax[lane]) / 7.0

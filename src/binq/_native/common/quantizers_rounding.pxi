@@ -43,7 +43,7 @@ cdef void fit_to_storage(Best *best, int type) noexcept nogil:
     two.high = one.high
     best.scale = best.scale * common_divisor(
         best.w, best.n, 0.0, best.scale, one.low, one.high, 0.0)
-    if type == SCALE_FLOAT32:
+    if type == SCALE_FLOAT32 or SCALE_SPECS[type].bias:
         return
     bits = narrowed(best.scale, type)
     near = widened(bits, type)

@@ -62,6 +62,9 @@ cdef inline void load_32_scales(const char *stored, int type,
                                 __m512 *values_f32x16) noexcept nogil:
     cdef const uint16_t *halves = <const uint16_t *>stored
     cdef Py_ssize_t h
+    if type == SCALE_E8M0 or type == SCALE_E8M0_HALVES:
+        load_powers(stored, SCALE_SPECS[type].bias, <__m256 *>values_f32x16)
+        return
     for h in range(2):
         if type == SCALE_FLOAT16:
             values_f32x16[h] = _mm512_cvtph_ps(

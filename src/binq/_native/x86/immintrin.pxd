@@ -74,6 +74,7 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_srli_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi64(__m256i a, int n) noexcept
     __m256i _mm256_sllv_epi32(__m256i a, __m256i n) noexcept
+    __m256i _mm256_max_epi32(__m256i a, __m256i b) noexcept
     __m256i _mm256_srlv_epi32(__m256i a, __m256i n) noexcept
     __m256i _mm256_add_epi8(__m256i a, __m256i b) noexcept
     __m256i _mm256_sub_epi8(__m256i a, __m256i b) noexcept

@@ -12,10 +12,29 @@ cdef struct TileScales:
     bint has_offsets
 
 
+cdef inline void load_powers(const char *stored, int bias, __m256 *values_f32x8) noexcept nogil:
+    # 32 powers of two: an exponent of float32, or where there is none, a bit of a subnormal one. A
+    # count of 32 or more shifts all bits out.
+    cdef __m256i exponents_i32x8, bits_i32x8
+    cdef Py_ssize_t r
+    for r in range(4):
+        exponents_i32x8 = _mm256_sub_epi32(
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(<const __m128i *>(stored + r * 8))),
+            _mm256_set1_epi32(bias - 127))
+        bits_i32x8 = _mm256_or_si256(
+            _mm256_slli_epi32(_mm256_max_epi32(exponents_i32x8, _mm256_setzero_si256()), 23),
+            _mm256_srlv_epi32(_mm256_set1_epi32(0x00400000),
+                              _mm256_sub_epi32(_mm256_setzero_si256(), exponents_i32x8)))
+        values_f32x8[r] = _mm256_castsi256_ps(bits_i32x8)
+
+
 cdef inline void load_vectors(const char *stored, int type,
                               __m256 *values_f32x8) noexcept nogil:
     # 32 scales or offsets of one tile and group.
     cdef Py_ssize_t r
+    if type == SCALE_E8M0 or type == SCALE_E8M0_HALVES:
+        load_powers(stored, SCALE_SPECS[type].bias, values_f32x8)
+        return
     for r in range(4):
         if type == SCALE_FLOAT16:
             values_f32x8[r] = _mm256_cvtph_ps(_mm_loadu_si128(
