@@ -288,3 +288,62 @@ def test_every_matrix_of_the_model_is_there(packed, tmp_path):
     path, _ = exported(packed("int4"), tmp_path)
     names = {written_name(f"model.layers.0.{name}.weight") for name in SIZES}
     assert names < set(types(path))
+
+
+def mixture(tmp_path, kind, names, **changes):
+    """Writes a file of one layer with experts, three of which are packed as one, and its config."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        "model.embed_tokens.weight": rng.standard_normal((96, 256), np.float32),
+        f"model.layers.0.{names[0]}.weight": np.ones((3, 256), ml_dtypes.bfloat16),
+    }
+    for part in names[2:]:
+        for expert in range(3):
+            w = rng.standard_normal((256, 256))
+            tensors[f"model.layers.0.{names[1]}.{expert}.{part}.weight"] = binq.quantize(w, "int4")
+    tensors |= changes.pop("tensors", {})
+    binq.save_file(tensors, tmp_path / "m.safetensors")
+    sizes = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+    config = {**CONFIG, "model_type": kind, "norm_topk_prob": True, **sizes, **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path / "m.safetensors", tensors
+
+
+QWEN3_MOE = ("mlp.gate", "mlp.experts", "gate_proj", "up_proj", "down_proj")
+MIXTRAL = ("block_sparse_moe.gate", "block_sparse_moe.experts", "w1", "w3", "w2")
+
+
+@pytest.mark.parametrize(("kind", "names"), [("qwen3_moe", QWEN3_MOE), ("mixtral", MIXTRAL)])
+def test_experts_are_stacked(tmp_path, kind, names):
+    source, tensors = mixture(tmp_path, kind, names)
+    path, _ = exported(source, tmp_path)
+    assert types(path)["blk.0.ffn_gate_inp.weight"] == "F32"
+    architecture = metadata(path)["general.architecture"]
+    assert metadata(path)[f"{architecture}.expert_count"] == 3
+    assert metadata(path)[f"{architecture}.expert_used_count"] == 2
+    with GgufFile(path) as file:
+        assert file.info("blk.0.ffn_up_exps.weight").shape == (3, 256, 256)
+    found = binq.load(path, family="generic")
+    for part, stack in zip(names[2:], ("gate", "up", "down"), strict=True):
+        values = [
+            tensors[f"model.layers.0.{names[1]}.{expert}.{part}.weight"].dequantize()
+            for expert in range(3)
+        ]
+        (name,) = (n for n in found if f"{stack}_exps" in n or f"mlp.{stack}_proj" in n)
+        assert np.array_equal(np.asarray(found[name]), np.stack(values))
+
+
+def test_experts_that_are_no_stack_are_refused(tmp_path):
+    name = "model.layers.0.mlp.experts.1.up_proj.weight"
+    other = {name: binq.quantize(np.random.default_rng(1).standard_normal((256, 256)), "ternary")}
+    source, _ = mixture(tmp_path, "qwen3_moe", QWEN3_MOE, tensors=other)
+    with pytest.raises(binq.UnsupportedFormatError, match="one tensor of one type, these are Q"):
+        exported(source, tmp_path)
+    source, _ = mixture(tmp_path, "qwen3_moe", QWEN3_MOE, num_experts=4)
+    with pytest.raises(
+        binq.UnsupportedFormatError, match=r"experts \[0, 1, 2\], config.json has 4"
+    ):
+        exported(source, tmp_path)
+    source, _ = mixture(tmp_path, "qwen3_moe", QWEN3_MOE, norm_topk_prob=False)
+    with pytest.raises(binq.UnsupportedFormatError, match="norm_topk_prob"):
+        exported(source, tmp_path)

@@ -44,8 +44,22 @@ def models(tmp_path_factory):
             "llama": {"attention_bias": True},
             "llama3": {"rope_parameters": LLAMA3},
             "tied": {"tie_word_embeddings": True},
+            "qwen3_moe": {
+                "head_dim": 32,
+                "num_experts": 4,
+                "num_experts_per_tok": 2,
+                "moe_intermediate_size": 256,
+                "norm_topk_prob": True,
+            },
+            "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
         }
-        kinds = {"qwen3": "Qwen3", "qwen2": "Qwen2", "tied": "Qwen2"}
+        kinds = {
+            "qwen3": "Qwen3",
+            "qwen2": "Qwen2",
+            "tied": "Qwen2",
+            "qwen3_moe": "Qwen3Moe",
+            "mixtral": "Mixtral",
+        }
         kind = kinds.get(family, "Llama")
         config = getattr(transformers, f"{kind}Config")(**{**SIZES, **own.get(family, {})})
         torch.manual_seed(0)
@@ -94,12 +108,21 @@ def difference(models, tmp_path, family, *args, **settings):
     return np.linalg.norm(found(tmp_path / "m.gguf") - want) / np.linalg.norm(want)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "qwen2", "llama", "llama3", "tied"])
+@pytest.mark.parametrize(
+    "family", ["qwen3", "qwen2", "llama", "llama3", "tied", "qwen3_moe", "mixtral"]
+)
 def test_llama_cpp_has_the_same_model(models, tmp_path, family):
     # One matrix is packed, so that what enters products is rounded to 8 bits for that one only:
     # the rest is float32.
     rules = ["*.layers.1.self_attn.v_proj.weight=int4", "*=keep"]
     assert difference(models, tmp_path, family, "int4", rules=rules) < 5e-3
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_llama_cpp_multiplies_packed_experts(models, tmp_path, family):
+    # Those of the last layer: before it nothing is rounded that could change who is chosen.
+    rules = ["*.layers.1.*.experts.*=int4", "*=keep"]
+    assert difference(models, tmp_path, family, "int4", rules=rules) < 2e-2
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ as dense decoders; weights of no model keep their names.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -23,7 +23,13 @@ from binq.export.gguf_vocabulary import vocabulary_of
 from binq.export.target import Model, Target, refuse
 from binq.files.dtypes import numpy_dtype
 from binq.files.gguf_writer import Entry, GgufWriter, Value
-from binq.models.gguf_names import WRITTEN, is_rotary, rotary_rows, written_name
+from binq.models.gguf_names import (
+    WRITTEN,
+    is_rotary,
+    rotary_rows,
+    written_expert,
+    written_name,
+)
 from binq.storage.base import to_float32
 from binq.storage.gguf_writer import exact_type, write_blocks
 
@@ -34,16 +40,20 @@ _FILE_TYPES = {
 }  # fmt: skip
 _FLOATS = ("F32", "F16", "BF16")
 _NEEDED = ("token_embd.weight", "output_norm.weight")
+_ROUTER = ".ffn_gate_inp."  # of which llama.cpp's own converter makes F32
 # Buffers that old checkpoints hold and nobody reads.
 _DROPPED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """One tensor of the file: what it is made of, and the order of its rows where that changes."""
+    """One tensor of the file: what it is made of, and the order of its rows where that changes.
+
+    - parts: one tensor, or the experts that are stacked
+    """
 
     entry: Entry
-    tensor: PlainTensor
+    parts: tuple[PlainTensor, ...]
     rows: NDArray[np.intp] | None = None
 
 
@@ -71,9 +81,10 @@ class Gguf(Target):
                 writer.write(values)
             for one in planned:
                 writer.begin()
-                for data in _data(one):
-                    writer.write(data)
-                advance(one.tensor.bytes_before)
+                for part in one.parts:
+                    for data in _data(one, part):
+                        writer.write(data)
+                    advance(part.bytes_before)
                 reports.append(_report(one))
             writer.close()
         except BaseException:
@@ -84,9 +95,9 @@ class Gguf(Target):
 
 
 def _report(one: _Planned) -> TensorReport:
-    entry, before = one.entry, one.tensor.bytes_before
-    name, shape = one.tensor.name, one.tensor.shape
-    return TensorReport(name, shape, entry.type, "other", before, entry.nbytes)
+    entry, before = one.entry, sum(part.bytes_before for part in one.parts)
+    name = one.parts[0].name if len(one.parts) == 1 else entry.name
+    return TensorReport(name, entry.shape, entry.type, "other", before, entry.nbytes)
 
 
 def _architecture(model: Model) -> str | None:
@@ -102,6 +113,11 @@ def _architecture(model: Model) -> str | None:
             f"{model.source.path}: how GGUF has a model of model_type {kind!r} is not known here, "
             f"only {', '.join(WRITTEN)}: llama.cpp's own converter reads --to compressed-tensors"
         )
+    if kind == "qwen3_moe" and model.config.get("norm_topk_prob") is not True:
+        raise UnsupportedFormatError(
+            f"{model.source.path}: norm_topk_prob of config.json is not true, which llama.cpp "
+            "takes for granted of qwen3_moe"
+        )
     return WRITTEN[kind]
 
 
@@ -112,11 +128,15 @@ def _plan(model: Model, notes: list[str]) -> list[_Planned]:
     """
     architecture = _architecture(model)
     planned, reasons, strange = [], {}, []
+    stacks: dict[str, dict[int, PlainTensor]] = {}
     for tensor in model.tensors:
         if tensor.name.endswith(_DROPPED):
             continue
         name = tensor.name
         if architecture is not None:
+            if expert := written_expert(name):
+                stacks.setdefault(expert[0], {})[expert[1]] = tensor
+                continue
             known = written_name(name)
             if known is None:
                 strange.append(name)
@@ -126,6 +146,11 @@ def _plan(model: Model, notes: list[str]) -> list[_Planned]:
             planned.append(_planned(model, architecture, name, tensor))
         except UnsupportedFormatError as error:
             reasons[tensor.name] = str(error)
+    for name, experts in stacks.items():
+        try:
+            planned.append(_stacked(model, name, experts))
+        except UnsupportedFormatError as error:
+            reasons[name] = str(error)
     refuse("GGUF", reasons)
     if strange:
         raise UnsupportedFormatError(
@@ -148,19 +173,40 @@ def _planned(model: Model, architecture: str | None, name: str, tensor: PlainTen
             rows = rotary_rows(tensor.shape[0], heads if ".attn_q." in name else kv_heads)
         except ValueError as error:
             raise UnsupportedFormatError(str(error)) from None
-    if tensor.packed is None:
-        return _Planned(Entry(name, _plain_type(tensor), tensor.shape), tensor, rows)
-    if tensor.form == "joined":
-        raise UnsupportedFormatError("it is one of several matrices of a tensor")
-    weights = tensor.packed()
-    return _Planned(Entry(name, exact_type(weights), weights.shape), tensor, rows)
+    kind, shape = _type(tensor)
+    if _ROUTER in name and tensor.packed is None:
+        kind = "F32"
+    return _Planned(Entry(name, kind, shape), (tensor,), rows)
 
 
-def _plain_type(tensor: PlainTensor) -> str:
-    """Returns the type of a tensor that is not packed: vectors and what is wider become F32."""
+def _stacked(model: Model, name: str, experts: Mapping[int, PlainTensor]) -> _Planned:
+    """Returns the experts of a layer as one tensor."""
+    count = model.config.get("num_local_experts") or model.config.get("num_experts")
+    parts = tuple(experts[number] for number in sorted(experts))
+    if sorted(experts) != list(range(len(parts))) or len(parts) != count:
+        raise UnsupportedFormatError(
+            f"there are the experts {sorted(experts)}, config.json has {count!r}"
+        )
+    found = {_type(part) for part in parts}
+    if len(found) > 1:
+        texts = sorted(f"{kind} {shape}" for kind, shape in found)
+        raise UnsupportedFormatError(
+            f"the experts of a layer are one tensor of one type, these are {', '.join(texts)}"
+        )
+    ((kind, shape),) = found
+    return _Planned(Entry(name, kind, (len(parts), *shape)), parts)
+
+
+def _type(tensor: PlainTensor) -> tuple[str, tuple[int, ...]]:
+    """Returns the type and shape that a tensor gets; vectors that are not packed become F32."""
+    if tensor.packed is not None:
+        if tensor.form == "joined":
+            raise UnsupportedFormatError("it is one of several matrices of a tensor")
+        weights = tensor.packed()
+        return exact_type(weights), weights.shape
     if tensor.dtype not in _FLOATS:
         raise UnsupportedFormatError(f"llama.cpp has no tensors of type {tensor.dtype}")
-    return tensor.dtype if len(tensor.shape) > 1 else "F32"
+    return (tensor.dtype if len(tensor.shape) > 1 else "F32"), tensor.shape
 
 
 def _heads(model: Model) -> tuple[int, int]:
@@ -228,11 +274,10 @@ def _metadata(model: Model, planned: list[_Planned], notes: list[str]) -> dict[s
     return found | vocabulary
 
 
-def _data(one: _Planned) -> Iterator[NDArray[Any]]:
-    """Yields the bytes of a tensor in order."""
-    tensor = one.tensor
+def _data(one: _Planned, tensor: PlainTensor) -> Iterator[NDArray[Any]]:
+    """Yields the bytes of a part in order."""
     if tensor.packed is None:
-        yield from _plain(one)
+        yield from _plain(one, tensor)
         return
     weights = tensor.packed()
     if one.rows is not None:
@@ -243,13 +288,13 @@ def _data(one: _Planned) -> Iterator[NDArray[Any]]:
     yield blocks
 
 
-def _plain(one: _Planned) -> Iterator[NDArray[Any]]:
-    stored = numpy_dtype(one.tensor.dtype)
+def _plain(one: _Planned, tensor: PlainTensor) -> Iterator[NDArray[Any]]:
+    stored = numpy_dtype(tensor.dtype)
     blocks: Iterator[NDArray[Any]] = (
-        block.view(stored) if block.dtype == np.uint8 else block for block in one.tensor.read()
+        block.view(stored) if block.dtype == np.uint8 else block for block in tensor.read()
     )
     if one.rows is not None:
         whole = np.concatenate([block.reshape(-1) for block in blocks])
-        blocks = iter([whole.reshape(one.tensor.shape)[one.rows]])
+        blocks = iter([whole.reshape(tensor.shape)[one.rows]])
     for block in blocks:
         yield to_float32(block) if one.entry.type == "F32" else np.ascontiguousarray(block)

@@ -21,8 +21,12 @@ _SIZES = {
     "intermediate_size": "feed_forward_length",
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
+    "num_local_experts": "expert_count",
+    "num_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
 }
-_NEEDED = (*(key for key in _SIZES if key != "num_key_value_heads"), "rms_norm_eps")
+_NEEDED = (*list(_SIZES)[:5], "rms_norm_eps")
 _YARN = {
     "extrapolation_factor": "yarn_ext_factor",
     "attention_factor": "yarn_attn_factor",

@@ -242,14 +242,22 @@ def llama_cpp_names(name: str) -> list[tuple[str, int]]:
 
 
 # Architectures that are written as well as read, by the model_type of config.json.
-WRITTEN = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+WRITTEN = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+}
+_ROUTERS = {"mlp.gate": "ffn_gate_inp", "block_sparse_moe.gate": "ffn_gate_inp"}
 _WRITTEN_MODEL = {ours: theirs for theirs, ours in _MODEL.items()}
-_WRITTEN_LAYER = {ours: theirs for theirs, ours in _LAYER.items()}
+_WRITTEN_LAYER = {ours: theirs for theirs, ours in _LAYER.items()} | _ROUTERS
 _PARAMETER = re.compile(r"(model\.layers\.(0|[1-9]\d{0,3})\.)?(.+)\.(weight|bias)")
 
 
 def written_name(name: str) -> str | None:
-    """Returns the name that a GGUF file has of a tensor of a dense decoder, or None.
+    """Returns the name that a GGUF file has of a tensor of a decoder, or None; no expert's.
 
     >>> written_name("model.layers.3.self_attn.q_proj.bias")
     'blk.3.attn_q.bias'
@@ -262,6 +270,17 @@ def written_name(name: str) -> str | None:
     if ours is None:
         return None
     return f"{ours}.{ending}" if layer is None else f"blk.{number}.{ours}.{ending}"
+
+
+def written_expert(name: str) -> tuple[str, int] | None:
+    """Returns the stack of a GGUF file that holds an expert, and its place there, or None.
+
+    >>> written_expert("model.layers.3.block_sparse_moe.experts.5.w1.weight")
+    ('blk.3.ffn_gate_exps.weight', 5)
+    """
+    if ".experts." not in name:
+        return None
+    return next(iter(llama_cpp_names(name)), None)
 
 
 def is_rotary(architecture: str, name: str) -> bool:
