@@ -345,12 +345,16 @@ def bonsai_gguf(path: Path) -> Written:
     w = Written(path)
     shapes = {"token_embd": (VOCAB, 256), "output": (VOCAB, 256), "blk.0.attn_q": (128, 256),
               "blk.0.ffn_down": (256, 384)}  # fmt: skip
+    names = {"token_embd": "model.embed_tokens", "output": "lm_head",
+             "blk.0.attn_q": "model.layers.0.self_attn.q_proj",
+             "blk.0.ffn_down": "model.layers.0.mlp.down_proj"}  # fmt: skip
     tensors = {}
     for name, shape in shapes.items():
         tensors[f"{name}.weight"] = gguf_tensor(w, f"{name}.weight", "Q1_0", shape)
+    w.values = {f"{names[n]}.weight": w.values[f"{n}.weight"] for n in names}
     w.quantized = set(w.values)
     norm = floats("norm", (256,))
-    w.values["blk.0.attn_norm.weight"] = norm
+    w.values["model.layers.0.input_layernorm.weight"] = norm
     tensors["blk.0.attn_norm.weight"] = (0, (256,), norm.tobytes())
     metadata = {"general.architecture": "qwen3", "general.file_type": 40, "qwen3.block_count": 1}
     path.mkdir(parents=True)

@@ -79,6 +79,12 @@ def llama(tmp_path):
     return write(tmp_path, LLAMA, {name: f32(values) for name, values in stored.items()}), hf
 
 
+def doubts(report):
+    """Returns the warnings but those on files that these metadata do not tell."""
+    files = ("config.json describes no model", "there is no tokenizer.json")
+    return [warning for warning in report.warnings if not warning.startswith(files)]
+
+
 def test_q_and_k_of_llama_are_put_in_order(llama):
     path, hf = llama
     found = read(path)
@@ -109,7 +115,7 @@ def test_a_conversion_writes_what_the_names_say(llama, tmp_path):
         else:
             np.testing.assert_array_equal(made[name], values, name)
             assert made[name].dtype == F32
-    assert report.warnings == []
+    assert doubts(report) == []
     settings = json.loads((tmp_path / "t/config.json").read_text())["quantization_config"]
     assert settings["convention"] == "Hugging Face"
     assert list(verify(tmp_path / "t", path)) == []
@@ -206,7 +212,7 @@ def test_norms_of_gemma_lose_the_1_that_was_added(tmp_path, kind):
     assert list(verify(tmp_path / "t", path)) == []
 
 
-@pytest.mark.parametrize(("kind", "doubtful"), [("qwen3", False), ("gpt-oss", True)])
+@pytest.mark.parametrize(("kind", "doubtful"), [("phi3", False), ("gpt-oss", True)])
 def test_other_files_keep_the_names_and_values_of_llama_cpp(tmp_path, kind, doubtful):
     values = weights(B + "attn_q.weight", B + "ffn_up.weight")
     path = write(tmp_path, {"general.architecture": kind}, {n: f32(v) for n, v in values.items()})
@@ -215,7 +221,7 @@ def test_other_files_keep_the_names_and_values_of_llama_cpp(tmp_path, kind, doub
     for name in values:
         np.testing.assert_array_equal(found[name], values[name])
     report = binq.quantize_checkpoint(path, tmp_path / "t")
-    assert [f"'{kind}': names and values" in w for w in report.warnings] == [True] * doubtful
+    assert [f"'{kind}': names and values" in w for w in doubts(report)] == [True] * doubtful
     settings = json.loads((tmp_path / "t/config.json").read_text())["quantization_config"]
     assert settings["convention"] == "llama.cpp"
 
@@ -278,7 +284,7 @@ def test_linear_attention_of_qwen35_is_turned_back(tmp_path):
         exact = name.endswith(("norm.weight", "A_log")) and "linear_attn.norm" not in name
         np.testing.assert_allclose(found[name], values, atol=5e-7 if exact else 0, err_msg=name)
     report = binq.quantize_checkpoint(path, tmp_path / "t", group_size=64)
-    assert report.warnings == []
+    assert doubts(report) == []
     made = binq.load_file(next((tmp_path / "t").glob("*.safetensors")))
     for name in ("in_proj_qkv", "in_proj_z", "out_proj"):
         expected = binq.quantize(hf[f"{A}{name}.weight"], "int4", group_size=64)

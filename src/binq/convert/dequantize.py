@@ -16,7 +16,9 @@ from binq.convert.whole_folder import whole_folder, write_json
 from binq.convert.work import check_target
 from binq.errors import UnknownModelWarning
 from binq.files.checkpoint import Checkpoint
+from binq.files.replacing import replacing
 from binq.models import what_is_unknown
+from binq.models.gguf_folder import folder_of
 
 # Marks a folder as the work of a dequantization, so that a later one may delete it.
 MARK = "binq-dequantize.json"
@@ -36,8 +38,8 @@ def dequantize_checkpoint(
 
     For everything that takes plain Hugging Face folders only, such as DeepSeek's float8 weights on
     a CPU. Names and axes are those of the model's own class; the tokenizer and other files are
-    copied, config.json loses its ``quantization_config`` and keeps the rest. A GGUF file has no
-    config.json: the folder gets weights alone. Memory is about that of one matrix.
+    copied, config.json loses its ``quantization_config`` and keeps the rest. Of a GGUF file they
+    are made of its metadata (docs/checkpoints.md). Memory is about that of one matrix.
 
     - src: a folder that ``binq quantize`` wrote, or any source that
       :func:`binq.quantize_checkpoint` reads
@@ -75,25 +77,27 @@ def dequantize_checkpoint(
             warnings.warn(f"{source.path}: {unknown}", UnknownModelWarning, stacklevel=2)
         check_target(source, target)
         report = Report(str(source.path), str(target), notes=notes, plain=True)
-        if source.is_gguf:
-            report.notes.append(
-                "a GGUF file has no config.json and no tokenizer: take those of the model it is of"
-            )
+        made = folder_of(source, family)
+        report.notes += made.notes
         total = sum(tensor.bytes_before for tensor in tensors)
         with whole_folder(target, overwrite, MARK) as folder, Bar(progress, total) as advance:
             pieces = [piece_of(tensor) for tensor in tensors]
             report.tensors += write_shards(folder, pieces, max_shard_bytes, source.mode, advance)
-            if not source.is_gguf and source.config:
-                write_json(folder / "config.json", _config(source, dtype), source.mode)
+            config = made.config if source.is_gguf else source.config
+            if config:
+                write_json(folder / "config.json", _config(config, dtype), source.mode)
+            for name, text in made.files.items():
+                with replacing(folder / name, source.mode) as temporary:
+                    temporary.write_text(text, encoding="utf-8", newline="")
             copy_files(source, folder)
     report.seconds = time.perf_counter() - started
     report.bytes_done = total
     return report
 
 
-def _config(source: Checkpoint, dtype: str) -> dict[str, Any]:
+def _config(source: dict[str, Any], dtype: str) -> dict[str, Any]:
     """Returns the source's configuration without a word of quantization."""
-    config = plain_config(source.config, dtype)
+    config = plain_config(source, dtype)
     if not any(key in config for key in DTYPE_KEYS):
         config["dtype"] = dtype
     return config

@@ -12,6 +12,7 @@ from binq.convert.report import REPORT
 from binq.files.checkpoint import Checkpoint
 from binq.files.settings import SIDE_FILES
 from binq.models import find_family
+from binq.models.gguf_folder import folder_of
 from binq.models.gguf_names import LLAMA_CPP, convention
 
 # What the safetensors library leaves where it is killed.
@@ -33,7 +34,8 @@ def weight_map(plan: Plan) -> dict[str, str]:
 
 def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[str, Any]:
     """Returns the source's configuration with ``quantization_config`` replaced."""
-    config = {} if source.is_gguf else dict(source.config)
+    config = folder_of(source, settings.family).config if source.is_gguf else source.config
+    config = dict(config)
     # MLX has its settings twice.
     keys = ("quantization", "compression_config", "quantization_config")
     before = [value for key in keys if (value := config.pop(key, None)) is not None]

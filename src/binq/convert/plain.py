@@ -45,6 +45,8 @@ _STACKED = re.compile(
     r"^(.+?\.)(?:experts\.)?switch_(?:mlp|glu)\.(gate|up|down)_proj(?:\.weight)?$"
 )
 _ALONE = re.compile(r"^(.+\.experts)\.(\d+)\.(gate_up|gate|up|down)_proj\.weight$")
+# What Mixtral calls them.
+_MIXTRAL, _MIXTRAL_LEAVES = "block_sparse_moe.", {"gate": "w1", "up": "w3", "down": "w2"}
 # Families whose class has ``experts.gate_up_proj`` and ``experts.down_proj`` of all experts.
 _FUSED = ("Gemma 4", "Llama 4")
 
@@ -333,7 +335,7 @@ class _Plain:
                     fused.setdefault(f"{stacked[1]}experts", {})[stacked[2]] = each
                 else:
                     for expert, matrix in enumerate(each):
-                        name = f"{stacked[1]}experts.{expert}.{stacked[2]}_proj.weight"
+                        name = f"{stacked[1]}experts.{expert}.{_leaf(*stacked.groups())}.weight"
                         done.append(self._alone(name, matrix))
             elif alone and self._fuses:
                 kinds = fused.setdefault(alone[1], {})
@@ -400,6 +402,11 @@ class _Plain:
         one = columns[0][0].weights
         form = "joined" if one.packed is not None else ""
         return PlainTensor(name, self._dtype, shape, read, nbytes, one.was, one.packed, form)
+
+
+def _leaf(prefix: str, kind: str) -> str:
+    """Returns what a family calls a matrix of an expert."""
+    return _MIXTRAL_LEAVES[kind] if prefix.endswith(_MIXTRAL) else f"{kind}_proj"
 
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from binq.files.checkpoint import Checkpoint
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.writer import name_room
 from binq.models import is_tied, logical_tensors, what_is_unknown
+from binq.models.gguf_folder import folder_of
 from binq.models.gguf_names import what_differs
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
@@ -113,6 +114,7 @@ def _notes(
         differs = what_differs(source)
         if differs:
             yield differs
+    yield from folder_of(source, settings.family).notes
     roles = {tensor.role for tensor in tensors}
     if settings.lm_head not in (None, KEEP) and "head" not in roles:
         what = f"lm_head={settings.lm_head!r} (--lm-head) did nothing: no tensor is an output head"

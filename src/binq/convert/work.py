@@ -29,6 +29,7 @@ from binq.convert.task import (
 )
 from binq.files.checkpoint import INDEX, Checkpoint
 from binq.files.replacing import TEMPORARY, create_file, replacing, sync_folder
+from binq.models.gguf_folder import folder_of
 
 # What lay at the target and is replaced, from the last rename but one until it is deleted.
 REPLACED = ".binq-replaced"
@@ -167,8 +168,9 @@ class Work:
         self._remove_strays()  # those of workers that were killed in this run
         _write_json(self.folder / INDEX, index, self.source.mode)
         _write_json(self.folder / "config.json", self._config, self._config_mode)
-        with replacing(self.folder / REPORT, self.source.mode) as temporary:
-            temporary.write_text(report, encoding="utf-8")
+        for name, text in (self._made | {REPORT: report}).items():
+            with replacing(self.folder / name, self.source.mode) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="")
         self._copy_others()
         sync_folder(self.folder)
         if self._target_is_filled():
@@ -207,7 +209,8 @@ class Work:
             written = {path.name for path in self.target.glob("*.safetensors")}
             expected = json.loads(json.dumps([self._config, weight_map(self.plan)]))
             same = [config, index["weight_map"]] == expected and shards == written
-            return same and all((self.target / path.name).exists() for path in others)
+            names = {*self._made, *(path.name for path in others)}
+            return same and all((self.target / name).exists() for name in names)
         return False
 
     def tidy(self) -> None:
@@ -298,6 +301,11 @@ class Work:
     @cached_property
     def _config(self) -> dict[str, Any]:
         return output_config(self.source, self.plan, self.settings)
+
+    @cached_property
+    def _made(self) -> dict[str, str]:
+        """Returns name -> text of the files that are made of the source's metadata."""
+        return folder_of(self.source, self.settings.family).files
 
     @property
     def _config_mode(self) -> int:

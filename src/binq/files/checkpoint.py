@@ -69,6 +69,7 @@ class Checkpoint:
         self._lock = threading.Lock()
         self._files: dict[str, TensorFile] = {}
         self.is_gguf = False
+        self._first = ""  # of GGUF files the one with the metadata
         self._known: dict[Hashable, Any] = {}
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
@@ -113,7 +114,16 @@ class Checkpoint:
         files = open_parts(path)
         self._files = {file.path.name: file for file in files}
         self._map = {name: file.path.name for file in files for name in file}
+        self._first = files[0].path.name
         self.config = dict(files[0].metadata)
+
+    def array(self, key: str) -> list[str] | NDArray[Any] | None:
+        """Returns an array of a GGUF file's metadata, however long (:meth:`GgufFile.array`).
+
+        None where there is none, and for safetensors.
+        """
+        first = self._files.get(self._first)
+        return first.array(key) if isinstance(first, GgufFile) else None
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -9,6 +9,9 @@ import struct
 from math import prod
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.header import TensorInfo
 from binq.files.reading import ReadableFile
@@ -22,7 +25,7 @@ MAX_NAME = 1 << 16
 MAX_TEXT = 1 << 26
 MAX_AXES = 4
 MAX_DEPTH = 4
-# Arrays longer than this (vocabularies) are checked and skipped, not kept.
+# Arrays longer than this (vocabularies) are checked and skipped: GgufFile.array reads them.
 KEPT_ARRAY = 1024
 # Texts are looked at one by one; a large vocabulary has 800,000 with its merges.
 MAX_ELEMENTS = 4_000_000
@@ -92,7 +95,34 @@ class GgufFile(TensorFile):
     def _read_header(self) -> int:
         header = _Header(self._file)
         self.tensors, self.metadata = header.tensors, header.metadata
+        self._arrays = header.arrays
         return 0
+
+    def array(self, key: str) -> list[str] | NDArray[Any] | None:
+        """Returns an array of the metadata, however long: a list of texts, or numbers.
+
+        None where there is no such key, or it holds another kind of thing. Raises FormatError for
+        texts that are not UTF-8, with the number of the first.
+        """
+        if key not in self._arrays:
+            return None
+        kind, count, start, stop = self._arrays[key]
+        data = self._file.read(start, stop - start, key)
+        if kind in _SCALARS:
+            return np.frombuffer(data, _SCALARS[kind])
+        if kind != _STRING:
+            return None
+        texts, at = [], 0
+        for number in range(count):
+            (length,) = struct.unpack_from("<Q", data, at)
+            at += 8 + length
+            try:
+                texts.append(data[at - length : at].decode("utf-8"))
+            except UnicodeDecodeError:
+                raise FormatError(
+                    f"{self.path}: metadata {key!r}: text {number} is not UTF-8"
+                ) from None
+        return texts
 
 
 class _Header:
@@ -102,6 +132,8 @@ class _Header:
         self._file, self._size, self._path = file, file.size, file.path
         self._at = 0
         self._elements = 0  # of arrays, that were looked at one by one
+        # key -> type and number of the elements of an array, and where they lie
+        self.arrays: dict[str, tuple[int, int, int, int]] = {}
         self._block, self._block_at = b"", 0  # what was read last, and from where
         if self._take(4, "magic") != MAGIC:
             what = what_it_is(file.read(0, min(SIGN_BYTES, file.size), "magic"))
@@ -202,8 +234,11 @@ class _Header:
         inner = self._number("<I", key)
         least = struct.calcsize(_SCALARS[inner]) if inner in _SCALARS else 8
         count = self._count(1 << 32, least, key)
+        if depth == 0:
+            self.arrays[key] = inner, count, self._at, self._at
         if inner in _SCALARS and count > KEPT_ARRAY:
             self._skip(count * least, key)
+            self._end(key, depth)
             return None
         self._elements += count
         if self._elements > MAX_ELEMENTS:
@@ -213,7 +248,13 @@ class _Header:
             value = self._value(inner, key, depth + 1)
             if count <= KEPT_ARRAY:
                 kept.append(value)
+        self._end(key, depth)
         return kept if count <= KEPT_ARRAY else None
+
+    def _end(self, key: str, depth: int) -> None:
+        """Notes where an array ends that lies in no other."""
+        if depth == 0:
+            self.arrays[key] = (*self.arrays[key][:3], self._at)
 
     def _string(self, limit: int, what: str) -> str:
         length = self._count(limit, 1, what)

@@ -8,7 +8,7 @@ import numpy as np
 
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.models import generic, gguf, gguf_names, mlx_form, table
+from binq.models import generic, gguf, gguf_config, gguf_names, mlx_form, table
 from binq.models.basis import check_basis
 from binq.models.family import UNKNOWN, Family, Rule, judge, text_config
 from binq.models.table import FAMILIES, register
@@ -86,7 +86,8 @@ def logical_tensors(
       told from others
 
     Tensors of GGUF files whose convention is known have Hugging Face's names and values, those that
-    MLX stores in a form of its own Hugging Face's form.
+    MLX stores in a form of its own Hugging Face's form. Tables that the configuration has the
+    numbers of are left out.
 
     Raises UnsupportedFormatError, with its name, for a quantization method or a packing that is
     not known, and for weights in a rotated basis: nothing is guessed.
@@ -95,7 +96,7 @@ def logical_tensors(
     found = find_family(source, family)
     tensors = _tensors_of(source, found, look)
     if found is gguf.FAMILY:
-        return gguf_names.translate(source, tensors)
+        return gguf_config.without_tables(source, gguf_names.translate(source, tensors))
     return mlx_form.turn_back(source, tensors)
 
 

@@ -91,13 +91,17 @@ _CONVENTIONS = {
     "gemma": _Convention(_LAYER, norms=True),
     "gemma2": _Convention(_LAYER | _FOUR_NORMS, norms=True),
     "gemma3": _Convention(_LAYER | _FOUR_NORMS, norms=True),
+    "qwen2": _Convention(_LAYER),
+    "qwen3": _Convention(_LAYER),
+    "qwen2moe": _Convention(_LAYER | _MIXTURE),
+    "qwen3moe": _Convention(_LAYER | _MIXTURE),
     "qwen35": _Convention(_LAYER | _AFTER, norms=True, linear_attention=True),
     "qwen35moe": _Convention(_LAYER | _AFTER | _MIXTURE, norms=True, linear_attention=True),
 }
 # Only the names differ.
 _SAME = (
-    "cohere2", "command-r", "exaone4", "hunyuan-dense", "olmo2", "olmoe", "phi3", "qwen2",
-    "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "seed_oss", "stablelm",
+    "cohere2", "command-r", "exaone4", "hunyuan-dense", "olmo2", "olmoe", "phi3", "qwen2vl",
+    "qwen3vl", "qwen3vlmoe", "seed_oss", "stablelm",
 )  # fmt: skip
 
 
@@ -136,35 +140,68 @@ def _said(stored: LogicalTensor, tensor: LogicalTensor) -> LogicalTensor:
     return replace(tensor, reason=f"{tensor.reason}; llama.cpp's form of it was undone")
 
 
-def _translate(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) -> LogicalTensor:
-    name, _, ending = tensor.name.rpartition(".")
-    if name in _MODEL:
-        storage = _norm(rules, tensor) if name == "output_norm" else tensor.storage
-        return replace(tensor, name=f"{_MODEL[name]}.{ending}", storage=storage)
-    block = _BLOCK.fullmatch(tensor.name)
-    if block is None or int(block[1]) >= _layers(source):
-        return tensor
+def tensor_names(source: Checkpoint) -> list[str]:
+    """Returns the names that the tensors of a GGUF file have when they were read.
+
+    Without those of layers that draft tokens.
+    """
+    rules = _CONVENTIONS.get(_architecture(source))
+    if rules is None:
+        return list(source)
+    layers = _layers(source)
+    found = []
+    for name in source:
+        block = _BLOCK.fullmatch(name)
+        if block is None or int(block[1]) < layers:
+            found.append(_hugging_face(rules, name, layers) or name)
+    return found
+
+
+def _hugging_face(rules: _Convention, name: str, layers: int) -> str | None:
+    """Returns Hugging Face's name of a tensor, None where it has none."""
+    what, _, ending = name.rpartition(".")
+    if what in _MODEL:
+        return f"{_MODEL[what]}.{ending}"
+    block = _BLOCK.fullmatch(name)
+    if block is None or int(block[1]) >= layers:
+        return None
     layer = f"model.layers.{int(block[1])}"
     if rules.linear_attention and block[2] in gguf_linear_attention.NAMES:
-        storage = gguf_linear_attention.turn_back(source, tensor, block[2])
-        name = gguf_linear_attention.NAMES[block[2]]
-        return replace(tensor, name=f"{layer}.{name}", storage=storage)
+        return f"{layer}.{gguf_linear_attention.NAMES[block[2]]}"
     what, _, ending = block[2].rpartition(".")
     if what not in rules.layer or ending not in ("weight", "bias"):
-        if ending == "scale":
+        return None
+    return f"{layer}.{rules.layer[what]}.{ending}"
+
+
+def _translate(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) -> LogicalTensor:
+    name = _hugging_face(rules, tensor.name, _layers(source))
+    if name is None:
+        block = _BLOCK.fullmatch(tensor.name)
+        if block and int(block[1]) < _layers(source) and tensor.name.endswith(".scale"):
             raise UnsupportedFormatError(
                 f"{source.path}: {tensor.name!r} scales a weight, which is not supported for the "
                 f"architecture {_architecture(source)!r}"
             )
         return tensor
-    storage = tensor.storage
+    return replace(tensor, name=name, storage=_undone(source, rules, tensor))
+
+
+def _undone(source: Checkpoint, rules: _Convention, tensor: LogicalTensor) -> Storage:
+    """Returns the values that Hugging Face has of a tensor to which it gives a name."""
+    block = _BLOCK.fullmatch(tensor.name)
+    if block is None:
+        return _norm(rules, tensor) if "norm" in tensor.name else tensor.storage
+    if rules.linear_attention and block[2] in gguf_linear_attention.NAMES:
+        return gguf_linear_attention.turn_back(source, tensor, block[2])
+    what = block[2].rpartition(".")[0]
     if what.endswith("norm"):
-        storage = _norm(rules, tensor)
-    elif rules.rotary and what in ("attn_q", "attn_k"):
-        storage = _rotary(source, tensor, what, int(block[1]))
-    elif what == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:
-        storage = Undone(storage, "itself", (1, *tensor.shape))
-    return replace(tensor, name=f"{layer}.{rules.layer[what]}.{ending}", storage=storage)
+        return _norm(rules, tensor)
+    if rules.rotary and what in ("attn_q", "attn_k"):
+        return _rotary(source, tensor, what, int(block[1]))
+    if what == "ffn_gate_inp_shexp" and len(tensor.shape) == 1:
+        return Undone(tensor.storage, "itself", (1, *tensor.shape))
+    return tensor.storage
 
 
 def _layers(source: Checkpoint) -> int:

@@ -34,6 +34,9 @@ _ROLES = {
     "down_proj": ("down_proj",),
 }
 
+# Stacks of experts that transformers has no name for: as MLX has them.
+_STACK = re.compile(r"(.+\.)(?:experts\.)?switch_(?:mlp|glu)\.((?:gate|up|down)_proj)\.weight")
+
 
 class Files:
     """The tensors of safetensors files: packed ones mapped, of the others the types.
@@ -186,7 +189,13 @@ class Attachment:
         self._floats.append((name, q, transposed))
 
     def _place_expert(self, renamed: str, stored: str, q: QuantizedArray) -> bool:
-        """Remembers one expert's matrix, where transformers joins those to a stack."""
+        """Remembers one expert's matrix, where transformers joins those to a stack, or a stack."""
+        stack = _STACK.fullmatch(renamed)
+        if stack is not None and q.ndim == 3:
+            for path in self._candidates(f"{stack[1]}experts"):
+                if path in self._modules and is_experts(self._modules[path]):
+                    self._experts[path][stack[2]][0] = stored, q
+                    return True
         for converter in self._converters:
             name, pattern = converter.rename_source_key(renamed)
             if pattern is None or not _joins_experts(converter):
