@@ -14,6 +14,7 @@ from binq.convert.verify import verify
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs links and file modes")
 W = {"model.norm.weight": np.ones(4, np.float32)}
 PACKED = [
+    "README.md",
     "binq-report.json",
     "binq.safetensors.index.json",
     "config.json",
@@ -82,9 +83,9 @@ def test_what_is_made_of_private_files_is_private(tmp_path):
         (source / name).chmod(wanted)
     binq.quantize_checkpoint(source, tmp_path / "target")
     found = {path.name: mode(path) for path in (tmp_path / "target").iterdir()}
-    _, index, config, shard = PACKED
+    card, _, index, config, shard = PACKED
     assert found.items() >= {
-        shard: 0o644, index: 0o644, config: 0o600, "secret.txt": 0o600, "open.txt": 0o644
+        shard: 0o644, index: 0o644, config: 0o600, card: 0o600, "secret.txt": 0o600, "open.txt": 0o644
     }.items()  # fmt: skip
     (source / "model.safetensors").chmod(0o400)
     binq.quantize_checkpoint(source, tmp_path / "target", overwrite=True)

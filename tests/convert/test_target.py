@@ -250,6 +250,7 @@ def test_files_that_work_leaves_are_not_taken_from_the_source(source, tmp_path):
     (source / "tokenizer.json").write_text("{}")
     binq.quantize_checkpoint(source, tmp_path / "target")
     assert names(tmp_path / "target") == [
+        "README.md",
         "binq-report.json",
         "binq.safetensors.index.json",
         "config.json",

@@ -157,7 +157,7 @@ def quantize_checkpoint(
             work.check_source()
             report = _finished(work)
             if part is None:
-                work.complete(overwrite, report.to_saved())
+                work.complete(overwrite, report)
         report.seconds = time.perf_counter() - started
         report.bytes_done = nbytes
     return report

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from binq.convert.card import README, SOURCE_README, is_card
 from binq.convert.output import other_files
 from binq.convert.plain import PlainTensor
 from binq.convert.report import REPORT
@@ -126,8 +127,14 @@ def plain_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[st
 
 
 def copy_files(source: Checkpoint, folder: Path) -> None:
-    """Copies the tokenizer and all else that is neither weights nor settings of quantization."""
-    for path in other_files(source):
-        if path.name not in _SETTINGS_FILES:
-            with replacing(folder / path.name, path.stat().st_mode) as temporary:
+    """Copies the tokenizer and all else that is neither weights nor settings of quantization.
+
+    Of a packed folder not the card of its weights, but the README of what was packed.
+    """
+    others = [path for path in other_files(source) if path.name not in _SETTINGS_FILES]
+    packed = any(is_card(path) for path in others)
+    for path in others:
+        name = README if packed and path.name == SOURCE_README else path.name
+        if not is_card(path):
+            with replacing(folder / name, path.stat().st_mode) as temporary:
                 shutil.copyfile(path, temporary)

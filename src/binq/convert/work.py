@@ -12,12 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from binq.convert.card import README, SOURCE_README, card, copied_as
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.item import Settings
 from binq.convert.lock import LOCK_NAMES, Lock
 from binq.convert.output import other_files, output_config, weight_map
 from binq.convert.plan import Plan
-from binq.convert.report import REPORT
+from binq.convert.report import REPORT, Report
 from binq.convert.shard import Progress
 from binq.convert.task import (
     MANIFEST,
@@ -151,8 +152,8 @@ class Work:
         found = (self._result(n) for n in range(len(self.plan.shards)))
         return [result for result in found if result is not None]
 
-    def complete(self, overwrite: bool, report: str) -> None:
-        """Writes index, config and report, copies the other files, gives the folder its name.
+    def complete(self, overwrite: bool, report: Report) -> None:
+        """Writes index, config, report and card, copies the other files, gives the folder its name.
 
         Raises ValueError where shards are missing, FileExistsError for a target that was filled
         meanwhile. A kill at any point loses nothing: what marks the shards as done is deleted when
@@ -168,9 +169,11 @@ class Work:
         self._remove_strays()  # those of workers that were killed in this run
         _write_json(self.folder / INDEX, index, self.source.mode)
         _write_json(self.folder / "config.json", self._config, self._config_mode)
-        for name, text in (self._made | {REPORT: report}).items():
-            with replacing(self.folder / name, self.source.mode) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="")
+        for name, text in (self._made | {REPORT: report.to_saved()}).items():
+            _write(self.folder / name, text, self.source.mode)
+        copied = copied_as(self._others)
+        if README not in copied:
+            self._write_card(report, copied.get(SOURCE_README))
         self._copy_others()
         sync_folder(self.folder)
         if self._target_is_filled():
@@ -209,7 +212,7 @@ class Work:
             written = {path.name for path in self.target.glob("*.safetensors")}
             expected = json.loads(json.dumps([self._config, weight_map(self.plan)]))
             same = [config, index["weight_map"]] == expected and shards == written
-            names = {*self._made, *(path.name for path in others)}
+            names = {README, *self._made, *copied_as(others)}
             return same and all((self.target / name).exists() for name in names)
         return False
 
@@ -322,9 +325,14 @@ class Work:
         others = other_files(self.source)
         return [p for p in others if p.name not in ours and not _is_of_work(p.name)]
 
+    def _write_card(self, report: Report, readme: Path | None) -> None:
+        """Writes README.md, which says what configuration and README of the source say."""
+        mode = self._config_mode & (0o666 if readme is None else readme.stat().st_mode) | 0o600
+        _write(self.folder / README, card(self.source, self._config, report, readme), mode)
+
     def _copy_others(self) -> None:
-        for path in self._others:
-            with replacing(self.folder / path.name, path.stat().st_mode) as temporary:
+        for name, path in copied_as(self._others).items():
+            with replacing(self.folder / name, path.stat().st_mode) as temporary:
                 shutil.copyfile(path, temporary)
 
 
@@ -397,5 +405,9 @@ def _is_folder(path: Path) -> bool:
 
 
 def _write_json(path: Path, content: dict[str, Any], mode: int) -> None:
+    _write(path, json.dumps(content, indent=2) + "\n", mode)
+
+
+def _write(path: Path, text: str, mode: int) -> None:
     with replacing(path, mode) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(text, encoding="utf-8", newline="")
