@@ -25,6 +25,7 @@ from binq.files.stored import StoredPacked
 from binq.formats.layout import TILE_ROWS
 from binq.formats.scales import scale_dtype, scale_name
 from binq.models import find_family, logical_tensors
+from binq.models.gguf_folder import folder_of
 from binq.models.kept import kept_tensors, settings_of
 from binq.models.tensor import LogicalTensor
 from binq.storage.base import SCAN_BYTES, CodedStorage, Exact, to_float32
@@ -68,7 +69,8 @@ class Tensors(Mapping[str, Array]):
 
     - path: what was opened
     - metadata: the strings of the files' ``__metadata__`` but binq's own, or GGUF's keys
-    - config: the contents of ``config.json``, {} where there is none
+    - config: the contents of ``config.json``, {} where there is none; of a GGUF file what a
+      conversion makes of its metadata (docs/checkpoints.md)
     """
 
     def __init__(self, path: str | os.PathLike[str], family: str | None = None) -> None:
@@ -93,7 +95,31 @@ class Tensors(Mapping[str, Array]):
     @property
     def config(self) -> Mapping[str, Any]:
         """Returns the model's configuration: read-only."""
-        return MappingProxyType({} if self._source.is_gguf else self._source.config)
+        source = self._source
+        made = folder_of(source, self._family).config if source.is_gguf else source.config
+        return MappingProxyType(made)
+
+    def text(self, name: str) -> str | None:
+        """Returns the text of a file beside the weights, None where there is none.
+
+        - name: such as ``"tokenizer.json"`` or ``"chat_template.jinja"``. For a GGUF file, those
+          that a conversion makes of its metadata
+
+        Raises ValueError for a path.
+
+        >>> import binq, pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "chat_template.jinja").write_text("{{ messages }}")
+        >>> binq.save_file({}, folder / "model.safetensors")
+        >>> binq.load(folder).text("chat_template.jinja")
+        '{{ messages }}'
+        """
+        if name in ("", ".", "..") or Path(name).name != name:
+            raise ValueError(f"name must be that of a file in {self.path}, got {name!r}")
+        if self._source.is_gguf:
+            return folder_of(self._source, self._family).files.get(name)
+        path = self.path / name
+        return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def describe(self) -> dict[str, TensorDescription]:
         """Returns what the headers say of each tensor."""

@@ -85,7 +85,8 @@ def test_what_is_made_of_private_files_is_private(tmp_path):
     found = {path.name: mode(path) for path in (tmp_path / "target").iterdir()}
     card, _, index, config, shard = PACKED
     assert found.items() >= {
-        shard: 0o644, index: 0o644, config: 0o600, card: 0o600, "secret.txt": 0o600, "open.txt": 0o644
+        shard: 0o644, index: 0o644, config: 0o600, card: 0o600,
+        "secret.txt": 0o600, "open.txt": 0o644,
     }.items()  # fmt: skip
     (source / "model.safetensors").chmod(0o400)
     binq.quantize_checkpoint(source, tmp_path / "target", overwrite=True)
