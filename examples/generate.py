@@ -1,9 +1,10 @@
-"""Generate text from a packed folder, in numpy: no PyTorch.
+"""Generate text from a packed folder or a GGUF file, in numpy: no PyTorch.
 
-    python examples/generate.py FOLDER "Why is the sky blue?"
+    python examples/generate.py MODEL "Why is the sky blue?"
         [--new N] [--temperature T] [--top-p P] [--seed S] [--activations MODE] [--raw]
 
-FOLDER is what `binq quantize` wrote for a Qwen 2 or 3, a Llama or Mistral, or a Bonsai. The prompt
+MODEL is a Qwen 2 or 3, a Llama or Mistral, or a Bonsai: what `binq quantize` wrote, a GGUF file, or
+a folder of MLX or of plain safetensors. What no packing holds exactly runs as floats. The prompt
 goes through the model's chat template (jinja2), unless --raw is said, and its tokenizer
 (`pip install tokenizers`). Text appears as it is made; the tokens a second follow.
 `--ids 1,2,3` takes a prompt of token ids instead and prints ids: no tokenizer is needed.
@@ -13,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,10 @@ FAMILIES = {"qwen2", "qwen3", "llama", "mistral"}
 CHUNK = 256  # tokens of a prompt at a time: bounds the memory of attention
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def read_json(model: Any, name: str) -> dict[str, Any]:
+    """Returns the contents of a JSON file beside the weights of a model; {} for none."""
+    found: dict[str, Any] = json.loads(model.text(name) or "{}")
     return found
-
-
-def load(folder: Path) -> dict[str, Any]:
-    """Returns the tensors of a packed folder by name, mapped: nothing is read yet."""
-    index = read_json(folder / "binq.safetensors.index.json")
-    if not index:
-        raise SystemExit(f"{folder} is no packed folder: make one by `binq quantize SRC {folder}`")
-    tensors: dict[str, Any] = {}
-    for shard in sorted(set(index["weight_map"].values())):
-        tensors |= binq.load_file(folder / shard)
-    return tensors
 
 
 class Rotation:
@@ -95,13 +86,12 @@ class Rotation:
 class Decoder:
     """A decoder of one sequence: calling it adds tokens and returns the logits of the last."""
 
-    def __init__(self, folder: str | Path, activations: Any = "int16") -> None:
-        folder = Path(folder)
+    def __init__(self, path: str | Path, activations: Any = "int16") -> None:
         self.activations = activations
-        self.config = c = read_json(folder / "config.json")
+        self.model = w = binq.load(path)  # nothing is read yet
+        self.config = c = dict(w.config)
         if c.get("model_type") not in FAMILIES or c.get("use_sliding_window"):
-            raise SystemExit(f"{folder}: {c.get('model_type')!r} is not among {sorted(FAMILIES)}")
-        w = load(folder)
+            raise SystemExit(f"{path}: {c.get('model_type')!r} is not among {sorted(FAMILIES)}")
         self.heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.heads
         self.size = c.get("head_dim") or c["hidden_size"] // self.heads
@@ -113,7 +103,7 @@ class Decoder:
         self.layers = [self._layer(w, f"model.layers.{n}.") for n in range(c["num_hidden_layers"])]
         self.caches = [nn.KeyValueCache(self.kv_heads, self.size) for _ in self.layers]
 
-    def _layer(self, w: dict[str, Any], prefix: str) -> dict[str, Any]:
+    def _layer(self, w: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         layer: dict[str, Any] = {}
         for key, names in {
             "qkv": [f"self_attn.{n}_proj" for n in "qkv"],
@@ -193,11 +183,10 @@ def generate(
         tokens = [token]
 
 
-def templated(folder: Path, prompt: str) -> str:
+def templated(model: Any, prompt: str) -> str:
     """Returns the prompt as the model's chat template puts it; as it is where there is none."""
-    settings = read_json(folder / "tokenizer_config.json")
-    path = folder / "chat_template.jinja"
-    template = path.read_text(encoding="utf-8") if path.exists() else settings.get("chat_template")
+    settings = read_json(model, "tokenizer_config.json")
+    template = model.text("chat_template.jinja") or settings.get("chat_template")
     if not isinstance(template, str):
         return prompt
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -217,7 +206,7 @@ def templated(folder: Path, prompt: str) -> str:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", type=Path)
     parser.add_argument("prompt", nargs="?", default="")
     parser.add_argument("--ids", help="token ids instead of a prompt, separated by commas")
     parser.add_argument("--new", type=int, default=256, help="tokens to make at most")
@@ -227,16 +216,19 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--activations", default="int16", choices=("float32", "int16", "int8"))
     parser.add_argument("--raw", action="store_true", help="no chat template")
     given = parser.parse_args(words)
-    decoder = Decoder(given.folder, given.activations)
-    settings = read_json(given.folder / "generation_config.json")
+    decoder = Decoder(given.model, given.activations)
+    settings = read_json(decoder.model, "generation_config.json")
     said = settings.get("eos_token_id", decoder.config.get("eos_token_id"))
     stop = set(said) if isinstance(said, list) else {said}
     tokenizer: Any = None
     if given.ids is None:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(given.folder / "tokenizer.json"))
-        text = given.prompt if given.raw else templated(given.folder, given.prompt)
+        described = decoder.model.text("tokenizer.json")
+        if described is None:
+            raise SystemExit(f"{given.model} has no tokenizer.json: put the model's own there")
+        tokenizer = Tokenizer.from_str(described)
+        text = given.prompt if given.raw else templated(decoder.model, given.prompt)
         # A template has written its own special tokens.
         prompt = tokenizer.encode(text, add_special_tokens=text == given.prompt).ids
     else:

@@ -113,3 +113,16 @@ def test_another_family_has_no_configuration_of_its_own(tmp_path):
     config = json.loads(text(tmp_path / "t/config.json"))
     assert list(config) == ["quantization_config"]
     assert config["quantization_config"]["convention"] == "llama.cpp"
+
+
+def test_loading_gives_the_same(tmp_path):
+    path, _ = bonsai(tmp_path / "s")
+    binq.quantize_checkpoint(path, tmp_path / "t", "binary")
+    with binq.load(path) as stored, binq.load(tmp_path / "t") as packed:
+        assert stored.config == {k: v for k, v in packed.config.items() if "quant" not in k}
+        for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+            assert stored.text(name) == packed.text(name)
+        assert stored.text("README.md") is None
+        assert stored.text("none.json") is packed.text("none.json") is None
+        with pytest.raises(ValueError, match="name must be"):
+            packed.text("../s/Bonsai.gguf")

@@ -110,20 +110,19 @@ def test_what_is_not_known_is_not_guessed(tmp_path, more, part):
     assert part in reason(tmp_path, **more)
 
 
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_scaling_of_llama_3_is_told_by_its_table(tmp_path, factor):
+@pytest.mark.parametrize(("factor", "original"), [(8.0, 8192), (32.0, 8192), (4.0, 1000)])
+def test_scaling_of_llama_3_is_told_by_its_table(tmp_path, factor, original):
     frequencies = 500000.0 ** -(np.arange(0, 16, 2) / 16)
     waves = 2 * np.pi / frequencies
-    smooth = (8192 / waves - 1) / 3
-    table = np.where(
-        waves < 2048, 1.0, np.where(waves > 8192, factor, 1 / ((1 - smooth) / factor + smooth))
-    )
+    smooth = (original / waves - 1) / 3
+    between = 1 / ((1 - smooth) / factor + smooth)
+    table = np.where(waves < original / 4, 1.0, np.where(waves > original, factor, between))
     tensors = {"rope_freqs.weight": table.astype(F32)}
     config, why = config_of(tmp_path, tensors=tensors, rope__freq_base=500000.0)
     assert why == ""
     assert config["rope_scaling"] == {
         "rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
+        "original_max_position_embeddings": original,
     }  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def test_chat_template_and_streamed_text(example, packed, capsys):
     template = "{% for m in messages %}w7 {{ m.content }} {{ eos_token }}{% endfor %}"
     settings = {"chat_template": template, "eos_token": {"content": "w2"}}
     (packed / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert example.templated(packed, "w3 w4") == "w7 w3 w4 w2"
+    assert example.templated(binq.load(packed), "w3 w4") == "w7 w3 w4 w2"
     assert example.main([str(packed), "w3 w4", "--new", "4"]) == 0
     out, err = capsys.readouterr()
     assert all(word.startswith("w") for word in out.split())
@@ -110,10 +110,36 @@ def test_chat_template_and_streamed_text(example, packed, capsys):
     assert "2 tokens of prompt" in capsys.readouterr().err
 
 
-def test_other_folders_are_refused(example, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma4"}))
+def test_other_folders_are_refused(example, packed, tmp_path):
+    config = json.loads((packed / "config.json").read_text())
+    (packed / "config.json").write_text(json.dumps(config | {"model_type": "gemma4"}))
     with pytest.raises(SystemExit, match="'gemma4' is not among"):
+        example.Decoder(packed)
+    (packed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SystemExit, match=r"has no tokenizer\.json"):
+        example.main([str(packed), "Hello"])
+    with pytest.raises(FileNotFoundError, match="not a checkpoint"):
         example.Decoder(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    with pytest.raises(SystemExit, match="is no packed folder"):
-        example.Decoder(tmp_path)
+
+
+def test_plain_weights(example, packed, tmp_path):
+    """Of Hugging Face, not packed: products of floats."""
+    binq.dequantize_checkpoint(packed, tmp_path / "plain", dtype="float32")
+    tokens = TOKENS[0].tolist()
+    expected = example.Decoder(packed, "float32")(tokens)
+    got = example.Decoder(tmp_path / "plain")(tokens)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6 * np.linalg.norm(expected))
+
+
+def test_gguf(example, packed, tmp_path):
+    """Names, order of rows and configuration come of the file alone."""
+    try:
+        binq.export_checkpoint(packed, tmp_path / "m.gguf", to="gguf")
+    except binq.errors.UnsupportedFormatError as error:
+        pytest.skip(str(error))
+    tokens = TOKENS[0].tolist()
+    expected = example.Decoder(packed, "float32")(tokens)
+    decoder = example.Decoder(tmp_path / "m.gguf", "float32")
+    assert decoder.layers[0]["down"][0].format == "int4"
+    got = decoder(tokens)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6 * np.linalg.norm(expected))

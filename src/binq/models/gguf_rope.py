@@ -8,10 +8,12 @@ from numpy.typing import NDArray
 from binq.files.checkpoint import Checkpoint
 from binq.models.gguf_metadata import Metadata, NotKnownError
 
+Floats = NDArray[np.float64]
+
 # The table that llama.cpp's converter makes of Llama 3's scaling: what frequencies are divided by.
 ROPE_FREQS = "rope_freqs.weight"
 # All published models have these; a table is taken only where they give just its numbers.
-_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192
+_LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192  # the last where no number of the table tells it
 
 
 def scaling(found: Metadata) -> dict[str, Any] | None:
@@ -50,20 +52,32 @@ def llama3_scaling(source: Checkpoint, base: float, size: int) -> dict[str, Any]
     factor = float(table.max(initial=0.0))
     if table.shape != (size // 2,) or not factor >= 1:
         raise NotKnownError(f"{ROPE_FREQS} has shape {table.shape}, of heads of {size}")
-    if not np.allclose(table, _llama3(base, size, factor), rtol=1e-4, atol=0):
+    frequencies = base ** -(np.arange(0, size, 2) / size)
+    original = _original(table, frequencies, factor)
+    if not np.allclose(table, _llama3(frequencies, factor, original), rtol=1e-4, atol=0):
         raise NotKnownError(f"{ROPE_FREQS} is not a table of Llama 3's scaling")
     return {
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": _LOW,
         "high_freq_factor": _HIGH,
-        "original_max_position_embeddings": _ORIGINAL,
+        "original_max_position_embeddings": original,
     }
 
 
-def _llama3(base: float, size: int, factor: float) -> NDArray[np.float64]:
+def _original(table: Floats, frequencies: Floats, factor: float) -> int:
+    """Returns the length of texts before scaling, which waves between short and long ones tell."""
+    between = np.flatnonzero((table > 1 + 1e-3) & (table < factor * (1 - 1e-3)))
+    if not len(between) or factor == 1:
+        return _ORIGINAL
+    n = between[0]
+    kept = (1 / table[n] - 1 / factor) / (1 - 1 / factor)
+    turns = _LOW + kept * (_HIGH - _LOW)
+    return round(float(turns * 2 * np.pi / frequencies[n]))
+
+
+def _llama3(frequencies: Floats, factor: float, original: int) -> Floats:
     """Returns what frequencies are divided by: 1 for short waves, ``factor`` for long ones."""
-    frequencies = base ** -(np.arange(0, size, 2) / size)
-    turns = _ORIGINAL * frequencies / (2 * np.pi)
+    turns = original * frequencies / (2 * np.pi)
     kept = np.clip((turns - _LOW) / (_HIGH - _LOW), 0, 1)
     return np.asarray(1 / (kept + (1 - kept) / factor))
