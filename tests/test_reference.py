@@ -38,7 +38,7 @@ def stored(codes, scales, zero_points, format, group_size):
     return (
         reference.pack(codes, format, group_size, zero_points is None),
         reference.tile_scales(scales),
-        None if zero_points is None else reference.pack_zero_points(zero_points, format),
+        None if zero_points is None else reference.pack_zero_points(zero_points),
     )
 
 
@@ -81,7 +81,7 @@ def test_int4_asymmetric_bytes():
 def test_zero_point_bytes():
     zero_points = np.zeros((20, 1), np.uint8)
     zero_points[[0, 16, 3, 19], 0] = [1, 2, 15, 4]
-    packed = reference.pack_zero_points(zero_points, "int4")
+    packed = reference.pack_zero_points(zero_points)
     assert packed.shape == (1, 1, 16)
     assert packed[0, 0, [0, 1, 3]].tolist() == [0x21, 0x00, 0x4F]
 
@@ -105,7 +105,7 @@ def test_pack_and_unpack_are_inverse(format, symmetric, group_size, shape):
     assert (reference.unpack(packed, format, *shape, symmetric) == codes).all()
     assert (reference.untile_scales(tiled, shape[0]) == scales).all()
     if packed_zeros is not None:
-        back = reference.unpack_zero_points(packed_zeros, format, shape[0])
+        back = reference.unpack_zero_points(packed_zeros, shape[0])
         assert (back == zero_points).all()
 
 

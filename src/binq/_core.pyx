@@ -55,18 +55,20 @@ cdef enum:
 def _spec(int index):
     """Returns row `index` of the table of formats."""
     cdef const binq_format *row = &SPECS[index]
+    cdef const binq_layout *layout = &LAYOUTS[row.layout]
     zeros = {number: name for name, number in ZEROS.items() if number}
     methods = {number: name for name, number in METHODS.items()}
     return FormatSpec(
         number=index,
         name=row.name.decode(),
-        bits=row.bits,
-        planes=row.planes,
-        row_bytes=row.row_bytes,
+        bits=layout.bits,
+        planes=layout.planes,
+        row_bytes=layout.row_bytes,
+        even=row.search == SEARCH_EVEN,
         zero_kinds=tuple(zeros[row.zero_kinds[i]] for i in range(2) if row.zero_kinds[i]),
         methods=tuple(methods[row.methods[i]] for i in range(2)),
         largest=row.largest,
-        levels=tuple(row.levels[i] for i in range(1 << row.bits)),
+        levels=tuple(row.levels[i] for i in range(1 << layout.bits)),
         activation_levels={
             name: <int>row.activation_levels[mode]
             for name, mode in ACTIVATIONS.items()
@@ -196,7 +198,8 @@ cdef int check_packed(const Weights *w, _View packed) except -1:
         raise ValueError(f"group_size must be 0, 32, 64, 128 or 256, got {w.group_size}")
     if w.zero and w.zero not in (SPECS[w.format].zero_kinds[0], SPECS[w.format].zero_kinds[1]):
         raise ValueError(f"zero must be one of the format's kinds, got {w.zero}")
-    check_size("packed", packed, w.tiles * w.groups * (w.group_size >> 3) * block_bytes(w.format))
+    check_size("packed", packed, w.tiles * w.groups * (w.group_size >> 3)
+               * block_bytes(SPECS[w.format].layout))
     return 0
 
 
@@ -351,10 +354,10 @@ cdef class PackedMatrix:
         r.count = rows_view.size(0)
         r.out = <float *>out_view.buffer.buf
         check_rows(r.rows, r.count, w.out_features)
-        r.word = SPECS[w.format].row_bytes
+        r.word = LAYOUTS[SPECS[w.format].layout].row_bytes
         r.scale_word = SCALE_SPECS[w.scale_type].bytes
         r.offset_word = SCALE_SPECS[w.offset_type].bytes
-        r.group_bytes = (w.group_size >> 3) * block_bytes(w.format)
+        r.group_bytes = (w.group_size >> 3) * block_bytes(SPECS[w.format].layout)
         r.groups_at_once = max(<Py_ssize_t>1, min(w.groups, TILE_BYTES // r.group_bytes))
         r.scratch_bytes = aligned(r.groups_at_once * (
             r.group_bytes + TILE_ROWS * (r.scale_word + r.offset_word) + TILE_ROWS // 2))

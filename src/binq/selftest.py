@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from binq import _core
 from binq.array.array import QuantizedArray
-from binq.array.choices import ActivationsName, FormatName
+from binq.array.choices import FORMAT_NAMES, ActivationsName, FormatName
 from binq.array.linear import linear
 from binq.convert import quantize_checkpoint
 from binq.convert.verify import verify
 from binq.files import save_file
 from binq.formats import get_format
+from binq.formats.zeros import NONE
 from binq.methods.quantize import METHODS, quantize
 from binq.runtime import cpu_info
 
@@ -31,12 +32,6 @@ _SAMPLE: tuple[tuple[int, ActivationsName], ...] = (
     (5, "int16"),
     (40, "int8"),
     (40, "int16"),
-)
-_LEVELS: tuple[tuple[FormatName, int, int], ...] = (
-    ("binary", -1, 1),
-    ("ternary", -1, 1),
-    ("int2", -2, 1),
-    ("int4", -8, 7),
 )
 
 
@@ -54,7 +49,7 @@ def selftest(say: Callable[[str], None]) -> bool:
         passed &= same
         say(f"{name}: integer products {'are exact' if same else 'DIFFER from the definition'}")
     _core.use_isa(before)
-    for format, *_ in _LEVELS:
+    for format in FORMAT_NAMES:
         say(_speed(format))
     problems = _convert()
     passed &= not problems
@@ -65,17 +60,17 @@ def selftest(say: Callable[[str], None]) -> bool:
 def digest() -> str:
     """Returns the sha256 of integer products of fixed codes and activations."""
     found = hashlib.sha256()
-    for format, low, high in _LEVELS:
-        q, x = _case(format, low, high)
+    for format in FORMAT_NAMES:
+        q, x = _case(format)
         for rows, mode in _SAMPLE:
             found.update(linear(x[:rows], q, activations=mode).tobytes())
     return found.hexdigest()
 
 
-def _case(format: FormatName, low: int, high: int) -> tuple[QuantizedArray, NDArray[np.float32]]:
+def _case(format: FormatName) -> tuple[QuantizedArray, NDArray[np.float32]]:
     """Codes, scales and activations by a small formula: no generator that could change."""
     k = np.arange(70 * 300, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
-    levels = [low, high] if format == "binary" else list(range(low, high + 1))
+    levels = get_format(format).codes(NONE)
     codes = np.array(levels, np.int8)[(k >> np.uint64(16)) % np.uint64(len(levels))]
     scales = (1 + (k[:210] >> np.uint64(20)).astype(np.float32) % 97).reshape(70, 3) / 1024
     x = ((k[:12000] >> np.uint64(8)).astype(np.float32) % 2003 - 1001).reshape(40, 300) / 64

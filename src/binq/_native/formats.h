@@ -3,7 +3,47 @@
 #ifndef BINQ_FORMATS_H
 #define BINQ_FORMATS_H
 
+#include <string.h>
+
 enum { BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT4, BINQ_FORMATS };
+
+/* How stored codes lie in memory. A kernel is compiled once for each layout that it tells apart,
+ * and reads from the row of a format what its codes stand for. */
+enum {
+    BINQ_ONE_PLANE,           /* two levels, two steps apart */
+    BINQ_TRITS,               /* two planes, each of whose bits is a step */
+    BINQ_TWO_PLANES,          /* bit 0 and bit 1 of a code */
+    BINQ_THREE_PLANES,
+    BINQ_NIBBLES,             /* levels one step apart */
+    BINQ_LEVELS,              /* nibbles that stand for any 16 levels */
+    BINQ_LAYOUTS
+};
+
+typedef struct {
+    int bits;                 /* of a stored code */
+    int planes;               /* bit planes, [k / 8][plane][32 rows] bytes; 1 for whole codes */
+    int row_bytes;            /* adjacent bytes of one row in 8 k: 1 for planes, 4 for nibbles */
+} binq_layout;
+
+static const binq_layout binq_layouts[BINQ_LAYOUTS] = {
+    {1, 1, 1}, {2, 2, 1}, {2, 2, 1}, {3, 3, 1}, {4, 1, 4}, {4, 1, 4}};
+
+/* Calls loop(..., layout) with the layout as a constant: an inline function is compiled for it. */
+#define BINQ_BY_LAYOUT(layout, loop, ...)                                   \
+    ((layout) == BINQ_ONE_PLANE      ? loop(__VA_ARGS__, BINQ_ONE_PLANE)    \
+     : (layout) == BINQ_TRITS        ? loop(__VA_ARGS__, BINQ_TRITS)        \
+     : (layout) == BINQ_TWO_PLANES   ? loop(__VA_ARGS__, BINQ_TWO_PLANES)   \
+     : (layout) == BINQ_THREE_PLANES ? loop(__VA_ARGS__, BINQ_THREE_PLANES) \
+     : (layout) == BINQ_NIBBLES      ? loop(__VA_ARGS__, BINQ_NIBBLES)      \
+                                     : loop(__VA_ARGS__, BINQ_LEVELS))
+
+/* The same of the layouts of two bits and more: one plane has tables of its own on x86. */
+#define BINQ_BY_CODES(layout, loop, ...)                                    \
+    ((layout) == BINQ_TRITS          ? loop(__VA_ARGS__, BINQ_TRITS)        \
+     : (layout) == BINQ_TWO_PLANES   ? loop(__VA_ARGS__, BINQ_TWO_PLANES)   \
+     : (layout) == BINQ_THREE_PLANES ? loop(__VA_ARGS__, BINQ_THREE_PLANES) \
+     : (layout) == BINQ_NIBBLES      ? loop(__VA_ARGS__, BINQ_NIBBLES)      \
+                                     : loop(__VA_ARGS__, BINQ_LEVELS))
 
 /* What may say where zero lies in a group, beside nothing (binq.formats.zeros). */
 enum { BINQ_ZERO_NONE = 0, BINQ_ZERO_CODE = 1, BINQ_ZERO_OFFSET = 2 };
@@ -11,13 +51,16 @@ enum { BINQ_ZERO_NONE = 0, BINQ_ZERO_CODE = 1, BINQ_ZERO_OFFSET = 2 };
 /* The rules that choose scales (binq.reference.quantizers). */
 enum { BINQ_MSE, BINQ_ABSMAX, BINQ_ABSMEAN, BINQ_METHODS };
 
+/* How quantizers find scales and codes: the indices of QUANTIZERS in common/quantizers.pxi. */
+enum { BINQ_SEARCH_TWO_LEVELS, BINQ_SEARCH_TERNARY, BINQ_SEARCH_EVEN, BINQ_SEARCHES };
+
 typedef struct {
     const char *name;
-    int bits;                 /* of a stored code */
-    int planes;               /* bit planes, [k / 8][plane][32 rows] bytes; 1 for whole codes */
-    int row_bytes;            /* adjacent bytes of one row in 8 k: 1 for planes, 4 for nibbles */
+    int layout;
+    int search;
     int zero_kinds[2];        /* beside none, the default first; filled up with none */
     int methods[2];           /* the default first */
+    int absmax;               /* the level of the largest weight; negative: whatever its sign */
     int largest;              /* the largest magnitude of what multiplies a scale */
     signed char levels[16];   /* what a stored code stands for, in units of the scale */
     float activation_levels[3];  /* of float32, int16 and int8: the largest integer for x */
@@ -26,19 +69,43 @@ typedef struct {
 /* int16 activations: 8191, so that the sum of four fits 16 bits (tables of four), or
  * 32639 = 127 * 257, which is 256 * high + low with signed bytes. */
 static const binq_format binq_formats[BINQ_FORMATS] = {
-    {"binary", 1, 1, 1, {BINQ_ZERO_OFFSET}, {BINQ_MSE, BINQ_ABSMEAN}, 1,
-     {-1, 1}, {0, 8191, 127}},
-    {"ternary", 2, 2, 1, {BINQ_ZERO_NONE}, {BINQ_MSE, BINQ_ABSMEAN}, 1,
-     {-1, 0, 0, 1}, {0, 8191, 127}},
-    {"int2", 2, 2, 1, {BINQ_ZERO_NONE}, {BINQ_MSE, BINQ_ABSMAX}, 2,
-     {-2, -1, 0, 1}, {0, 32639, 127}},
-    {"int4", 4, 1, 4, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET}, {BINQ_MSE, BINQ_ABSMAX}, 15,
-     {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7}, {0, 32639, 127}},
+    {"binary", BINQ_ONE_PLANE, BINQ_SEARCH_TWO_LEVELS, {BINQ_ZERO_OFFSET},
+     {BINQ_MSE, BINQ_ABSMEAN}, 1, 1, {-1, 1}, {0, 8191, 127}},
+    {"ternary", BINQ_TRITS, BINQ_SEARCH_TERNARY, {BINQ_ZERO_NONE},
+     {BINQ_MSE, BINQ_ABSMEAN}, 1, 1, {-1, 0, 0, 1}, {0, 8191, 127}},
+    {"int2", BINQ_TWO_PLANES, BINQ_SEARCH_EVEN, {BINQ_ZERO_NONE},
+     {BINQ_MSE, BINQ_ABSMAX}, -2, 2, {-2, -1, 0, 1}, {0, 32639, 127}},
+    {"int4", BINQ_NIBBLES, BINQ_SEARCH_EVEN, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET},
+     {BINQ_MSE, BINQ_ABSMAX}, 7, 15, {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
+     {0, 32639, 127}},
 };
 
 /* What 32 rows by 8 columns take. */
-static inline long binq_block_bytes(int format) {
-    return 32L * binq_formats[format].planes * binq_formats[format].row_bytes;
+static inline long binq_block_bytes(int layout) {
+    return 32L * binq_layouts[layout].planes * binq_layouts[layout].row_bytes;
+}
+
+/* What the stored code 0 stands for: where something says where zero lies in a group, whole codes
+ * count from 0. */
+static inline int binq_first_level(int format, int zero) {
+    return zero == BINQ_ZERO_NONE || binq_formats[format].layout == BINQ_ONE_PLANE
+               ? binq_formats[format].levels[0]
+               : 0;
+}
+
+/* What the bit of a plane adds to the level. */
+static inline int binq_plane_step(int layout, int plane) {
+    return layout == BINQ_ONE_PLANE ? 2 : layout == BINQ_TRITS ? 1 : 1 << plane;
+}
+
+/* The stored code of each level, as an unsigned byte; the smallest of those with that level. */
+static inline void binq_stored_codes(int format, int zero, unsigned char *codes) {
+    const binq_format *row = &binq_formats[format];
+    const int shift = binq_first_level(format, zero) - row->levels[0];
+    int code;
+    memset(codes, 0, 256);
+    for (code = (1 << binq_layouts[row->layout].bits) - 1; code >= 0; code--)
+        codes[(unsigned char)(row->levels[code] + shift)] = (unsigned char)code;
 }
 
 #endif

@@ -1,14 +1,20 @@
 # The table of formats (formats.h), as every native module reads it.
 
-from libc.stdint cimport int8_t
+from libc.stdint cimport int8_t, uint8_t
 
 cdef extern from "formats.h" nogil:
     enum:                     # Format: index into the arrays of KernelTable
-        FORMAT_BINARY "BINQ_BINARY"
+        FORMAT_BINARY "BINQ_BINARY"     # those with engines of their own; others by their layout
         FORMAT_TERNARY "BINQ_TERNARY"
-        FORMAT_INT4 "BINQ_INT4"
-        FORMAT_INT2 "BINQ_INT2"
         FORMATS "BINQ_FORMATS"
+    enum:
+        ONE_PLANE "BINQ_ONE_PLANE"
+        TRITS "BINQ_TRITS"
+        TWO_PLANES "BINQ_TWO_PLANES"
+        THREE_PLANES "BINQ_THREE_PLANES"
+        NIBBLES "BINQ_NIBBLES"
+        LEVELS "BINQ_LEVELS"
+        LAYOUT_COUNT "BINQ_LAYOUTS"
     enum:
         ZERO_NONE "BINQ_ZERO_NONE"
         ZERO_CODE "BINQ_ZERO_CODE"
@@ -17,18 +23,34 @@ cdef extern from "formats.h" nogil:
         METHOD_MSE "BINQ_MSE"
         METHOD_ABSMAX "BINQ_ABSMAX"
         METHOD_ABSMEAN "BINQ_ABSMEAN"
-    ctypedef struct binq_format:
-        const char *name
+    enum:
+        SEARCH_TWO_LEVELS "BINQ_SEARCH_TWO_LEVELS"
+        SEARCH_TERNARY "BINQ_SEARCH_TERNARY"
+        SEARCH_EVEN "BINQ_SEARCH_EVEN"
+        SEARCHES "BINQ_SEARCHES"
+    ctypedef struct binq_layout:
         int bits
         int planes
         int row_bytes
+    const binq_layout *LAYOUTS "binq_layouts"
+    ctypedef struct binq_format:
+        const char *name
+        int layout
+        int search
         int zero_kinds[2]
         int methods[2]
+        int absmax
         int largest
         int8_t levels[16]
         float activation_levels[3]
     const binq_format *SPECS "binq_formats"
-    Py_ssize_t block_bytes "binq_block_bytes"(int format) noexcept
+    Py_ssize_t block_bytes "binq_block_bytes"(int layout) noexcept
+    int first_level "binq_first_level"(int format, int zero) noexcept
+    int plane_step "binq_plane_step"(int layout, int plane) noexcept
+    void stored_codes "binq_stored_codes"(int format, int zero, uint8_t *codes) noexcept
+    # Macros: loop(..., layout), with the layout a constant in each.
+    void by_layout "BINQ_BY_LAYOUT"(int layout, ...) noexcept
+    void by_codes "BINQ_BY_CODES"(int layout, ...) noexcept
 
 cdef extern from "scale_types.h" nogil:
     enum:                     # ScaleType: of stored scales and offsets

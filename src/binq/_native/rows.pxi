@@ -2,7 +2,7 @@
 # that the kernels for whole tiles serve any choice of rows in every format.
 
 cdef enum:
-    NIBBLES = 0               # two rows share a byte: r the low, r + 16 the high nibble
+    HALF_BYTES = 0            # two rows share a byte: r the low, r + 16 the high nibble
     TILE_BYTES = 1 << 14      # of a tile that is filled row by row: it stays in the first cache
 
 
@@ -26,7 +26,7 @@ cdef void take_row(const uint8_t *stored, Py_ssize_t nbytes, Py_ssize_t word, Py
                    uint8_t *tile, Py_ssize_t place) noexcept nogil:
     # Copies row `lane` of the bytes of a tile to a place in another, whose nibbles must be zero.
     cdef Py_ssize_t i, count
-    if word == NIBBLES:
+    if word == HALF_BYTES:
         stored += lane % 16
         tile += place % 16
         for i in range(nbytes // 16):
@@ -71,7 +71,7 @@ cdef void take_block(const RowsJob *r, Weights *w, const int64_t *rows, Py_ssize
                  w.scale_groups * TILE_ROWS * r.scale_word, r.scale_word, lane,
                  <uint8_t *>w.scales, i)
         if w.zero_points != NULL:
-            take_row(whole.zero_points + block // 2, w.scale_groups * (TILE_ROWS // 2), NIBBLES,
+            take_row(whole.zero_points + block // 2, w.scale_groups * (TILE_ROWS // 2), HALF_BYTES,
                      lane, <uint8_t *>w.zero_points, i)
         if w.offsets != NULL:
             take_row(<const uint8_t *>whole.offsets + block * r.offset_word,

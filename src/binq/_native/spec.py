@@ -10,6 +10,7 @@ class FormatSpec(NamedTuple):
     - bits: of a stored code
     - planes: bit planes side by side; 1 for whole codes
     - row_bytes: adjacent bytes of one row in 8 columns: 1 for planes, 4 for nibbles
+    - even: whether levels are one step apart, so that codes are rounded quotients
     - zero_kinds: what may say where zero lies beside nothing, the default first
     - methods: the rules that choose scales, the default first
     - largest: the largest magnitude of an integer that multiplies a scale
@@ -22,6 +23,7 @@ class FormatSpec(NamedTuple):
     bits: int
     planes: int
     row_bytes: int
+    even: bool
     zero_kinds: tuple[str, ...]
     methods: tuple[str, ...]
     largest: int

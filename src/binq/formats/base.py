@@ -44,9 +44,10 @@ class Format:
     def codes(self, zero: str) -> tuple[int, ...]:
         """Returns the codes that a weight can have, ascending, with that kind of zero.
 
-        They are the levels, or whole codes as they are stored where zero is not ``"none"``.
+        They are the levels; codes as they are stored where zero is not ``"none"`` and there are
+        more than two.
         """
-        if self.whole_codes and zero != NONE:
+        if zero != NONE and self.bits > 1:
             return tuple(range(1 << self.bits))
         return tuple(sorted(set(self.spec.levels)))
 

@@ -1,4 +1,4 @@
-"""Scales and offsets of int4 where the error of each input has an importance of its own.
+"""Scales and offsets of codes from 0 where the error of each input has an importance of its own.
 
 The rule is binq.reference.affine.best_affine, for many groups at once.
 """
@@ -12,11 +12,12 @@ from binq.methods.storing import primitive_lines
 # 0: the smallest gap between two weights.
 _STARTS = (0.0, 1.0, 0.85, 0.7)
 _ROUNDS = 8
-_HIGHEST = 15.0
 
 
-def best_affine(w: Floats, h: Floats) -> tuple[Floats, Floats]:
+def best_affine(w: Floats, h: Floats, top: int) -> tuple[Floats, Floats]:
     """Returns a scale and an offset of each group of weights ``(rows, size)`` with importance h.
+
+    Codes are 0 to top.
 
     h, of the shape of w, has a positive number in each row, and 0 for what is only padding.
     """
@@ -24,22 +25,22 @@ def best_affine(w: Floats, h: Floats) -> tuple[Floats, Floats]:
     low = np.where(matters, w, np.inf).min(axis=1)
     high = np.where(matters, w, -np.inf).max(axis=1)
     count, total = lane_sums(h), lane_sums(h * w)
-    step = (high - low) / _HIGHEST
+    step = (high - low) / top
     gain, best_scale, best_offset = np.zeros(len(w)), step.copy(), low.copy()
     gap = _smallest_gaps(w, matters)
     for start in _STARTS:
         scale = start * step
-        offset = (low + high) * 0.5 - 7.5 * scale
+        offset = (low + high) * 0.5 - 0.5 * top * scale
         left = np.flatnonzero(high > low)
         if start == 0:
             scale, offset = gap.copy(), low.copy()
-            left = left[(high - low <= 15.5 * gap)[left]]
+            left = left[(high - low <= (top + 0.5) * gap)[left]]
         for _ in range(_ROUNDS):
             if not left.size:
                 break
             some_h = h[left]
             steps = (w[left] - offset[left, np.newaxis]) / scale[left, np.newaxis]
-            codes = np.rint(np.clip(steps, 0.0, _HIGHEST))
+            codes = np.rint(np.clip(steps, 0.0, top))
             sum_q, sum_qq = lane_sums(some_h * codes), lane_sums(some_h * (codes * codes))
             some_count, some_total = count[left], total[left]
             rise = some_count * lane_sums(some_h * w[left] * codes) - sum_q * some_total
@@ -57,7 +58,7 @@ def best_affine(w: Floats, h: Floats) -> tuple[Floats, Floats]:
             scale[left], offset[left] = next_scale, next_offset
             left = left[moved]
     best_scale = np.where(high > low, best_scale, 0.0)
-    return primitive_lines(w, matters, best_scale, best_offset)
+    return primitive_lines(w, matters, best_scale, best_offset, top)
 
 
 def _smallest_gaps(w: Floats, matters: NDArray[np.bool_]) -> Floats:

@@ -51,14 +51,14 @@ def _saved(w: Floats, h: Floats, scales: Floats, low: Floats, span: int) -> Floa
 
 
 def primitive_lines(
-    w: Floats, matters: NDArray[np.bool_], scales: Floats, offsets: Floats
+    w: Floats, matters: NDArray[np.bool_], scales: Floats, offsets: Floats, top: int
 ) -> tuple[Floats, Floats]:
-    """Returns scales and offsets whose codes, from 0 on, have no common divisor."""
+    """Returns scales and offsets whose codes, from 0 to top, have no common divisor."""
     used = np.flatnonzero(scales > 0)
     s, o = scales[used], offsets[used]
     steps = (w[used] - o[:, np.newaxis]) / s[:, np.newaxis]
-    codes = np.rint(np.clip(steps, 0, 15)).astype(np.int64)
-    base = np.where(matters[used], codes, 15).min(axis=1)
+    codes = np.rint(np.clip(steps, 0, top)).astype(np.int64)
+    base = np.where(matters[used], codes, top).min(axis=1)
     apart = np.where(matters[used], codes - base[:, np.newaxis], 0)
     divisor = np.maximum(np.gcd.reduce(apart, axis=1), 1)
     scales, offsets = scales.copy(), offsets.copy()

@@ -23,8 +23,6 @@ from binq.methods.stored import (
 )
 from binq.methods.storing import fit_to_storage
 
-# Zero points in the order they are tried: the likely ones first.
-_ZERO_POINTS = tuple(zero for step in range(8) for zero in (7 - step, 8 + step))
 # Levels with offsets are found in blocks of about this many weights at a time.
 _BLOCK = 1 << 20
 
@@ -79,7 +77,10 @@ def _best(
         return _best_powers(w, packing, importance), None
     # Where there are no zero points: a negative scale is a positive one and codes of other signs.
     pair = (codes[0], -codes[-1])
-    ranges = [-zero for zero in _ZERO_POINTS] if packing.zero == CODE else pair
+    middle = len(codes) // 2
+    # Zero points in the order they are tried: the likely ones first.
+    tried = [-zero for step in range(middle) for zero in (middle - 1 - step, middle + step)]
+    ranges = tried if packing.zero == CODE else pair
     groups = len(group_starts(packing, w.shape[1]))
     scales = np.zeros((len(w), groups))
     lows = np.zeros((len(w), groups), np.int8)
@@ -153,14 +154,16 @@ def _best_binary(
 def _best_offsets(
     w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
 ) -> tuple[Floats, Floats]:
-    """Returns the scales of int4 weights and the offsets of their groups."""
+    """Returns the scales of weights with codes from 0 and the offsets of their groups."""
     values, h = _in_groups(w, packing, importance)
     lead = values.shape[:2]
     # Padding is of no importance, whatever stands for a group in which nothing is.
     h = np.broadcast_to(h, values.shape).copy()
     h.reshape(len(w), -1)[:, w.shape[1] :] = 0
     scales, offsets = best_affine(
-        values.reshape(-1, values.shape[2]), h.reshape(-1, values.shape[2])
+        values.reshape(-1, values.shape[2]),
+        h.reshape(-1, values.shape[2]),
+        packing.kind.codes(packing.zero)[-1],
     )
     return scales.reshape(lead), offsets.reshape(lead)
 

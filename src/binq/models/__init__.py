@@ -28,8 +28,8 @@ __all__ = [
     "what_is_unknown",
 ]
 
-# Already in one or two bits a weight: what the model was trained in.
-_LOW_BIT = ("binary", "ternary", "int2")
+# Already in so many bits a weight: what the model was trained in.
+_LOW_BITS = 2
 _LOSSLESS = "already stored in {}: kept exactly so"
 
 
@@ -143,4 +143,4 @@ def _low_bit(source: Checkpoint, storage: Storage) -> Exact | None:
         return None
     with np.errstate(all="ignore"):
         exact = source.once(storage, lambda: storage.exact_format(source))
-    return exact if exact is not None and exact.packing.format in _LOW_BIT else None
+    return exact if exact is not None and exact.packing.bits <= _LOW_BITS else None

@@ -1,17 +1,16 @@
 """Every operation of binq in plain numpy: the definition that the compiled kernels must meet.
 
 Written to be read; imports numpy and the number types of ml_dtypes only, and nothing else in binq
-imports it. All functions take one
-matrix of weights, ``(out_features, in_features)``, not a stack. Formats are ``"binary"``,
-``"ternary"``, ``"int2"`` and ``"int4"``; ``group_size`` is 32, 64, 128, 256 or None (one scale a
-row).
+imports it. All functions take one matrix of weights, ``(out_features, in_features)``, not a stack.
+Formats are the names of ``FORMATS``; ``group_size`` is 32, 64, 128, 256 or None (one scale a row).
 
+- formats: what codes stand for, and how they lie
 - layout: tiles, groups, packed codes, stored scales and zero points
 - product: dequantize, quantized activations, matmul
 - quantizers: the scale of a group by each method, codes, quantize
 - search: the best of all scales
 - powers: the best of all powers of two
-- affine: scales and offsets of int4
+- affine: scales and offsets of codes from 0
 - rounding: from the best scale to the one that is stored
 - scales: the types of scales
 - errors: measure
@@ -19,6 +18,7 @@ row).
 """
 
 from binq.reference.errors import measure
+from binq.reference.formats import FORMATS
 from binq.reference.layout import (
     TILE_ROWS,
     count_groups,
@@ -43,6 +43,7 @@ from binq.reference.quantizers import quantize, quantize_to_codes
 
 __all__ = [
     "ACTIVATION_LEVELS",
+    "FORMATS",
     "TILE_ROWS",
     "count_groups",
     "count_scale_groups",

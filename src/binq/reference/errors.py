@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.formats import FORMATS
 from binq.reference.layout import untile_scales
 from binq.reference.product import dequantize
 from binq.reference.scales import scale_values
@@ -22,8 +23,8 @@ def measure(
     """Returns signal, noise, the largest error, clipped weights and scales that are 0.
 
     With ``e = w - dequantize(packed)``, both float32: signal is ``sum(w**2)``, noise
-    ``sum(e**2)``. Clipped, in int4 only, are the weights with ``|e| > 0.5000001 |scale|``:
-    farther from their level than rounding brings them.
+    ``sum(e**2)``. Clipped, in 16 levels one step apart only, are the weights with
+    ``|e| > 0.5000001 |scale|``: farther from their level than rounding brings them.
 
     Sums are in float64: 8 of each row, column k in number k mod 8, folded to one; these added up
     from the first row of a tile to the last, and the tiles likewise.
@@ -37,7 +38,7 @@ def measure(
     )
     row_scales = np.abs(scale_values(untile_scales(scales, w.shape[0])))
     clipped = 0
-    if format == "int4":
+    if FORMATS[format].search == "even" and FORMATS[format].bits == 4:
         limit = row_scales * np.float32(0.5000001)
         size = w.shape[1] if group_size is None else group_size
         clipped = int((error > np.repeat(limit, size, axis=1)[:, : w.shape[1]]).sum())

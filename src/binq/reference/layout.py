@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.formats import FORMATS
 from binq.reference.scales import is_offset
 
 TILE_ROWS = 32
@@ -36,14 +37,18 @@ def pack(
 ) -> NDArray[np.uint8]:
     """Returns codes ``(out_features, in_features)`` in their packed form; padding is zero bits.
 
-    A packed array has tiles of 32 rows, and in a tile 8 columns side by side:
+    A code is stored as the index of its level, the smallest that has it. A packed array has tiles
+    of 32 rows, and in a tile 8 columns side by side:
 
-    - binary ``(tiles, padded_in / 8, 32)``: bit i of a byte is column k + i; 1 is +1, 0 is −1
-    - ternary ``(tiles, padded_in / 8, 2, 32)``: two binary planes, code >= 0 and code > 0
-    - int2, as ternary: the planes are bit 0 and bit 1 of code + 2
-    - int4 ``(tiles, padded_in / 8, 32, 4)``: byte j has column k + j low and k + 4 + j high, the
-      nibble is the code, plus 8 where symmetric
+    - one plane ``(tiles, padded_in / 8, 32)``: bit i of a byte is column k + i
+    - more planes ``(tiles, padded_in / 8, planes, 32)``: a plane for each bit of the index, the
+      lowest first
+    - nibbles ``(tiles, padded_in / 8, 32, 4)``: byte j has column k + j low and k + 4 + j high
     """
+    row = FORMATS[format]
+    stored = np.zeros(256, np.uint8)
+    for index in reversed(range(len(row.levels))):
+        stored[row.levels[index] - row.levels[0] + row.first(symmetric)] = index
     out_features, in_features = codes.shape
     groups = count_groups(in_features, group_size)
     tiles = count_tiles(out_features)
@@ -55,15 +60,12 @@ def pack(
         padded[:out_features, :in_features] = values
         return padded.reshape(tiles, TILE_ROWS, blocks, 8).transpose(0, 2, 1, 3)
 
-    if format == "int4":
-        nibbles = in_tiles(codes + 8 if symmetric else codes)
-        return nibbles[..., :4] | (nibbles[..., 4:] << np.uint8(4))
-    if format == "int2":
-        planes = [((codes + 2) & 1) > 0, codes >= 0]
-    else:
-        planes = [codes > 0] if format == "binary" else [codes >= 0, codes > 0]
-    packed = [np.packbits(in_tiles(p), axis=-1, bitorder="little")[..., 0] for p in planes]
-    return packed[0] if format == "binary" else np.stack(packed, axis=2)
+    indices = in_tiles(stored[codes.astype(np.int8).view(np.uint8)])
+    if row.layout == "nibbles":
+        return indices[..., :4] | (indices[..., 4:] << np.uint8(4))
+    bits = [indices >> np.uint8(plane) & 1 for plane in range(row.bits)]
+    packed = [np.packbits(plane, axis=-1, bitorder="little")[..., 0] for plane in bits]
+    return packed[0] if row.bits == 1 else np.stack(packed, axis=2)
 
 
 def unpack(
@@ -75,22 +77,18 @@ def unpack(
 ) -> NDArray[np.int8]:
     """Returns the codes ``(out_features, in_features)`` of a packed array.
 
-    Binary −1 and +1; ternary −1, 0 and +1; int2 −2 to 1; int4 −8 to 7, or 0 to 15 where not
-    symmetric.
+    They are levels; where not symmetric, and more than two, they count from 0.
     """
     tiles, blocks = packed.shape[:2]
-    if format == "int4":
-        nibbles = np.concatenate((packed & 15, packed >> 4), axis=-1).astype(np.int8)
-        in_tiles = nibbles - np.int8(8) if symmetric else nibbles
+    row = FORMATS[format]
+    levels = np.array(row.levels, np.int8) - np.int8(row.levels[0] - row.first(symmetric))
+    if row.layout == "nibbles":
+        in_tiles = levels[np.concatenate((packed & 15, packed >> 4), axis=-1)]
     else:
-        bits = np.unpackbits(packed[..., np.newaxis], axis=-1, bitorder="little")
-        if format == "int2":
-            in_tiles = (
-                bits[:, :, 0].astype(np.int8) + 2 * bits[:, :, 1].astype(np.int8) - np.int8(2)
-            )
-        else:
-            signs = 2 * bits.astype(np.int8) - np.int8(1)
-            in_tiles = signs if format == "binary" else signs.sum(axis=2, dtype=np.int8) // 2
+        planes = packed.reshape(tiles, blocks, row.bits, TILE_ROWS)
+        bits = np.unpackbits(planes[..., np.newaxis], axis=-1, bitorder="little")
+        weights = 1 << np.arange(row.bits).reshape(-1, 1, 1)
+        in_tiles = levels[(bits * weights).sum(axis=2)]
     rows = in_tiles.transpose(0, 2, 1, 3).reshape(tiles * TILE_ROWS, blocks * 8)
     return rows[:out_features, :in_features]
 
@@ -111,7 +109,7 @@ def untile_scales(stored: NDArray[Any], out_features: int) -> NDArray[Any]:
     return rows[:out_features]
 
 
-def pack_zero_points(zero_points: NDArray[Any], format: str) -> NDArray[Any]:
+def pack_zero_points(zero_points: NDArray[Any]) -> NDArray[Any]:
     """Returns zero points or offsets ``(out_features, scale_groups)`` as they are stored.
 
     Offsets, which are floats, lie as scales do. int4 zero points (integers 0 to 15) are nibbles,
@@ -124,7 +122,7 @@ def pack_zero_points(zero_points: NDArray[Any], format: str) -> NDArray[Any]:
     return halves
 
 
-def unpack_zero_points(stored: NDArray[Any], format: str, out_features: int) -> NDArray[Any]:
+def unpack_zero_points(stored: NDArray[Any], out_features: int) -> NDArray[Any]:
     """Returns stored zero points or offsets as ``(out_features, scale_groups)``."""
     if stored.dtype == np.uint8:
         stored = np.concatenate((stored & 15, stored >> 4), axis=-1)

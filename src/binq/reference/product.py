@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from binq.reference.formats import FORMATS
 from binq.reference.layout import (
     count_groups,
     kernel_group_size,
@@ -14,20 +15,10 @@ from binq.reference.layout import (
 )
 from binq.reference.scales import is_offset, scale_values
 
-ACTIVATION_LEVELS = {
-    ("int8", "binary"): 127,
-    ("int8", "ternary"): 127,
-    ("int8", "int4"): 127,
-    ("int8", "int2"): 127,
-    ("int16", "binary"): 8191,
-    ("int16", "ternary"): 8191,
-    ("int16", "int4"): 32639,
-    ("int16", "int2"): 32639,
+ACTIVATION_LEVELS = {("int8", name): 127 for name in FORMATS} | {
+    ("int16", name): row.int16 for name, row in FORMATS.items()
 }
-"""The largest integer that stands for an activation.
-
-8191: the sum of four fits 16 bits. 32639 = 127 · 257: it is 256 · high + low with signed bytes.
-"""
+"""The largest integer that stands for an activation."""
 
 _SMALLEST_AMAX = np.float32(2.0**-100)
 _LARGEST_AMAX = np.float32(2.0**115)
@@ -63,7 +54,7 @@ def weight_parts(
     s = of_each_group(scale_values(untile_scales(scales, out_features)))
     m = np.zeros_like(s)
     if zero_points is not None:
-        values = of_each_group(unpack_zero_points(zero_points, format, out_features))
+        values = of_each_group(unpack_zero_points(zero_points, out_features))
         if has_offsets(zero_points):
             m = scale_values(values)
         else:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.reference.affine import absmax_affine, best_affine
+from binq.reference.formats import FORMATS
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
 from binq.reference.powers import best_power, power_of_largest
 from binq.reference.rounding import better_neighbour, primitive_scale
@@ -20,12 +21,6 @@ from binq.reference.search import Floats, ScaleSearch, lane_sum
 
 # No level exceeds this: scale · code stays finite in float32.
 LARGEST_LEVEL = 3.4e38
-# Codes one step apart: how many there are.
-EVEN = {"int4": 16, "int2": 4}
-# The lowest and the highest code where symmetric, and the zero point.
-RANGES = {"ternary": (-1, 1, 0.0), "int2": (-2, 1, 2.0), "int4": (-8, 7, 8.0)}
-# The largest magnitude of an integer that multiplies a scale.
-LARGEST_CODE = {"binary": 1, "ternary": 1, "int4": 15, "int2": 2}
 
 
 def quantize(
@@ -55,7 +50,7 @@ def quantize(
         w, format, group_size, method, symmetric, scale_dtype, importance, zero
     )
     packed = pack(codes, format, group_size, symmetric)
-    stored = None if zero_points is None else pack_zero_points(zero_points, format)
+    stored = None if zero_points is None else pack_zero_points(zero_points)
     return packed, tile_scales(scales), stored
 
 
@@ -112,22 +107,16 @@ def find_scale(
 
     Symmetric int4 has zero point 8: its codes −8..7 are 0..15 less 8. So has int2 2, of 0..3.
     """
+    row = FORMATS[format]
     if scale_dtype == "e8m0" and method != "absmean":
-        lowest, highest, zero = RANGES[format]
+        lowest, highest = min(row.levels), max(row.levels)
+        zero = 0.0 if row.search == "ternary" else float(-lowest)
         if method == "absmax":
             return power_of_largest(float(np.abs(w).max()), highest), zero
         return best_power(w, lowest, highest, importance), zero
-    if format == "int4" and offsets:
-        return absmax_affine(w) if method == "absmax" else best_affine(w, importance)
-    if format == "int4":
-        if method == "absmax":
-            return absmax_int4(w) if symmetric else absmax_int4_asymmetric(w)
-        return best_even(w, format, symmetric, importance, scale_dtype)
-    if format == "int2":
-        if method == "absmax":
-            return absmax_int2(w)
-        return best_even(w, format, symmetric, importance, scale_dtype)
-    if format == "ternary":
+    if row.search == "even":
+        return find_even(w, format, method, symmetric, importance, offsets, scale_dtype)
+    if row.search == "ternary":
         if importance is not None:
             return best_weighted_ternary(w, importance), 0.0
         return (absmean(w) if method == "absmean" else best_ternary(w)), 0.0
@@ -136,6 +125,24 @@ def find_scale(
     if importance is not None:
         return best_weighted_levels(w, importance)
     return absmean_two_levels(w) if method == "absmean" else best_two_levels(w)
+
+
+def find_even(
+    w: Floats,
+    format: str,
+    method: str,
+    symmetric: bool,
+    importance: Floats | None,
+    offsets: bool,
+    scale_dtype: str,
+) -> tuple[float, float]:
+    """Returns :func:`find_scale` for levels one step apart."""
+    top = len(FORMATS[format].levels) - 1
+    if offsets:
+        return absmax_affine(w, top) if method == "absmax" else best_affine(w, top, importance)
+    if method == "absmax":
+        return absmax(w, format) if symmetric else absmax_asymmetric(w, top)
+    return best_even(w, format, symmetric, importance, scale_dtype)
 
 
 def weights_of_errors(w: Floats, importance: Floats) -> Floats:
@@ -154,7 +161,7 @@ def round_scale(
     Raises OverflowError if a type of 16 bits does not hold them.
     """
     zero = float(np.clip(zero, -LARGEST_LEVEL, LARGEST_LEVEL))
-    largest = (LARGEST_LEVEL - (abs(zero) if offsets else 0.0)) / LARGEST_CODE[format]
+    largest = (LARGEST_LEVEL - (abs(zero) if offsets else 0.0)) / FORMATS[format].largest
     if scale_dtype == "float32":
         scale = float(np.clip(scale, -largest, largest))
     rounded = rounded_scale(scale, scale_dtype)
@@ -183,17 +190,18 @@ def nearest_codes(
 
     - binary: 1 where w >= zero, else −1
     - ternary: the sign of w where ``|w| > scale / 2``, else 0
-    - int4, int2: rint(w / scale), halves to even, within the codes; 0 where the scale is 0;
-      with offsets rint((w − offset) / scale)
+    - levels one step apart: rint(w / scale), halves to even, within the codes; 0 where the scale
+      is 0; with offsets rint((w − offset) / scale)
     """
     s = np.float32(scale)
-    if format == "binary":
+    row = FORMATS[format]
+    if row.search == "two levels":
         return np.where(w >= np.float32(zero), 1, -1).astype(np.int8)
-    if format == "ternary":
+    if row.search == "ternary":
         return np.where(np.abs(w) > s * np.float32(0.5), np.sign(w), 0).astype(np.int8)
     if offsets:
         w, zero = w - np.float32(zero), 0.0
-    highest = EVEN[format] - 1 - zero
+    highest = len(row.levels) - 1 - zero
     steps = np.rint(np.clip(w / s, -zero, highest)) if s else np.zeros_like(w)
     return (steps if symmetric else steps + zero).astype(np.int8)
 
@@ -283,27 +291,22 @@ def best_ternary(w: Floats) -> float:
     return float(sums[best] / k[best])
 
 
-def absmax_int4(w: Floats) -> tuple[float, float]:
-    """Returns max(|w|) / 7 and zero point 8."""
-    return float(np.abs(w).max()) / 7.0, 8.0
+def absmax(w: Floats, format: str) -> tuple[float, float]:
+    """Returns the scale that gives the largest weight the level of the format, and the zero point.
 
-
-def absmax_int4_asymmetric(w: Floats) -> tuple[float, float]:
-    """Returns (max − min) / 15 and the zero point nearest to −min / scale; the range holds 0."""
+    A positive level is that of max(|w|); a negative one that of the weight with its sign.
+    """
+    row = FORMATS[format]
     low, high = min(float(w.min()), 0.0), max(float(w.max()), 0.0)
-    scale = (high - low) / 15.0
-    return scale, float(np.clip(np.rint(-low / scale), 0, 15))
+    largest = max(high, -low) if row.absmax > 0 else high if high >= -low else low
+    return largest / row.absmax, float(-row.levels[0])
 
 
-def absmax_int2(w: Floats) -> tuple[float, float]:
-    """Returns the scale that gives the largest weight the code −2, and zero point 2."""
+def absmax_asymmetric(w: Floats, top: int) -> tuple[float, float]:
+    """Returns (max − min) / top and the zero point nearest to −min / scale; the range holds 0."""
     low, high = min(float(w.min()), 0.0), max(float(w.max()), 0.0)
-    return (high if high >= -low else low) / -2.0, 2.0
-
-
-# Pairs of int4 zero points that are searched by turns, the likely ones first: a good scale found
-# early saves work on the others.
-_ASYMMETRIC = tuple((7 - step, 8 + step) for step in range(8))
+    scale = (high - low) / top
+    return scale, float(np.clip(np.rint(-low / scale), 0, top))
 
 
 def best_even(
@@ -315,8 +318,9 @@ def best_even(
 ) -> tuple[float, float]:
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
-    Codes are within [−zero_point, n − 1 − zero_point], n being 16 in int4 and 4 in int2.
-    :class:`ScaleSearch` finds their best scale.
+    Codes are within [−zero_point, n − 1 − zero_point], n being the number of levels.
+    :class:`ScaleSearch` finds their best scale. Pairs of zero points are searched by turns, the
+    likely ones first: a good scale found early saves work on the others.
 
     Symmetric weights have codes −n/2..n/2 − 1 and a scale of either sign. A negative scale s with
     codes q is the positive scale −s with codes −q: zero point n/2 − 1. It is returned as
@@ -326,9 +330,10 @@ def best_even(
     two neighbours there which leaves the smaller error.
     """
     search = ScaleSearch(w, importance)
-    top = EVEN[format] - 1
-    middle = EVEN[format] // 2
-    for one, two in ((middle, middle - 1),) if symmetric else _ASYMMETRIC:
+    middle = len(FORMATS[format].levels) // 2
+    top = 2 * middle - 1
+    pairs = [(middle - 1 - step, middle + step) for step in range(middle)]
+    for one, two in ((middle, middle - 1),) if symmetric else pairs:
         for _ in zip_longest(search.turns(-one, top - one), search.turns(-two, top - two)):
             pass
     scale, low = search.scale, search.low

@@ -17,12 +17,12 @@ def primitive_scale(w: Floats, scale: float, lowest: int, highest: int) -> float
     return scale * max(int(np.gcd.reduce(np.abs(codes))), 1)
 
 
-def primitive_line(w: Floats, scale: float, offset: float) -> tuple[float, float]:
-    """Returns scale and offset whose codes, from 0 on, have no common divisor; codes are 0 to 15.
+def primitive_line(w: Floats, scale: float, offset: float, top: int) -> tuple[float, float]:
+    """Returns scale and offset whose codes, from 0 on, have no common divisor; codes are 0 to top.
 
     They stay as they are where the divisor is 1 already.
     """
-    codes: NDArray[np.int64] = np.rint(np.clip((w - offset) / scale, 0, 15)).astype(np.int64)
+    codes: NDArray[np.int64] = np.rint(np.clip((w - offset) / scale, 0, top)).astype(np.int64)
     base = int(codes.min())
     divisor = int(np.gcd.reduce(codes - base))
     return (scale * divisor, offset + scale * base) if divisor > 1 else (scale, offset)

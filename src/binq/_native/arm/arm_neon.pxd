@@ -60,6 +60,7 @@ cdef extern from "arm_neon.h" nogil:
     int8x16_t vqtbl1q_s8(int8x16_t table, uint8x16_t at) noexcept
     uint8x16_t vtstq_u8(uint8x16_t a, uint8x16_t b) noexcept
     int8x16_t vreinterpretq_s8_u8(uint8x16_t a) noexcept
+    int8x16_t vandq_s8(int8x16_t a, int8x16_t b) noexcept
     int8x16_t vaddq_s8(int8x16_t a, int8x16_t b) noexcept
     int8x16_t vsubq_s8(int8x16_t a, int8x16_t b) noexcept
 

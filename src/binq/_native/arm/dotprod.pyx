@@ -12,6 +12,7 @@ from binq._native.table cimport *
 
 from binq._native.arm import neon
 
+include "../common/float16.pxi"
 include "tile.pxi"
 include "../common/tile.pxi"
 include "activations.pxi"
@@ -21,7 +22,7 @@ include "dotprod_gemm.pxi"
 include "dotprod_multiply.pxi"
 include "../common/engine.pxi"
 
-cdef Engine NIBBLES = Engine(plane_prepared, plane_prepare, plane_scratch, nibble_multiply)
+cdef Engine FEW_NIBBLES = Engine(plane_prepared, plane_prepare, plane_scratch, nibble_multiply)
 cdef Engine PLANES = Engine(plane_prepared, plane_prepare, plane_scratch, plane_multiply)
 
 cdef KernelTable kernel_table = (
@@ -30,15 +31,24 @@ cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
 kernel_table.name = "dotprod"
 
 # From which rows of x on each is the fastest is reckoned from docs/benchmarks-arm.md.
-#        product                                       engine, rows of x, at once: rows, tiles
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], NIBBLES, ANY_ROWS, 1, 1)
-add_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], 4, PLANES, 1, 1)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], NIBBLES, ANY_ROWS, 1, 1)
-add_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], 7, PLANES, 1, 1)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)
-add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 4, PLANES, 1, 1)
-add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, PLANES, 1, 1)
-add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT8], 10, PLANES, 1, 1)
 
+cdef void fill_products() noexcept:
+    # Of every format, by its layout; few rows of binary and ternary are left to tables.
+    #        product                                   engine, rows of x, at once: rows, tiles
+    cdef int format
+    for format in range(FORMATS):
+        if SPECS[format].layout == NIBBLES:
+            set_tier(product[format][ACTIVATIONS_INT16], FEW_NIBBLES, ANY_ROWS, 1, 1)
+            add_tier(product[format][ACTIVATIONS_INT16], 4, PLANES, 1, 1)
+            set_tier(product[format][ACTIVATIONS_INT8], FEW_NIBBLES, ANY_ROWS, 1, 1)
+            add_tier(product[format][ACTIVATIONS_INT8], 7, PLANES, 1, 1)
+        elif format != FORMAT_BINARY and format != FORMAT_TERNARY:
+            set_tier(product[format][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
+            set_tier(product[format][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)
+    add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 4, PLANES, 1, 1)
+    add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, PLANES, 1, 1)
+    add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT8], 10, PLANES, 1, 1)
+
+
+fill_products()
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

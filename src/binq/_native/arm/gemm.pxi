@@ -77,8 +77,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
 
 cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group_size,
                           Py_ssize_t depth, int32x4_t *sums_s32x4) noexcept nogil:
-    # `depth` products fit int16: 16 for int4 (15 * 127 * 16 = 30480), 128 for binary and ternary
-    # (127 * 128 = 16256).
+    # `depth` products fit int16.
     cdef Py_ssize_t begin, k
     cdef int i
     cdef int16x8_t part_s16x8[4]
@@ -106,7 +105,7 @@ cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group
 
 cdef inline void dot_int16(const int16_t *codes, const int16_t *x, Py_ssize_t group_size,
                            int32x4_t *sums_s32x4) noexcept nogil:
-    # 256 * 15 * 32639 < 2^27: int32 holds any group.
+    # 256 * 128 * 32639 < 2^31: int32 holds any group.
     cdef Py_ssize_t k
     cdef int i
     cdef int16x8_t codes_s16x8
@@ -172,8 +171,8 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    # Products that fit int16: 16 of 15 * 127 (30480), 128 of 127 (16256).
-    cdef Py_ssize_t depth = 16 if SPECS[w.format].row_bytes > 1 else 128
+    # Products that fit int16: of codes up to 15 there are 17 (17 * 15 * 127 = 32385).
+    cdef Py_ssize_t depth = min(128, 32767 // (127 * SPECS[w.format].largest))
     cdef int i
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))

@@ -13,6 +13,7 @@ from binq._native.table cimport *
 
 from binq._native.arm import dotprod
 
+include "../common/float16.pxi"
 include "tile.pxi"
 include "../common/tile.pxi"
 include "activations.pxi"
@@ -30,14 +31,21 @@ cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
 kernel_table.name = "i8mm"
 
 # From which rows of x on each is the fastest is reckoned from docs/benchmarks-arm.md.
-#        product                                       engine, rows of x, at once: rows, tiles
-add_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], 4, PAIRS, 1, 1)
-add_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], 4, PAIRS, 1, 1)
-add_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], 2, PAIRS, 1, 1)
-add_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], 2, PAIRS, 1, 1)
-add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 4, PAIRS, 1, 1)
-add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 4, PAIRS, 1, 1)
-add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT16], 8, PAIRS, 1, 1)
-add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT8], 6, PAIRS, 1, 1)
 
+cdef void fill_products() noexcept:
+    #        product                                   engine, rows of x, at once: rows, tiles
+    cdef int format
+    cdef Py_ssize_t least
+    for format in range(FORMATS):
+        if format == FORMAT_BINARY:
+            add_tier(product[format][ACTIVATIONS_INT16], 8, PAIRS, 1, 1)
+            add_tier(product[format][ACTIVATIONS_INT8], 6, PAIRS, 1, 1)
+        else:
+            # What has an engine of its own for few rows keeps it.
+            least = 4 if format == FORMAT_TERNARY or SPECS[format].layout == NIBBLES else 2
+            add_tier(product[format][ACTIVATIONS_INT16], least, PAIRS, 1, 1)
+            add_tier(product[format][ACTIVATIONS_INT8], least, PAIRS, 1, 1)
+
+
+fill_products()
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

@@ -132,7 +132,7 @@ cdef void lut_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride
 cdef void lut_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                             Py_ssize_t out_stride, void *scratch, const Piece *piece,
                             int mode) noexcept nogil:
-    if w.format == FORMAT_BINARY:
+    if SPECS[w.format].layout == ONE_PLANE:
         if mode == ACTIVATIONS_INT8:
             lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1, 2)
         else:

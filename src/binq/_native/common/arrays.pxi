@@ -3,7 +3,7 @@
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
                               Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                              int format) noexcept nogil:
+                              int layout) noexcept nogil:
     # Whole codes are signed only where nothing else says where zero lies.
     cdef int8_t block[256 * 32]
     cdef int8_t zero_points[32]
@@ -12,13 +12,13 @@ cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_
         rows = min(32, w.out_features - tile * 32)
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
-            if SPECS[format].row_bytes > 1 and w.zero == ZERO_CODE:
+            if layout == NIBBLES and w.zero == ZERO_CODE:
                 memset(zero_points, 0, 32)
                 decode_nibbles(
                     w.packed + (tile * w.groups + group) * (w.group_size >> 3) * 128,
-                    w.group_size >> 3, format, False, zero_points, block)
+                    w.group_size >> 3, NIBBLES, NULL, zero_points, block)
             else:
-                decode_tile(w, format, tile, group, block)
+                decode_tile(w, tile, group, block, layout)
             for row in range(rows):
                 for k in range(count):
                     codes[(tile * 32 + row) * codes_stride + group * w.group_size + k] = (
@@ -27,7 +27,7 @@ cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_
 
 cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_stride,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                                  int format) noexcept nogil:
+                                  int layout) noexcept nogil:
     cdef int8_t block[256 * 32]
     cdef float w_scales[32]
     cdef float offsets[32]
@@ -38,7 +38,7 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
         rows = min(32, w.out_features - tile * 32)
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
-            decode_tile(w, format, tile, group, block)
+            decode_tile(w, tile, group, block, layout)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
@@ -53,30 +53,27 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
 
 cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t codes_stride,
                             uint8_t *packed, Py_ssize_t tile_begin, Py_ssize_t tile_end,
-                            int format) noexcept nogil:
+                            int layout) noexcept nogil:
     cdef Py_ssize_t k8s = w.groups * (w.group_size >> 3)
-    cdef Py_ssize_t size = block_bytes(format)
+    cdef Py_ssize_t size = block_bytes(layout)
     cdef Py_ssize_t tile, row, k, rows
-    cdef int offset = -SPECS[format].levels[0] if w.zero == ZERO_NONE else 0
-    cdef int8_t code
+    cdef Py_ssize_t plane
+    cdef uint8_t stored[256]
+    cdef uint8_t code
     cdef uint8_t *block
+    stored_codes(w.format, w.zero, stored)
     for tile in range(tile_begin, tile_end):
         memset(packed + tile * k8s * size, 0, k8s * size)
         rows = min(32, w.out_features - tile * 32)
         for row in range(rows):
             for k in range(w.in_features):
-                code = codes[(tile * 32 + row) * codes_stride + k]
+                code = stored[<uint8_t>codes[(tile * 32 + row) * codes_stride + k]]
                 block = packed + (tile * k8s + (k >> 3)) * size
-                if format == FORMAT_BINARY:
-                    block[row] |= <uint8_t>((code > 0) << (k & 7))
-                elif format == FORMAT_TERNARY:
-                    block[row] |= <uint8_t>((code >= 0) << (k & 7))
-                    block[32 + row] |= <uint8_t>((code > 0) << (k & 7))
-                elif format == FORMAT_INT2:
-                    block[row] |= <uint8_t>((code & 1) << (k & 7))
-                    block[32 + row] |= <uint8_t>((code + 2 >> 1) << (k & 7))
-                else:
-                    block[row * 4 + (k & 3)] |= <uint8_t>((code + offset) << (k & 4))
+                if LAYOUTS[layout].row_bytes > 1:
+                    block[row * 4 + (k & 3)] |= <uint8_t>(code << (k & 4))
+                    continue
+                for plane in range(LAYOUTS[layout].planes):
+                    block[32 * plane + row] |= <uint8_t>((code >> plane & 1) << (k & 7))
 
 
 include "array_kernels.pxi"

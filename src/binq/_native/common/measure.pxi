@@ -31,7 +31,7 @@ cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t colum
     if w.scale_groups > 1:
         scales += group
     piece.packed = w.packed + (
-        (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(w.format))
+        (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(SPECS[w.format].layout))
     piece.scales = <const char *>w.scales + scales * TILE_ROWS * SCALE_SPECS[w.scale_type].bytes
     if w.zero == ZERO_CODE:
         piece.zero_points = w.zero_points + scales * (TILE_ROWS // 2)
@@ -149,7 +149,7 @@ cdef void measure_tile(const Weights *w, const char *values, Py_ssize_t row_stri
                     errors.zero_scales += 1
                 # Rounding costs half a step; the rest of the factor allows for the last bit.
                 scale = scale * <float>0.5000001
-                if SPECS[w.format].row_bytes > 1:
+                if SPECS[w.format].layout == NIBBLES:
                     measure_any(source + start * size, input_type,
                                 restored + row * MEASURE_COLUMNS + start, count, scale,
                                 signal + row * LANES, noise + row * LANES, worst, clipped, True)

@@ -3,7 +3,7 @@
 # binq.reference.quantizers: that says what is computed and why it is right; here is how.
 #
 # A batch is 8 rows of a tile; a group of them is turned to [column][8 rows], so that every step
-# but the int4 search runs on 8 rows at once.
+# but the exact search runs on 8 rows at once.
 
 from libc.math cimport fabs, fabsf, frexp, ldexp
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
@@ -48,7 +48,7 @@ cdef double LARGEST_LEVEL = 3.4e38
 
 
 ctypedef struct Interval:
-    # Of the int4 search: its ends u = 1 / scale, and the lines A, B of the codes there.
+    # Of the exact search: its ends u = 1 / scale, and the lines A, B of the codes there.
     double u0
     double a0
     double b0
@@ -85,7 +85,7 @@ ctypedef struct Batch:
     # One group of 8 rows: its values and what is found for each row.
     float *values               # [column][8], padded with zeros to whole blocks of 8 columns
     float *sorted               # as values, for the methods that sort
-    double *row                 # one row, for the int4 search
+    double *row                 # one row, for the exact search
     Interval *stack
     Py_ssize_t n                # columns that hold weights
     uint32_t amax[8]            # bits of the largest magnitude
@@ -103,9 +103,8 @@ include "quantizers_sorted.pxi"
 include "quantizers_search.pxi"
 include "quantizers_rounding.pxi"
 include "quantizers_powers.pxi"
-include "quantizers_int4.pxi"
-include "quantizers_int2.pxi"
 include "quantizers_offset.pxi"
+include "quantizers_even.pxi"
 
 
 cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
@@ -253,7 +252,7 @@ cdef inline int round_offsets(Batch *batch, const QuantizeJob *job,
     return status
 
 
-cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, Py_ssize_t tile,
+cdef inline int round_scales(Batch *batch, const QuantizeJob *job, Py_ssize_t tile,
                              Py_ssize_t group, Py_ssize_t first_row) noexcept nogil:
     # Rounds scales and offsets to the type they are stored in, and stores them.
     cdef Py_ssize_t index = (tile * job.scale_groups + group) * TILE_ROWS + first_row
@@ -270,7 +269,7 @@ cdef inline int round_scales(Batch *batch, const QuantizeJob *job, int format, P
         offset = 0.0
         if has_offsets:
             offset = clipped(batch.zero[lane], -LARGEST_LEVEL, LARGEST_LEVEL)
-        largest = (LARGEST_LEVEL - fabs(offset)) / SPECS[format].largest
+        largest = (LARGEST_LEVEL - fabs(offset)) / SPECS[job.format].largest
         if job.scale_type == SCALE_FLOAT32:
             scale = clipped(scale, -largest, largest)
         batch.rounded_scale[lane] = store_float(job.scales, index + lane, job.scale_type, scale)
@@ -338,8 +337,9 @@ cdef inline void find_ternary(Batch *batch, const QuantizeJob *job) noexcept nog
 
 
 cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
-                               Py_ssize_t tile_end, int format) noexcept nogil:
-    cdef Py_ssize_t size = block_bytes(format)
+                               Py_ssize_t tile_end, int search) noexcept nogil:
+    cdef int layout = SPECS[job.format].layout
+    cdef Py_ssize_t size = block_bytes(layout)
     cdef Py_ssize_t blocks = job.groups * (job.group_size >> 3)
     cdef Py_ssize_t columns = group_columns(job)
     cdef Py_ssize_t tile, group, row, rows, tile_rows, lane
@@ -362,33 +362,23 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
                     return STATUS_NONFINITE
                 memset(batch.zero, 0, sizeof(batch.zero))
                 packed = job.packed + (tile * blocks + group * (columns >> 3)) * size
-                if format == FORMAT_BINARY:
+                if search == SEARCH_TWO_LEVELS:
                     find_binary(&batch, job)
-                    status |= round_scales(&batch, job, format, tile, group, row)
+                    status |= round_scales(&batch, job, tile, group, row)
                     pack_bits(&batch, batch.rounded_zero, False, packed + row, 32, rows)
-                elif format == FORMAT_TERNARY:
+                elif search == SEARCH_TERNARY:
                     find_ternary(&batch, job)
-                    status |= round_scales(&batch, job, format, tile, group, row)
+                    status |= round_scales(&batch, job, tile, group, row)
                     for lane in range(LANES):
                         least[lane] = batch.rounded_scale[lane] * <float>-0.5
                     pack_bits(&batch, least, False, packed + row, 64, rows)
                     for lane in range(LANES):
                         least[lane] = -least[lane]
                     pack_bits(&batch, least, True, packed + 32 + row, 64, rows)
-                elif format == FORMAT_INT2:
-                    find_int2(&batch, job)
-                    status |= round_scales(&batch, job, format, tile, group, row)
-                    pack_int2_codes(&batch, packed + row, rows)
                 else:
-                    if job.zero == ZERO_OFFSET:
-                        find_offset_int4(&batch, job)
-                    else:
-                        find_int4(&batch, job)
-                    status |= round_scales(&batch, job, format, tile, group, row)
-                    if job.zero == ZERO_OFFSET:
-                        pack_int4_codes(&batch, packed + row * 4, rows, True)
-                    else:
-                        pack_int4_codes(&batch, packed + row * 4, rows, False)
+                    find_even(&batch, job)
+                    status |= round_scales(&batch, job, tile, group, row)
+                    pack_even(&batch, job, packed, row, rows)
                     if job.zero == ZERO_CODE:
                         store_zero_points(&batch, job, tile, group, row)
     return status
@@ -405,36 +395,30 @@ cdef inline void clear_scales(const QuantizeJob *job, Py_ssize_t tile) noexcept 
         memset(<uint8_t *>job.offsets + tile * size, 0, size)
 
 
-# A loop of its own for each format, as functions that are called by pointers: inlined into one, GCC 12
-# compiles that of binary to a third more time.
+# A loop of its own for each search, as functions that are called by pointers: inlined into one,
+# GCC 12 compiles that of binary to a third more time.
 
-cdef int quantize_binary(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
-                         Py_ssize_t tile_end) noexcept nogil:
-    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_BINARY)
+cdef int quantize_two_levels(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                             Py_ssize_t tile_end) noexcept nogil:
+    return quantize_tiles(job, scratch, tile_begin, tile_end, SEARCH_TWO_LEVELS)
 
 
 cdef int quantize_ternary(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
                           Py_ssize_t tile_end) noexcept nogil:
-    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_TERNARY)
+    return quantize_tiles(job, scratch, tile_begin, tile_end, SEARCH_TERNARY)
 
 
-cdef int quantize_int2(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+cdef int quantize_even(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
                        Py_ssize_t tile_end) noexcept nogil:
-    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_INT2)
+    return quantize_tiles(job, scratch, tile_begin, tile_end, SEARCH_EVEN)
 
 
-cdef int quantize_int4(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
-                       Py_ssize_t tile_end) noexcept nogil:
-    return quantize_tiles(job, scratch, tile_begin, tile_end, FORMAT_INT4)
-
-
-cdef QuantizeKernel QUANTIZERS[FORMATS]
-QUANTIZERS[FORMAT_BINARY] = quantize_binary
-QUANTIZERS[FORMAT_TERNARY] = quantize_ternary
-QUANTIZERS[FORMAT_INT2] = quantize_int2
-QUANTIZERS[FORMAT_INT4] = quantize_int4
+cdef QuantizeKernel QUANTIZERS[SEARCHES]
+QUANTIZERS[SEARCH_TWO_LEVELS] = quantize_two_levels
+QUANTIZERS[SEARCH_TERNARY] = quantize_ternary
+QUANTIZERS[SEARCH_EVEN] = quantize_even
 
 
 cdef int quantize(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
                   Py_ssize_t tile_end) noexcept nogil:
-    return QUANTIZERS[job.format](job, scratch, tile_begin, tile_end)
+    return QUANTIZERS[SPECS[job.format].search](job, scratch, tile_begin, tile_end)

@@ -1,6 +1,6 @@
-# int4 with an offset a group, what HQQ and llama.cpp's Q4_K search by descent too: from the least
-# to the greatest weight, or by turns the nearest codes and the best line through them, from four
-# first guesses. Bit for bit as binq.reference.affine.
+# Codes from 0 with an offset a group, what HQQ and llama.cpp's Q4_K search by descent too: from the
+# least to the greatest weight, or by turns the nearest codes and the best line through them, from
+# four first guesses. Bit for bit as binq.reference.affine.
 
 cdef enum:
     AFFINE_STARTS = 4
@@ -15,7 +15,7 @@ cdef struct AffineSums:
 
 
 cdef inline void sum_codes(const Batch *batch, const double *scale, const double *offset,
-                           AffineSums *sums) noexcept nogil:
+                           double top, AffineSums *sums) noexcept nogil:
     cdef double products[64]
     cdef double code, value
     cdef Py_ssize_t k, lane
@@ -28,7 +28,7 @@ cdef inline void sum_codes(const Batch *batch, const double *scale, const double
             value = batch.values[k * LANES + lane]
             code = (value - offset[lane]) / scale[lane]
             code = code if code > 0.0 else 0.0
-            code = code if code < 15.0 else 15.0
+            code = code if code < top else top
             code = (code + 6755399441055744.0) - 6755399441055744.0
             sums.codes[lane] += code
             sums.squares[lane] += code * code
@@ -36,7 +36,7 @@ cdef inline void sum_codes(const Batch *batch, const double *scale, const double
     fold_lanes(products, sums.products)
 
 
-cdef inline void find_offset_int4(Batch *batch, const QuantizeJob *job) noexcept nogil:
+cdef inline void find_offsets(Batch *batch, const QuantizeJob *job, double top) noexcept nogil:
     cdef double low[8]
     cdef double high[8]
     cdef double totals[8]
@@ -58,7 +58,7 @@ cdef inline void find_offset_int4(Batch *batch, const QuantizeJob *job) noexcept
             low[lane] = value if value < low[lane] else low[lane]
             high[lane] = value if value > high[lane] else high[lane]
     for lane in range(LANES):
-        batch.scale[lane] = (high[lane] - low[lane]) / 15.0
+        batch.scale[lane] = (high[lane] - low[lane]) / top
         batch.zero[lane] = low[lane]
         gains[lane] = 0.0
     if job.method == METHOD_ABSMAX:
@@ -70,24 +70,24 @@ cdef inline void find_offset_int4(Batch *batch, const QuantizeJob *job) noexcept
         for lane in range(LANES):
             is_open[lane] = high[lane] > low[lane]
             scale[lane] = (1.0 if start == 1 else 0.85 if start == 2 else 0.7) * (
-                (high[lane] - low[lane]) / 15.0)
-            offset[lane] = (low[lane] + high[lane]) * 0.5 - 7.5 * scale[lane]
+                (high[lane] - low[lane]) / top)
+            offset[lane] = (low[lane] + high[lane]) * 0.5 - 0.5 * top * scale[lane]
             if start == 0:
-                is_open[lane] = is_open[lane] and high[lane] - low[lane] <= 15.5 * gaps[lane]
+                is_open[lane] = is_open[lane] and high[lane] - low[lane] <= (top + 0.5) * gaps[lane]
                 scale[lane] = gaps[lane]
                 offset[lane] = low[lane]
             if not is_open[lane]:
                 scale[lane] = 1.0
         for turn in range(AFFINE_ROUNDS):
-            if not better_lines(batch, n, totals, scale, offset, is_open, gains):
+            if not better_lines(batch, n, top, totals, scale, offset, is_open, gains):
                 break
     for lane in range(LANES):
         if high[lane] > low[lane]:
             for k in range(batch.n):
                 batch.row[k] = batch.values[k * LANES + lane]
-            value = nearest_code(low[lane] - batch.zero[lane], batch.scale[lane], 0.0, 15.0)
+            value = nearest_code(low[lane] - batch.zero[lane], batch.scale[lane], 0.0, top)
             divisor = common_divisor(batch.row, batch.n, batch.zero[lane], batch.scale[lane],
-                                     0.0, 15.0, value)
+                                     0.0, top, value)
             if divisor > 1:
                 batch.zero[lane] += batch.scale[lane] * value
                 batch.scale[lane] *= divisor
@@ -118,7 +118,7 @@ cdef inline double lane_total(const Batch *batch, Py_ssize_t lane) noexcept nogi
     return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
 
 
-cdef bint better_lines(Batch *batch, double n, const double *totals, double *scale,
+cdef bint better_lines(Batch *batch, double n, double top, const double *totals, double *scale,
                        double *offset, bint *is_open, double *gains) noexcept nogil:
     # One turn: the nearest codes, and the line of least squares through them. Returns whether any
     # row goes on.
@@ -126,7 +126,7 @@ cdef bint better_lines(Batch *batch, double n, const double *totals, double *sca
     cdef double rise, spread, gain, next_scale, next_offset
     cdef Py_ssize_t lane
     cdef bint any_open = False
-    sum_codes(batch, scale, offset, &sums)
+    sum_codes(batch, scale, offset, top, &sums)
     for lane in range(LANES):
         if not is_open[lane]:
             continue

@@ -1,4 +1,4 @@
-# The exact search of int4 and int2: binq.reference.search explains it. Two zero points are
+# The exact search of levels one step apart: binq.reference.search explains it. Two zero points are
 # searched by turns, so that their evaluations, each of which waits for the one before, run side by
 # side. Its functions are not marked inline: the compiler makes one of them all, but late, which is
 # faster.

@@ -1,11 +1,6 @@
 # One tile (32 rows) x one kernel group, unpacked to int8 [k][32], for machines that multiply that:
 # the portable loops and NEON, each with a decode_planes and decode_nibbles of its own.
 
-cdef inline bint is_even(int format) noexcept nogil:
-    # Whether nibbles stand for 16 levels one step apart.
-    return SPECS[format].levels[15] - SPECS[format].levels[0] == 15
-
-
 cdef inline Py_ssize_t scale_group(const Weights *w, Py_ssize_t tile,
                                    Py_ssize_t group) noexcept nogil:
     return tile * w.scale_groups + (group if w.scale_groups > 1 else 0)
@@ -17,7 +12,7 @@ cdef inline void load_zero_points(const Weights *w, Py_ssize_t tile, Py_ssize_t 
     cdef const uint8_t *nibbles
     cdef Py_ssize_t r
     if w.zero != ZERO_CODE:
-        memset(zero_points, -SPECS[w.format].levels[0] if w.zero == ZERO_NONE else 0, 32)
+        memset(zero_points, -first_level(w.format, w.zero), 32)
         return
     nibbles = w.zero_points + scale_group(w, tile, group) * 16
     for r in range(16):
@@ -25,27 +20,20 @@ cdef inline void load_zero_points(const Weights *w, Py_ssize_t tile, Py_ssize_t 
         zero_points[r + 16] = <int8_t>(nibbles[r] >> 4)
 
 
-cdef inline void decode_tile(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
-                             int8_t *codes) noexcept nogil:
+cdef inline void decode_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group, int8_t *codes,
+                             int layout) noexcept nogil:
     # codes[k * 32 + r]: the signed integer that multiplies the scale.
     cdef int8_t zero_points[32]
     cdef Py_ssize_t k8s = w.group_size >> 3
-    cdef const uint8_t *packed = w.packed + (tile * w.groups + group) * k8s * block_bytes(format)
-    if SPECS[format].row_bytes == 1:
-        decode_planes(packed, k8s, format, codes)
+    cdef const uint8_t *packed = w.packed + (tile * w.groups + group) * k8s * block_bytes(layout)
+    if LAYOUTS[layout].row_bytes == 1:
+        decode_planes(packed, k8s, first_level(w.format, w.zero), codes, layout)
     else:
         load_zero_points(w, tile, group, zero_points)
-        decode_nibbles(packed, k8s, format, w.zero == ZERO_NONE, zero_points, codes)
+        decode_nibbles(packed, k8s, layout, SPECS[w.format].levels, zero_points, codes)
 
 
 cdef void decode_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
                        int8_t *codes) noexcept nogil:
-    # decode_tile with a loop of its own for each format.
-    if w.format == FORMAT_BINARY:
-        decode_tile(w, FORMAT_BINARY, tile, group, codes)
-    elif w.format == FORMAT_TERNARY:
-        decode_tile(w, FORMAT_TERNARY, tile, group, codes)
-    elif w.format == FORMAT_INT2:
-        decode_tile(w, FORMAT_INT2, tile, group, codes)
-    else:
-        decode_tile(w, FORMAT_INT4, tile, group, codes)
+    # decode_tile with a loop of its own for each layout.
+    by_layout(SPECS[w.format].layout, decode_tile, w, tile, group, codes)

@@ -88,7 +88,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
 
 cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group_size,
                           float *sums) noexcept nogil:
-    # 256 * 15 * 127 < 2^19.
+    # 256 * 128 * 127 < 2^23.
     cdef int32_t totals[32]
     cdef Py_ssize_t k, r
     memset(totals, 0, sizeof(totals))
@@ -101,7 +101,7 @@ cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group
 
 cdef inline void dot_int16(const int8_t *codes, const int16_t *x, Py_ssize_t group_size,
                            float *sums) noexcept nogil:
-    # 256 * 15 * 32639 < 2^27.
+    # 256 * 128 * 32639 < 2^31.
     cdef int32_t totals[32]
     cdef Py_ssize_t k, r
     memset(totals, 0, sizeof(totals))

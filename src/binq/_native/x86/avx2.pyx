@@ -18,6 +18,7 @@ include "../common/attention.pxi"
 include "avx2_code_tile.pxi"
 include "avx2_int4_gemv.pxi"
 include "avx2_int4_gemm.pxi"
+include "avx2_word_gemm.pxi"
 include "avx2_lut_tables.pxi"
 include "avx2_lut_sums.pxi"
 include "avx2_lut_gemv.pxi"
@@ -32,6 +33,7 @@ include "../common/engine.pxi"
 include "engines.pxi"
 
 cdef Engine FLOATS_OF_CODES = Engine(float_prepared, float_prepare, float_scratch, float_multiply)
+cdef Engine WORDS = Engine(word_prepared, word_prepare, plane_scratch, word_multiply)
 cdef Engine LUT_GEMV = Engine(
     lut_gemv_prepared, lut_gemv_prepare, lut_gemv_scratch, lut_gemv_multiply)
 cdef Engine FLOAT_GEMV = Engine(
@@ -49,6 +51,22 @@ kernel_table.pack = pack
 kernel_table.measure = measure
 set_layers(&kernel_table)
 
+
+cdef void fill_products() noexcept:
+    # Of every format, by its layout. Levels do not fit the sums of 16 bits of PLANES.
+    cdef int format, mode
+    for format in range(FORMATS):
+        set_tier(product[format][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
+        for mode in (ACTIVATIONS_INT16, ACTIVATIONS_INT8):
+            if SPECS[format].layout == LEVELS:
+                set_tier(product[format][mode], WORDS, ANY_ROWS, 1, 1)
+            else:
+                set_tier(product[format][mode], PLANES, ANY_ROWS, 1,
+                         4 if SPECS[format].layout == NIBBLES else 1)
+
+
+fill_products()
+# Formats with engines of their own.
 #        product                                          engine, rows of x, at once: rows, tiles
 set_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], FLOAT_GEMV, ANY_ROWS, 1, 4)
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 4, LUT_GEMM, 8, 64)
@@ -61,11 +79,5 @@ set_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], LUT_GEMV, ANY_ROWS, 1, 2)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 7, LUT_GEMM, 8, 64)
 set_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], LUT_GEMV, ANY_ROWS, 1, 2)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 12, LUT_GEMM, 16, 64)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

@@ -11,7 +11,7 @@
 #   tables float32 [group][row][group_size / 4][planes][16], sums of x float32 [group][row]
 
 cdef Py_ssize_t float_gemv_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    return w.groups * rows * (w.group_size * 16 * SPECS[w.format].planes + 4)
+    return w.groups * rows * (w.group_size * 16 * LAYOUTS[SPECS[w.format].layout].planes + 4)
 
 
 cdef Py_ssize_t float_gemv_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
@@ -81,7 +81,7 @@ cdef inline void prepare_float_tables(const Weights *w, const float *x, Py_ssize
 cdef void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
                              Py_ssize_t rows, void *prepared, uint8_t *unfit,
                              Py_ssize_t row_begin, Py_ssize_t row_end, int mode) noexcept nogil:
-    if w.format == FORMAT_BINARY:
+    if SPECS[w.format].layout == ONE_PLANE:
         prepare_float_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1)
     else:
         prepare_float_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2)
@@ -154,6 +154,7 @@ cdef inline void float_gemv_piece(const Weights *w, const void *prepared, Py_ssi
     cdef const float *tables = <const float *>prepared
     cdef const float *x_sums = tables + w.groups * rows * size
     cdef float *y = <float *>scratch
+    cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
@@ -161,7 +162,7 @@ cdef inline void float_gemv_piece(const Weights *w, const void *prepared, Py_ssi
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, FORMAT_BINARY if planes == 1 else FORMAT_TERNARY, tile, group, &t)
+            load_tile_scales(w, zero, tile, group, &t)
             for row in range(count):
                 at = group * rows + first + row
                 float_gemv_group(

@@ -1,5 +1,5 @@
-# Products of int4 and int2 weights with float32 activations: a tile of codes is turned to float32
-# [k][32 rows] in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12
+# Products of codes of two bits and more with float32 activations: a tile of codes is turned to
+# float32 [k][32 rows] in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12
 # accumulators, one fused multiply-add for each product. The scale of a group multiplies its sum. A
 # prepared buffer holds
 #   values float32 [group][row][group_size], sums of x float32 [group][row]
@@ -43,17 +43,34 @@ cdef void float_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, P
                 sums[at] = 0.0
 
 
-cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i *zeros_i32x8,
-                            float *codes) noexcept nogil:
+cdef inline __m256 float_of_byte(__m256i levels_i8x32, int j) noexcept nogil:
+    # Signed byte j of each dword.
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(
+        _mm256_slli_epi32(levels_i8x32, 24 - 8 * j), 24))
+
+
+cdef inline void float_nibbles(const uint8_t *packed, Py_ssize_t k8s, const __m256i *zeros_i32x8,
+                               __m256i levels_i8x32, float *codes, int layout) noexcept nogil:
     # The dword of a row holds 4 bytes: byte j is k + j low and k + 4 + j high.
     cdef Py_ssize_t k8
     cdef int r, j
     cdef __m256i dwords_i32x8
+    cdef __m256i mask_u8x32 = _mm256_set1_epi8(15)
     cdef __m256i low_i32x8 = _mm256_set1_epi32(15)
     for k8 in range(k8s):
         for r in range(4):
             dwords_i32x8 = _mm256_loadu_si256(<const __m256i *>(packed + k8 * 128 + r * 32))
             for j in range(4):
+                if layout == LEVELS:
+                    _mm256_storeu_ps(
+                        codes + (k8 * 8 + j) * 32 + r * 8,
+                        float_of_byte(_mm256_shuffle_epi8(
+                            levels_i8x32, _mm256_and_si256(dwords_i32x8, mask_u8x32)), j))
+                    _mm256_storeu_ps(
+                        codes + (k8 * 8 + 4 + j) * 32 + r * 8,
+                        float_of_byte(_mm256_shuffle_epi8(levels_i8x32, _mm256_and_si256(
+                            _mm256_srli_epi32(dwords_i32x8, 4), mask_u8x32)), j))
+                    continue
                 _mm256_storeu_ps(codes + (k8 * 8 + j) * 32 + r * 8, _mm256_cvtepi32_ps(
                     _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, low_i32x8),
                                      zeros_i32x8[r])))
@@ -64,32 +81,35 @@ cdef inline void float_int4(const uint8_t *packed, Py_ssize_t k8s, const __m256i
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
 
 
-cdef inline void float_int2(const uint8_t *packed, Py_ssize_t k8s, __m256i zero_i32x8,
-                            float *codes) noexcept nogil:
-    # 8 rows a vector, the byte of a row in its lane; one bit of both planes at a time.
+cdef inline void float_planes(const uint8_t *packed, Py_ssize_t k8s, const float *levels,
+                              float *codes, int planes) noexcept nogil:
+    # 8 rows a vector, the byte of a row in its lane; one bit of all planes at a time is the code,
+    # which one permutation turns to its level.
     cdef Py_ssize_t k8
-    cdef int r, bit
-    cdef __m256i first_i32x8, second_i32x8
-    cdef __m256i one_i32x8 = _mm256_set1_epi32(1)
-    cdef __m256i two_i32x8 = _mm256_set1_epi32(2)
+    cdef int r, bit, p
+    cdef __m256i code_i32x8
+    cdef __m256i planes_i32x8[3]
+    cdef __m256 levels_f32x8 = _mm256_loadu_ps(levels)
     for k8 in range(k8s):
         for r in range(4):
-            first_i32x8 = _mm256_cvtepu8_epi32(
-                _mm_loadl_epi64(<const __m128i *>(packed + k8 * 64 + r * 8)))
-            second_i32x8 = _mm256_slli_epi32(_mm256_cvtepu8_epi32(
-                _mm_loadl_epi64(<const __m128i *>(packed + k8 * 64 + 32 + r * 8))), 1)
+            for p in range(planes):
+                planes_i32x8[p] = _mm256_slli_epi32(_mm256_cvtepu8_epi32(
+                    _mm_loadl_epi64(<const __m128i *>(packed + (k8 * planes + p) * 32 + r * 8))), p)
             for bit in range(8):
-                _mm256_storeu_ps(codes + (k8 * 8 + bit) * 32 + r * 8, _mm256_cvtepi32_ps(
-                    _mm256_sub_epi32(_mm256_or_si256(
-                        _mm256_and_si256(first_i32x8, one_i32x8),
-                        _mm256_and_si256(second_i32x8, two_i32x8)), zero_i32x8)))
-                first_i32x8 = _mm256_srli_epi32(first_i32x8, 1)
-                second_i32x8 = _mm256_srli_epi32(second_i32x8, 1)
+                code_i32x8 = _mm256_and_si256(planes_i32x8[0], _mm256_set1_epi32(1))
+                for p in range(1, planes):
+                    code_i32x8 = _mm256_or_si256(code_i32x8, _mm256_and_si256(
+                        planes_i32x8[p], _mm256_set1_epi32(1 << p)))
+                _mm256_storeu_ps(codes + (k8 * 8 + bit) * 32 + r * 8,
+                                 _mm256_permutevar8x32_ps(levels_f32x8, code_i32x8))
+                for p in range(planes):
+                    planes_i32x8[p] = _mm256_srli_epi32(planes_i32x8[p], 1)
 
 
 cdef inline void float_few(const uint8_t *packed, const float *x, Py_ssize_t group_size,
                            const TileScales *t, float *y, int rows) noexcept nogil:
-    # float_block of up to 3 rows, in the same order, with codes that never leave the registers.
+    # float_block of up to 3 rows of x and nibbles, in the same order, with codes that never leave
+    # the registers.
     cdef __m256 sums_f32x8[12]
     cdef __m256i dwords_i32x8[4]
     cdef __m256 code_f32x8
@@ -175,27 +195,29 @@ cdef inline void add_offsets(const TileScales *t, const float *x_sums, float *y,
                 _mm256_mul_ps(_mm256_set1_ps(x_sums[row]), t.offsets_f32x8[r])))
 
 
-cdef inline void float_group(const Weights *w, int format, const TileScales *t,
-                             const uint8_t *packed,
-                             const float *x, float *codes, float *y,
+cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_t *packed,
+                             const float *levels, const float *x, float *codes, float *y,
                              Py_ssize_t count) noexcept nogil:
     cdef Py_ssize_t row = 0
-    if format == FORMAT_INT2:
-        float_int2(packed, w.group_size >> 3, t.zeros_i32x8[0], codes)
-        while row < count:
-            row += float_rows(codes, x + row * w.group_size, w.group_size, t, y + row * 32,
-                              count - row)
+    cdef int layout = SPECS[w.format].layout
+    cdef __m256i zero_i32x8 = _mm256_setzero_si256()
+    if layout == NIBBLES and count <= 3:
+        if count == 1:
+            float_few(packed, x, w.group_size, t, y, 1)
+        elif count == 2:
+            float_few(packed, x, w.group_size, t, y, 2)
+        else:
+            float_few(packed, x, w.group_size, t, y, 3)
         return
-    if count == 1:
-        float_few(packed, x, w.group_size, t, y, 1)
-        return
-    if count == 2:
-        float_few(packed, x, w.group_size, t, y, 2)
-        return
-    if count == 3:
-        float_few(packed, x, w.group_size, t, y, 3)
-        return
-    float_int4(packed, w.group_size >> 3, t.zeros_i32x8, codes)
+    if layout == NIBBLES:
+        float_nibbles(packed, w.group_size >> 3, t.zeros_i32x8, zero_i32x8, codes, NIBBLES)
+    elif layout == LEVELS:
+        float_nibbles(packed, w.group_size >> 3, t.zeros_i32x8, _mm256_broadcastsi128_si256(
+            _mm_loadu_si128(<const __m128i *>SPECS[w.format].levels)), codes, LEVELS)
+    elif layout == THREE_PLANES:
+        float_planes(packed, w.group_size >> 3, levels, codes, 3)
+    else:
+        float_planes(packed, w.group_size >> 3, levels, codes, 2)
     while row < count:
         row += float_rows(codes, x + row * w.group_size, w.group_size, t, y + row * 32, count - row)
 
@@ -203,32 +225,27 @@ cdef inline void float_group(const Weights *w, int format, const TileScales *t,
 cdef void float_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                          Py_ssize_t out_stride, void *scratch, const Piece *piece,
                          int mode) noexcept nogil:
-    if w.format == FORMAT_INT2:
-        float_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2)
-    else:
-        float_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4)
-
-
-cdef inline void float_tiles(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
-                             Py_ssize_t out_stride, void *scratch, const Piece *piece,
-                             int format) noexcept nogil:
     cdef const float *x = <const float *>prepared
     cdef const float *x_sums = x + w.groups * rows * w.group_size
     cdef float *codes = <float *>scratch
     cdef float *y = codes + w.group_size * 32
     cdef const uint8_t *packed
+    cdef float levels[16]
+    cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, at
+    float_levels(w, levels)
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, format, tile, group, &t)
+            load_tile_scales(w, zero, tile, group, &t)
             packed = w.packed + (
-                (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format))
+                (tile * w.groups + group) * (w.group_size >> 3)
+                * block_bytes(SPECS[w.format].layout))
             at = group * rows + first
-            float_group(w, format, &t, packed, x + at * w.group_size, codes, y, count)
+            float_group(w, &t, packed, levels, x + at * w.group_size, codes, y, count)
             if t.has_offsets:
                 add_offsets(&t, x_sums + at, y, count)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -1,4 +1,4 @@
-# Integer products of int4 and int2 weights and many rows of x: a tile of weights is unpacked into
+# Integer products of codes up to 15 and many rows of x: a tile of weights is unpacked into
 # L1 once (avx2_code_tile.pxi) and met by four planes of x at a time, 16 columns of weights by 4
 # planes in 8 accumulators.
 #
@@ -91,8 +91,7 @@ cdef inline Py_ssize_t block_rows(const uint8_t *codes, const int8_t *x, Py_ssiz
 
 cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
                                 float *out, Py_ssize_t out_stride, void *scratch,
-                                const Piece *piece,
-                                int format, int planes) noexcept nogil:
+                                const Piece *piece, int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
     cdef const int8_t *x = <const int8_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
@@ -100,24 +99,23 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
     cdef uint8_t *codes = <uint8_t *>scratch
     cdef const uint8_t *packed
     cdef float *y = <float *>(codes + w.group_size * 32)
+    cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    if format == FORMAT_INT4 and count * planes <= INT4_GEMV_PLANES:
+    cdef int layout = SPECS[w.format].layout
+    if layout == NIBBLES and count * planes <= INT4_GEMV_PLANES:
         int4_gemv_piece(w, prepared, rows, out, out_stride, y, piece, planes)
         return
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, format, tile, group, &t)
+            load_tile_scales(w, zero, tile, group, &t)
             at = group * rows + first
             packed = w.packed + (
-                (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(format))
-            if format == FORMAT_INT4:
-                widen_int4(packed, w.group_size >> 3, codes)
-            else:
-                widen_planes(packed, w.group_size >> 3, FORMAT_INT2, codes)
+                (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(layout))
+            widen_codes(w, packed, codes)
             row = 0
             while row < count:
                 row += block_rows(codes, x + (at + row) * size, w.group_size, &t,
@@ -129,12 +127,8 @@ cdef inline void plane_tiles(const Weights *w, const void *prepared, Py_ssize_t 
 cdef void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                          Py_ssize_t out_stride, void *scratch, const Piece *piece,
                          int mode) noexcept nogil:
-    # A loop of its own for each format and number of planes.
-    if w.format == FORMAT_INT2 and mode == ACTIVATIONS_INT8:
-        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, 1)
-    elif w.format == FORMAT_INT2:
-        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, 2)
-    elif mode == ACTIVATIONS_INT8:
-        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 1)
+    # A loop of its own for each number of planes.
+    if mode == ACTIVATIONS_INT8:
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, 1)
     else:
-        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, 2)
+        plane_tiles(w, prepared, rows, out, out_stride, scratch, piece, 2)

@@ -147,6 +147,7 @@ cdef inline void int4_gemv_piece(const Weights *w, const void *prepared, Py_ssiz
     cdef const int8_t *x = <const int8_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
+    cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
@@ -162,7 +163,7 @@ cdef inline void int4_gemv_piece(const Weights *w, const void *prepared, Py_ssiz
             stream = tile
             to = y
             while stream < piece.tile_end:
-                load_tile_scales(w, FORMAT_INT4, stream, group, &t)
+                load_tile_scales(w, zero, stream, group, &t)
                 row = 0
                 while row < count:
                     now = min(count - row, at_once)

@@ -223,9 +223,9 @@ cdef void lut_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t r
                             Py_ssize_t out_stride, void *scratch, const Piece *piece,
                             int mode) noexcept nogil:
     # A loop of its own for each number of planes and digits.
-    if w.format == FORMAT_BINARY and mode == ACTIVATIONS_INT8:
+    if SPECS[w.format].layout == ONE_PLANE and mode == ACTIVATIONS_INT8:
         lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1, 2)
-    elif w.format == FORMAT_BINARY:
+    elif SPECS[w.format].layout == ONE_PLANE:
         lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1, 3)
     elif mode == ACTIVATIONS_INT8:
         lut_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 2, 2)

@@ -19,8 +19,8 @@ include "scales.pxi"
 include "avx2_lut_tables.pxi"
 include "avx2_lut_sums.pxi"
 include "avx2_lut_gemv.pxi"
-include "avx512_int4.pxi"
-include "avx512_two_planes.pxi"
+include "avx512_nibbles.pxi"
+include "avx512_planes.pxi"
 include "avx512_gemm.pxi"
 include "transpose.pxi"
 include "avx512_vector.pxi"
@@ -48,11 +48,18 @@ cdef KernelTable kernel_table = (
 cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
 kernel_table.name = "avx512"
 
+
+cdef void fill_products() noexcept:
+    # Of every format; those that have engines of their own follow.
+    cdef int format
+    for format in range(FORMATS):
+        if format != FORMAT_BINARY and format != FORMAT_TERNARY:
+            set_tier(product[format][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
+            set_tier(product[format][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
+
+
+fill_products()
 #        product                                          engine, rows of x, at once: rows, tiles
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
-set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
-set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
 more_registers(product[FORMAT_BINARY][ACTIVATIONS_INT16])
 more_registers(product[FORMAT_BINARY][ACTIVATIONS_INT8])
 more_registers(product[FORMAT_TERNARY][ACTIVATIONS_INT16])

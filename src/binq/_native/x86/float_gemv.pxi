@@ -21,7 +21,7 @@ cdef inline void pair_bits(const uint8_t *packed, uint8_t *pairs) noexcept nogil
 cdef void float_gemv_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                               Py_ssize_t out_stride, void *scratch, const Piece *piece,
                               int mode) noexcept nogil:
-    if w.format == FORMAT_BINARY:
+    if SPECS[w.format].layout == ONE_PLANE:
         float_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 1)
     else:
         float_gemv_piece(w, prepared, rows, out, out_stride, scratch, piece, 2)

@@ -70,6 +70,7 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_slli_epi16(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi16(__m256i a, int n) noexcept
     __m256i _mm256_srai_epi16(__m256i a, int n) noexcept
+    __m256i _mm256_srai_epi32(__m256i a, int n) noexcept
     __m256i _mm256_slli_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi32(__m256i a, int n) noexcept
     __m256i _mm256_srli_epi64(__m256i a, int n) noexcept
@@ -85,6 +86,8 @@ cdef extern from "immintrin.h" nogil:
     __m256i _mm256_mullo_epi32(__m256i a, __m256i b) noexcept
     __m256i _mm256_maddubs_epi16(__m256i unsigned_a, __m256i signed_b) noexcept
     __m256i _mm256_madd_epi16(__m256i a, __m256i b) noexcept
+    __m256i _mm256_hadd_epi32(__m256i a, __m256i b) noexcept
+    __m256i _mm256_cvtepu8_epi16(__m128i a) noexcept
     __m256i _mm256_max_epu32(__m256i a, __m256i b) noexcept
     __m256i _mm256_max_epi16(__m256i a, __m256i b) noexcept
     __m256i _mm256_abs_epi16(__m256i a) noexcept

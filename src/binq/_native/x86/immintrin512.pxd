@@ -43,6 +43,7 @@ cdef extern from "immintrin.h" nogil:
     __m512 _mm512_permutexvar_ps(__m512i order, __m512 a) noexcept
     __m512i _mm512_broadcast_i32x4(__m128i a) noexcept
     __m512i _mm512_min_epu8(__m512i a, __m512i b) noexcept
+    __m512i _mm512_xor_si512(__m512i a, __m512i b) noexcept
     __m512i _mm512_setr_epi32(int a, int b, int c, int d, int e, int f, int g, int h,
                               int i, int j, int k, int l, int m, int n, int o, int p) noexcept
     __m512i _mm512_add_epi8(__m512i a, __m512i b) noexcept

@@ -49,7 +49,7 @@ cdef Py_ssize_t lut_gemm_prepared(const Weights *w, Py_ssize_t rows, int mode) n
 
 cdef Py_ssize_t lut_gemm_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     # Tables, then of each tile sums of one group and y, both [32 rows of weights][row of x].
-    cdef int planes = SPECS[w.format].planes
+    cdef int planes = LAYOUTS[SPECS[w.format].layout].planes
     return (lut_span(w, planes) * entries_of(planes) * VECTOR_BYTES // 4
             + LUT_TILES * 32 * (VECTOR_BYTES + 4 * lanes_of(lanes_for(mode))))
 

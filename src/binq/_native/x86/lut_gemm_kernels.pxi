@@ -18,7 +18,7 @@ cdef void lut_gemm_prepare(const Weights *w, const float *x, Py_ssize_t x_stride
 cdef void lut_gemm_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                             Py_ssize_t out_stride, void *scratch, const Piece *piece,
                             int mode) noexcept nogil:
-    if w.format == FORMAT_BINARY:
+    if SPECS[w.format].layout == ONE_PLANE:
         lut_gemm_of(w, prepared, rows, out, out_stride, scratch, piece, mode, 1)
     else:
         lut_gemm_of(w, prepared, rows, out, out_stride, scratch, piece, mode, 2)

@@ -2,6 +2,7 @@
 
 cdef enum:
     PREFETCH_SCALES = 1024    # bytes ahead
+    LEVEL_BIAS = 128          # makes levels that are looked up unsigned
 
 
 cdef struct TileScales:
@@ -70,13 +71,14 @@ cdef inline void load_offsets(const Weights *w, Py_ssize_t tile, Py_ssize_t grou
                  offsets_f32x8)
 
 
-cdef inline int32_t common_zero(const Weights *w, int format) noexcept nogil:
-    # What all stored codes are too large by where no zero points say it.
-    return -SPECS[format].levels[0] if w.zero == ZERO_NONE else 0
+cdef inline int32_t common_zero(const Weights *w) noexcept nogil:
+    # What all unsigned codes are too large by where no zero points say it.
+    return LEVEL_BIAS if SPECS[w.format].layout == LEVELS else -first_level(w.format, w.zero)
 
 
-cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile, Py_ssize_t group,
-                                  TileScales *t) noexcept nogil:
+cdef inline void load_tile_scales(const Weights *w, int32_t zero, Py_ssize_t tile,
+                                  Py_ssize_t group, TileScales *t) noexcept nogil:
+    # zero: common_zero(w).
     cdef __m128i nibbles_u8x16, low_u8x16, high_u8x16
     cdef Py_ssize_t r
     cdef Py_ssize_t at = scales_at(w, tile, group)
@@ -87,7 +89,7 @@ cdef inline void load_tile_scales(const Weights *w, int format, Py_ssize_t tile,
         load_offsets(w, tile, group, t.offsets_f32x8)
     if w.zero != ZERO_CODE:
         for r in range(4):
-            t.zeros_i32x8[r] = _mm256_set1_epi32(common_zero(w, format))
+            t.zeros_i32x8[r] = _mm256_set1_epi32(zero)
         return
     nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
         w.zero_points + scale_block(w, tile, group) * 16))

@@ -58,7 +58,7 @@ cdef inline void dot_nibbles(const uint8_t *packed, const int8_t *x, Py_ssize_t 
 cdef inline void dot_codes(const uint8_t *codes, const int8_t *x, Py_ssize_t group_size,
                            int32_t *sums, int parts, int planes, int vectors) noexcept nogil:
     # sums[4 p + v][8] = columns 8 v .. 8 v + 7 . plane p, so many vectors of columns in a part.
-    # 256 * 127 * 128 < 2^22: never overflows.
+    # 256 * 255 * 128 < 2^23: never overflows.
     cdef Py_ssize_t quad
     cdef int p, v, part
     cdef __m256i x_s8x32
@@ -169,9 +169,10 @@ cdef inline int vnni_rows(const uint8_t *packed, const uint8_t *codes, const int
 
 cdef inline void vnni_piece(const Weights *w, const void *prepared, Py_ssize_t rows,
                             float *out, Py_ssize_t out_stride, void *scratch,
-                            const Piece *piece, int format, int planes) noexcept nogil:
+                            const Piece *piece, int planes) noexcept nogil:
     cdef Py_ssize_t size = w.group_size * planes
-    cdef Py_ssize_t group_bytes = (w.group_size >> 3) * block_bytes(format)
+    cdef int layout = SPECS[w.format].layout
+    cdef Py_ssize_t group_bytes = (w.group_size >> 3) * block_bytes(layout)
     cdef const int8_t *x = <const int8_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * size)
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
@@ -179,23 +180,20 @@ cdef inline void vnni_piece(const Weights *w, const void *prepared, Py_ssize_t r
     cdef uint8_t *codes = <uint8_t *>scratch + SUMS_BYTES
     cdef float *y = <float *>(codes + w.group_size * 32)
     cdef const uint8_t *packed
+    cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    cdef bint nibbles = format == FORMAT_INT4 and count * planes <= NIBBLE_PLANES
+    cdef bint nibbles = layout == NIBBLES and count * planes <= NIBBLE_PLANES
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
-            load_tile_scales(w, format, tile, group, &t)
+            load_tile_scales(w, zero, tile, group, &t)
             packed = w.packed + (tile * w.groups + group) * group_bytes
             at = group * rows + first
-            if nibbles:
-                pass
-            elif format == FORMAT_INT4:
-                widen_int4(packed, w.group_size >> 3, codes)
-            else:
-                widen_planes(packed, w.group_size >> 3, format, codes)
+            if not nibbles:
+                widen_codes(w, packed, codes)
             row = 0
             while row < count:
                 row += vnni_rows(packed, codes, x + (at + row) * size, w.group_size, &t,
@@ -207,17 +205,8 @@ cdef inline void vnni_piece(const Weights *w, const void *prepared, Py_ssize_t r
 cdef void vnni_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
                         int mode) noexcept nogil:
-    # A loop of its own for each format and number of planes.
+    # A loop of its own for each number of planes.
     if mode == ACTIVATIONS_INT8:
-        vnni_of(w, prepared, rows, out, out_stride, scratch, piece, 1)
+        vnni_piece(w, prepared, rows, out, out_stride, scratch, piece, 1)
     else:
-        vnni_of(w, prepared, rows, out, out_stride, scratch, piece, 2)
-
-
-cdef inline void vnni_of(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
-                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
-                         int planes) noexcept nogil:
-    if w.format == FORMAT_INT2:
-        vnni_piece(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT2, planes)
-    else:
-        vnni_piece(w, prepared, rows, out, out_stride, scratch, piece, FORMAT_INT4, planes)
+        vnni_piece(w, prepared, rows, out, out_stride, scratch, piece, 2)

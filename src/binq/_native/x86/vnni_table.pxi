@@ -1,6 +1,6 @@
-# The kernel table of vnni_gemm.pxi: AVX2's, with its products of int4 and int2. Ternary is as fast
-# by tables: 120 against 124 G products/s with 96 rows of x, 121 against 112 with 32 (Xeon, Emerald
-# Rapids).
+# The kernel table of vnni_gemm.pxi: AVX2's, with its products of codes of two bits and more.
+# Ternary is as fast by tables: 120 against 124 G products/s with 96 rows of x, 121 against 112 with
+# 32 (Xeon, Emerald Rapids).
 
 cdef Engine VNNI = Engine(plane_prepared, plane_prepare, vnni_scratch, vnni_multiply)
 
@@ -10,9 +10,10 @@ cdef KernelTable kernel_table = (
 
 cdef void fill_table(const char *name) noexcept:
     cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
+    cdef int format
     kernel_table.name = name
-    #        product                                       engine, rows of x, at once: rows, tiles
-    set_tier(product[FORMAT_INT4][ACTIVATIONS_INT16], VNNI, ANY_ROWS, 1, 1)
-    set_tier(product[FORMAT_INT4][ACTIVATIONS_INT8], VNNI, ANY_ROWS, 1, 1)
-    set_tier(product[FORMAT_INT2][ACTIVATIONS_INT16], VNNI, ANY_ROWS, 1, 1)
-    set_tier(product[FORMAT_INT2][ACTIVATIONS_INT8], VNNI, ANY_ROWS, 1, 1)
+    for format in range(FORMATS):
+        if format != FORMAT_BINARY and format != FORMAT_TERNARY:
+            #        product                              engine, rows of x, at once: rows, tiles
+            set_tier(product[format][ACTIVATIONS_INT16], VNNI, ANY_ROWS, 1, 1)
+            set_tier(product[format][ACTIVATIONS_INT8], VNNI, ANY_ROWS, 1, 1)

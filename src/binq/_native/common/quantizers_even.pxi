@@ -1,0 +1,186 @@
+# Levels one step apart, 4, 8 or 16 of them: the largest-magnitude rules, the best scale, the codes.
+
+cdef inline void find_range(const Batch *batch, double *low, double *high) noexcept nogil:
+    # The least and the greatest weight of each row, and 0.
+    cdef Py_ssize_t lane, k
+    cdef double value
+    for lane in range(LANES):
+        low[lane] = 0.0
+        high[lane] = 0.0
+    for k in range(batch.n):
+        for lane in range(LANES):
+            value = batch.values[k * LANES + lane]
+            low[lane] = value if value < low[lane] else low[lane]
+            high[lane] = value if value > high[lane] else high[lane]
+
+
+cdef inline void find_absmax(Batch *batch, const QuantizeJob *job, const double *low,
+                             const double *high, double span) noexcept nogil:
+    # The largest weight gets the level that the row of the format names.
+    cdef double level = SPECS[job.format].absmax
+    cdef double value
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        if job.zero == ZERO_NONE:
+            # Whatever its sign. A group of zeros has the scale 0, not -0.
+            batch.scale[lane] = (high[lane] if high[lane] >= -low[lane] else low[lane]) / level + 0.0
+        else:
+            batch.scale[lane] = (high[lane] - low[lane]) / span
+            if batch.scale[lane] > 0.0:
+                value = -low[lane] / batch.scale[lane]
+                value = (value + 6755399441055744.0) - 6755399441055744.0
+                batch.zero[lane] = value if value < span else span
+
+
+cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
+    # Sets the zero points too: where none are stored, that of the levels.
+    cdef Best best
+    cdef double low[8]
+    cdef double high[8]
+    cdef int count = 1 << LAYOUTS[SPECS[job.format].layout].bits
+    cdef int middle = -SPECS[job.format].levels[0]
+    cdef double level = SPECS[job.format].absmax
+    cdef Py_ssize_t lane, k, padded
+    cdef int step
+    if job.zero == ZERO_OFFSET:
+        find_offsets(batch, job, count - 1)
+        return
+    if job.zero == ZERO_NONE:
+        for lane in range(LANES):
+            batch.zero[lane] = middle
+    if has_powers(job):
+        # Without zero points: so it is checked in Python.
+        find_powers(batch, count - 1 - middle, -middle, count - 1 - middle,
+                    job.method == METHOD_ABSMAX)
+        return
+    if job.method == METHOD_ABSMAX and job.zero == ZERO_NONE and level > 0:
+        for lane in range(LANES):
+            batch.scale[lane] = <double>float_from_bits(batch.amax[lane]) / level
+        return
+    find_range(batch, low, high)
+    if job.method == METHOD_ABSMAX:
+        find_absmax(batch, job, low, high, count - 1)
+        return
+    padded = (batch.n + 7) & ~<Py_ssize_t>7
+    best.w = batch.row
+    best.n = padded
+    best.span = count - 1
+    for lane in range(LANES):
+        best.gain = 0.0
+        best.scale = 0.0
+        best.zero_point = batch.zero[lane]
+        if batch.amax[lane] != 0:
+            for k in range(padded):
+                batch.row[k] = batch.values[k * LANES + lane]
+            if job.zero == ZERO_NONE:
+                search_two(&best, batch.stack, middle, middle - 1, low[lane], high[lane])
+            else:
+                # Of 16 codes 7 and 8, 6 and 9, ... 0 and 15.
+                for step in range(count // 2):
+                    search_two(&best, batch.stack, count // 2 - 1 - step, count // 2 + step,
+                               low[lane], high[lane])
+            fit_to_storage(&best, job.scale_type)
+            if job.zero == ZERO_NONE and best.zero_point != middle:
+                # Codes 1 - middle .. middle are -middle .. middle - 1 with the other sign.
+                best.zero_point = middle
+                best.scale = -best.scale
+        batch.scale[lane] = best.scale
+        batch.zero[lane] = best.zero_point
+
+
+cdef inline void pack_codes(const Batch *batch, uint8_t *packed, Py_ssize_t rows, int layout,
+                            bint has_offsets) noexcept nogil:
+    # The nearest codes of 8 rows. 32 bits of nibbles are 8 columns of a row: column j at bit 8 j,
+    # column 4 + j at 8 j + 4. Adding 1.5 * 2^23 to a float32 leaves its rounded value in the low
+    # bits.
+    cdef uint32_t words[8]
+    cdef uint32_t second[8]
+    cdef uint32_t third[8]
+    cdef uint32_t zeros[8]
+    cdef float divisors[8]
+    cdef float low[8]
+    cdef float high[8]
+    cdef float x
+    cdef uint32_t code
+    cdef int top = (1 << LAYOUTS[layout].bits) - 1
+    cdef Py_ssize_t k, j, lane, count
+    cdef int shift
+    cdef const float *values
+    for lane in range(LANES):
+        divisors[lane] = batch.rounded_scale[lane]
+        if divisors[lane] == 0.0:
+            divisors[lane] = 1.0
+        zeros[lane] = 0 if has_offsets else <uint32_t>batch.zero[lane]
+        low[lane] = <float>0.0 if has_offsets else <float>-batch.zero[lane]
+        high[lane] = <float>top if has_offsets else <float>(top - batch.zero[lane])
+    for k in range(0, batch.n, 8):
+        count = min(8, batch.n - k)
+        memset(words, 0, sizeof(words))
+        if layout != NIBBLES:
+            memset(second, 0, sizeof(second))
+            memset(third, 0, sizeof(third))
+        for j in range(count):
+            shift = <int>(8 * (j & 3) + (j & 4))
+            values = batch.values + (k + j) * LANES
+            for lane in range(LANES):
+                x = values[lane]
+                if has_offsets:
+                    x = x - batch.rounded_zero[lane]
+                x = x / divisors[lane]
+                x = x if x > low[lane] else low[lane]
+                x = x if x < high[lane] else high[lane]
+                x = x + <float>12582912.0
+                code = float_to_bits(x) + zeros[lane]
+                if layout == NIBBLES:
+                    words[lane] |= (code & 15) << shift
+                else:
+                    words[lane] |= (code & 1) << j
+                    second[lane] |= (code >> 1 & 1) << j
+                    if layout == THREE_PLANES:
+                        third[lane] |= (code >> 2 & 1) << j
+        for lane in range(rows):
+            if layout == NIBBLES:
+                store_word(packed + (k >> 3) * 128 + lane * 4, words[lane])
+                continue
+            packed[(k >> 3) * block_bytes(layout) + lane] = <uint8_t>words[lane]
+            packed[(k >> 3) * block_bytes(layout) + 32 + lane] = <uint8_t>second[lane]
+            if layout == THREE_PLANES:
+                packed[(k >> 3) * block_bytes(layout) + 64 + lane] = <uint8_t>third[lane]
+
+
+cdef inline void pack_even(const Batch *batch, const QuantizeJob *job, uint8_t *packed,
+                           Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
+    # 8 rows of a tile, from `row` on: a loop of its own for each layout.
+    cdef int layout = SPECS[job.format].layout
+    packed += row * LAYOUTS[layout].row_bytes
+    if job.zero == ZERO_OFFSET:
+        if layout == NIBBLES:
+            pack_codes(batch, packed, rows, NIBBLES, True)
+        elif layout == THREE_PLANES:
+            pack_codes(batch, packed, rows, THREE_PLANES, True)
+        else:
+            pack_codes(batch, packed, rows, TWO_PLANES, True)
+    elif layout == NIBBLES:
+        pack_codes(batch, packed, rows, NIBBLES, False)
+    elif layout == THREE_PLANES:
+        pack_codes(batch, packed, rows, THREE_PLANES, False)
+    else:
+        pack_codes(batch, packed, rows, TWO_PLANES, False)
+
+
+cdef inline void store_word(uint8_t *target, uint32_t word) noexcept nogil:
+    # Little-endian on any machine.
+    target[0] = <uint8_t>word
+    target[1] = <uint8_t>(word >> 8)
+    target[2] = <uint8_t>(word >> 16)
+    target[3] = <uint8_t>(word >> 24)
+
+
+cdef inline void store_zero_points(const Batch *batch, const QuantizeJob *job, Py_ssize_t tile,
+                                   Py_ssize_t group, Py_ssize_t row) noexcept nogil:
+    # Rows 0 to 15 of a tile are low nibbles, rows 16 to 31 high ones.
+    cdef uint8_t *stored = (job.zero_points
+                            + (tile * job.scale_groups + group) * (TILE_ROWS // 2) + (row & 15))
+    cdef Py_ssize_t lane
+    for lane in range(LANES):
+        stored[lane] |= <uint8_t>(<int>batch.zero[lane] << (4 if row >= 16 else 0))
