@@ -89,6 +89,7 @@ site: $(VENV)/docs.stamp
 interop: $(VENV)/test.stamp
 	$(PYTHON) -m venv .interop
 	.interop/bin/python $(PIP) --requirement $(VENV)/test.txt --requirement tests/interop/requirements.txt
+	.interop/bin/python $(PIP) --no-deps --requirement tests/interop/alone.txt
 	PYTHONPATH=src .interop/bin/python -m pytest -q -m interop tests
 
 oldest: $(VENV)/test.stamp

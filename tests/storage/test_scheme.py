@@ -108,10 +108,10 @@ def test_a_scheme_of_another_is_read_and_written(tmp_path, three_levels):
 
 def test_a_scheme_that_only_reads_says_so(three_levels):
     q = binq.quantize(np.eye(32, dtype=np.float32), "int4")
-    with pytest.raises(UnsupportedFormatError, match="'gptq' cannot write"):
-        storage.get("gptq").write(NAME, q)
-    with pytest.raises(UnsupportedFormatError, match="'gptq' cannot write"):
-        storage.get("gptq").settings({NAME: q})
+    with pytest.raises(UnsupportedFormatError, match="'fp8' cannot write"):
+        storage.get("fp8").write(NAME, q)
+    with pytest.raises(UnsupportedFormatError, match="'fp8' cannot write"):
+        storage.get("fp8").settings({NAME: q})
     with pytest.raises(UnsupportedFormatError, match="not ternary"):
         three_levels.write(NAME, q)
 

@@ -43,7 +43,7 @@ def export_checkpoint(
 
     - src: a folder that ``binq quantize`` wrote, or a file that :func:`binq.save_file` wrote
     - dst: the folder, or for ``"gguf"`` the file, to make; its name appears when it is complete
-    - to: ``"compressed-tensors"``, ``"gguf"`` or ``"mlx"``
+    - to: ``"compressed-tensors"``, ``"gguf"``, ``"mlx"``, ``"gptq"``, ``"awq"`` or ``"bitnet"``
     - max_shard_bytes: where a new file of a folder begins
     - overwrite: replace dst if it exists
     - family: the name of a family, for a model whose configuration does not tell it

@@ -31,7 +31,7 @@ class FolderTarget(Target):
         return self.scheme
 
     def check(self, model: Model) -> None:
-        scheme = get(self.scheme)
+        scheme = get(self.scheme).fitted(model.packed)
         reasons = {}
         for name, weights in model.packed.items():
             reason = why_reshaped(model.named(name))
@@ -46,7 +46,7 @@ class FolderTarget(Target):
         scheme.config(model.packed, model.kept)
 
     def write(self, model: Model, place: Path, advance: Progress) -> list[TensorReport]:
-        scheme, mode = get(self.scheme), model.source.mode
+        scheme, mode = get(self.scheme).fitted(model.packed), model.source.mode
         pieces = [
             piece_of(tensor) if tensor.packed is None else _piece(scheme, tensor)
             for tensor in model.tensors

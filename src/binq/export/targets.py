@@ -8,4 +8,7 @@ TARGETS: dict[str, Target] = {
     "compressed-tensors": FolderTarget("compressed-tensors"),
     "gguf": Gguf(),
     "mlx": FolderTarget("mlx"),
+    "gptq": FolderTarget("gptq"),
+    "awq": FolderTarget("awq"),
+    "bitnet": FolderTarget("bitnet"),
 }

@@ -13,19 +13,19 @@ from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.storage import (
     auto_round,
-    awq,
-    bitnet,
     compressed_tensors,
     fp8,
     gemma,
     gguf_blocks,
-    gptq,
     mlx,
     modelopt,
     mxfp4,
 )
+from binq.storage.awq_writer import Awq
 from binq.storage.base import CodedStorage, Exact, Storage
+from binq.storage.bitnet_writer import Bitnet
 from binq.storage.fp8 import Float8
+from binq.storage.gptq_writer import Gptq
 from binq.storage.plain import FLOATS, Plain, Transposed
 from binq.storage.scheme import Reader, Scheme, get, register, unregister
 from binq.storage.small_floats import FLOAT8
@@ -41,11 +41,11 @@ __all__ = [
     "unregister",
 ]
 
-for _module in (auto_round, awq, bitnet, fp8, gemma, gptq, modelopt, mxfp4):
+for _module in (auto_round, fp8, gemma, modelopt, mxfp4):
     for _name in _module.METHODS:
         register(Reader(_name, _module.collect))
-register(compressed_tensors.CompressedTensors())
-register(mlx.Mlx())
+for _scheme in (Awq(), Bitnet(), compressed_tensors.CompressedTensors(), Gptq(), mlx.Mlx()):
+    register(_scheme)
 
 # Integers that nobody would store as they are: packed weights.
 _PACKED_DTYPES = ("U8", "I8", "U32", "I32")

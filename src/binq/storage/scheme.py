@@ -25,8 +25,8 @@ class Scheme(ABC):
     """One way to store weights, by the ``quant_method`` that configurations give it.
 
     A derived class sets ``name`` and defines :meth:`collect`; one that writes too defines
-    :meth:`write` and :meth:`settings`, and may define :meth:`check` and :meth:`config`. What it
-    writes, it reads without loss.
+    :meth:`write` and :meth:`settings`, and may define :meth:`fitted`, :meth:`check` and
+    :meth:`config`. What it writes, it reads without loss.
 
     - file_format: the ``format`` of the metadata of files that hold what it writes
     """
@@ -56,6 +56,13 @@ class Scheme(ABC):
         Raises UnsupportedFormatError for weights that the scheme cannot hold.
         """
         raise UnsupportedFormatError(f"storage scheme {self.name!r} cannot write")
+
+    def fitted(self, weights: Mapping[str, QuantizedArray]) -> "Scheme":
+        """Returns the scheme that writes a checkpoint with these weights, all that are packed.
+
+        What is one for a whole checkpoint, such as a group size, is settled by it.
+        """
+        return self
 
     def check(self, name: str, weights: QuantizedArray) -> None:
         """Raises UnsupportedFormatError, with the reason, for what :meth:`write` cannot hold.
