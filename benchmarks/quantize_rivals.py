@@ -43,7 +43,7 @@ def _ggml_quantize(ggml_type: int, w: Floats) -> Blob:
     return blob[:nbytes]
 
 
-def _ggml_dequantize(ggml_type: int, blob: Blob, shape: tuple[int, int]) -> Floats:
+def ggml_dequantize(ggml_type: int, blob: Blob, shape: tuple[int, int]) -> Floats:
     g = LlamaCpp.library()
     traits = g.bind(g.base, "ggml_get_type_traits", ctypes.POINTER(_Traits), ctypes.c_int)
     out = np.empty(shape, np.float32)
@@ -72,7 +72,7 @@ def quantizers() -> dict[str, Quantizer]:
         for name, number in GGML_TYPES.items():
             found[f"llama.cpp {name}"] = (
                 partial(_ggml_quantize, number),
-                partial(_ggml_dequantize, number),
+                partial(ggml_dequantize, number),
             )
     if importlib.util.find_spec("gguf") is not None:
         from gguf import GGMLQuantizationType as Kind

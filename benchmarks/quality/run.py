@@ -2,10 +2,13 @@
 
 SmolLM2-135M, all 210 linear layers quantized, embedding and head as they are. Perplexity and KL
 divergence (nats a token, from the float model's to the quantized one's predictions) of 2048 tokens,
-calibrated on 5120 others. One row at a time: ``--only "int4 g64 gptq"``.
+calibrated on 5120 others, beside the rivals that are installed. One row at a time: ``--only
+"int4 g64 gptq"``. ``--save`` keeps the rows in smollm2.json, with those that are there, and draws
+docs/images/quality.png.
 """
 
 import argparse
+import json
 import sys
 import time
 from collections import ChainMap
@@ -13,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rivals
+from pareto import draw
 from smollm2 import fetch, sequences
 from text import halves
 
 import binq
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent.parent / "examples"))
+sys.path[:0] = [str(HERE.parent.parent / "examples"), str(HERE.parent)]
 
 import calibrate  # noqa: E402
 
+SAVED = HERE / "smollm2.json"
+PICTURE = HERE.parent.parent / "docs" / "images" / "quality.png"
 ROWS = (
     "int4 g64 mse",
     "int4 g64 importance",
@@ -90,6 +97,7 @@ def quantize(model: calibrate.Decoder, batches: list[np.ndarray], cal: Any, row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=HERE.parent / "results")
+    parser.add_argument("--save", action="store_true", help="keep the rows, draw the picture")
     parser.add_argument("--only", action="append", help="a row, such as 'int4 g64 gptq'")
     options = parser.parse_args()
     path = fetch(options.folder)
@@ -101,25 +109,50 @@ def main() -> None:
     judge = Judge(model, judged)
     batches = [ids[i : i + 4] for i in range(0, len(ids), 4)]
     cal = calibrate.collect(model, batches)
-    print("| format | bits | method | MB | perplexity | KL | seconds |")
+    print("| weights | bits | MB | perplexity | KL | seconds | |")
     print("|---|---|---|---|---|---|---|")
-    size = sum(model.tensors[name].nbytes for name in cal) / 1e6
-    perplexity, divergence = judge(model.tensors)
-    print(f"| float32 | 32 | | {size:.1f} | {perplexity:.2f} | {divergence:.4f} | |", flush=True)
-    for row in options.only or ROWS:
+    size = sum(model.tensors[name].nbytes for name in cal)
+    _say(options, "float32", 32.0, size, judge(model.tensors), 0.0, "")
+    count = sum(model.tensors[name].size for name in cal)
+    for row in options.only or (*ROWS, *rivals.ROWS):
         start = time.perf_counter()
-        made = quantize(model, batches, cal, row)
+        if row in rivals.ROWS:
+            floats, size, note = rivals.quantize(row, path, model, cal)
+        else:
+            made, note = quantize(model, batches, cal, row), ""
+            size = sum(q.nbytes for q in made.values())
+            floats = {name: q.dequantize() for name, q in made.items()}
         seconds = time.perf_counter() - start
-        size = sum(q.nbytes for q in made.values())
-        bits = 8 * size / sum(q.size for q in made.values())
-        floats = {name: q.dequantize() for name, q in made.items()}
-        perplexity, divergence = judge(ChainMap(floats, model.tensors))
-        format, group, method = row.split()
-        print(
-            f"| {format} {group} | {bits:.2f} | {method} | {size / 1e6:.1f} | {perplexity:.2f} "
-            f"| {divergence:.4f} | {seconds:.0f} |",
-            flush=True,
-        )
+        loss = judge(ChainMap(floats, model.tensors))
+        _say(options, row, 8 * size / count, size, loss, seconds, note)
+
+
+def _say(
+    options: argparse.Namespace,
+    row: str,
+    bits: float,
+    size: int,
+    loss: tuple[float, float],
+    seconds: float,
+    note: str,
+) -> None:
+    perplexity, divergence = loss
+    print(
+        f"| {row} | {bits:.2f} | {size / 1e6:.1f} | {perplexity:.2f} | {divergence:.4f} "
+        f"| {seconds:.0f} | {note} |",
+        flush=True,
+    )
+    if options.save:
+        kept = json.loads(SAVED.read_text()) if SAVED.exists() else {}
+        kept[row] = {
+            "bits": round(bits, 4),
+            "bytes": size,
+            "perplexity": round(perplexity, 3),
+            "kl": round(divergence, 5),
+            "note": note,
+        }
+        SAVED.write_text(json.dumps(kept, indent=1) + "\n")
+        draw(kept, PICTURE)
 
 
 if __name__ == "__main__":
