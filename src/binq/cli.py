@@ -411,12 +411,11 @@ def _dequantize(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from binq.array.checks import check_choice
-    from binq.export import TARGETS, export_checkpoint
+    from binq.export import export_checkpoint, find_target
     from binq.models.table import by_name
 
     try:
-        check_choice("--to", options.to, TARGETS)
+        find_target(options.to, "--to")
         if options.family is not None:
             by_name(options.family)
     except ValueError as error:

@@ -7,7 +7,7 @@ import pytest
 from checkpoints.exported import CONFIG
 
 import binq
-from binq import cli
+from binq import cli, storage
 from binq.export.export import MARK
 
 FORM = "compressed-tensors"
@@ -143,3 +143,59 @@ def test_the_command(packed, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["export", str(source), str(out), "--to", "pickle"])
     assert ended.value.code == 2
+
+
+class Bytes(storage.Scheme):
+    """Ternary weights as signed bytes, with a scale a row."""
+
+    name = "test-bytes"
+
+    def collect(self, source, settings, names):
+        return {}
+
+    def write(self, name, weights):
+        if weights.format != "ternary":
+            raise binq.UnsupportedFormatError(f"{name}: not ternary")
+        return {name: weights.codes(), f"{name}_scale": weights.group_scales()}
+
+    def settings(self, weights):
+        return {"quant_method": self.name, "modules": sorted(weights)}
+
+
+class Reading(Bytes):
+    """A scheme that does not write."""
+
+    name = "test-reading"
+    write = storage.Scheme.write
+
+
+def test_a_registered_scheme_that_writes_is_a_target(packed, tmp_path):
+    for scheme in (Bytes(), Reading()):
+        storage.register(scheme)
+    try:
+        binq.export_checkpoint(packed("ternary"), tmp_path / "out", to="test-bytes")
+        stored = binq.load_file(tmp_path / "out" / "model.safetensors")
+        assert stored[NAME].dtype == np.int8
+        settings = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+        assert NAME in settings["modules"]
+        with pytest.raises(binq.UnsupportedFormatError, match="14 of the packed weights"):
+            binq.export_checkpoint(packed("int4"), tmp_path / "other", to="test-bytes")
+        with pytest.raises(ValueError, match="to must be one of"):
+            binq.export_checkpoint(packed("ternary"), tmp_path / "other", to="test-reading")
+    finally:
+        for name in ("test-bytes", "test-reading"):
+            storage.unregister(name)
+
+
+@pytest.mark.parametrize("scale_dtype", ["float16", "bfloat16", "float32", "e8m0"])
+@pytest.mark.parametrize("to", [FORM, "gguf", "mlx"])
+def test_every_type_of_scales_is_the_same_numbers(tmp_path, to, scale_dtype):
+    w = np.random.default_rng(0).standard_normal((64, 256)).astype(np.float32)
+    q = binq.quantize(w, "int4", group_size=64, scale_dtype=scale_dtype)
+    if scale_dtype == "float32":  # with numbers that float16 holds
+        half = q.group_scales().astype(np.float16).astype(np.float32)
+        q = binq.QuantizedArray.from_codes(q.codes(), half, format="int4", group_size=64)
+    binq.save_file({NAME: q}, tmp_path / "m.safetensors")
+    binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to=to)
+    found = binq.load(tmp_path / "out")[NAME]
+    assert np.array_equal(np.asarray(found), q.dequantize())

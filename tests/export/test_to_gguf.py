@@ -244,6 +244,16 @@ def test_weights_that_no_type_holds_are_refused_with_the_reasons(packed, tmp_pat
         exported(tmp_path / "m.safetensors", tmp_path)
 
 
+@pytest.mark.parametrize(
+    "empty", [np.zeros((0, 3)), binq.quantize(np.zeros((0, 64)), "int4")], ids=["plain", "packed"]
+)
+def test_empty_tensors_are_refused(tmp_path, empty):
+    q = binq.quantize(np.ones((32, 64)), "int4")
+    binq.save_file({"w": q, "e": empty}, tmp_path / "m.safetensors")
+    with pytest.raises(binq.UnsupportedFormatError, match="no empty tensors"):
+        exported(tmp_path / "m.safetensors", tmp_path)
+
+
 def test_a_tensor_without_a_name_in_gguf_is_refused(packed, tmp_path):
     source = packed("int4")
     tensors = {**binq.load(source), "model.layers.0.self_attn.sinks": np.ones(4, np.float32)}
@@ -345,6 +355,26 @@ def test_experts_that_are_no_stack_are_refused(tmp_path):
         binq.UnsupportedFormatError, match=r"experts \[0, 1, 2\], config.json has 4"
     ):
         exported(source, tmp_path)
-    source, _ = mixture(tmp_path, "qwen3_moe", QWEN3_MOE, norm_topk_prob=False)
-    with pytest.raises(binq.UnsupportedFormatError, match="norm_topk_prob"):
-        exported(source, tmp_path)
+    for key, value in (
+        ("norm_topk_prob", False),
+        ("decoder_sparse_step", 2),
+        ("mlp_only_layers", [0]),
+    ):
+        source, _ = mixture(tmp_path, "qwen3_moe", QWEN3_MOE, **{key: value})
+        with pytest.raises(binq.UnsupportedFormatError, match=f"{key} of config.json is"):
+            exported(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sliding_window": 4096}, True),
+        ({"sliding_window": 4096, "use_sliding_window": False}, False),
+        ({"sliding_window": None}, False),
+    ],
+)
+def test_windows_that_llama_cpp_does_not_have_are_said(packed, tmp_path, changes, said):
+    source = packed("int4")
+    with_config(source, **changes)
+    _, report = exported(source, tmp_path)
+    assert ("a sliding_window of 4096" in " ".join(report.notes)) == said

@@ -2,6 +2,6 @@
 
 from binq.export.export import export_checkpoint
 from binq.export.target import Model, Target
-from binq.export.targets import TARGETS
+from binq.export.targets import TARGETS, find_target
 
-__all__ = ["TARGETS", "Model", "Target", "export_checkpoint"]
+__all__ = ["TARGETS", "Model", "Target", "export_checkpoint", "find_target"]

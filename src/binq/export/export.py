@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from binq.array.checks import check_choice, check_int, check_path
+from binq.array.checks import check_int, check_path
 from binq.convert.convert import Bar
 from binq.convert.output import links_left_out
 from binq.convert.plain import plain_tensors
@@ -15,7 +15,7 @@ from binq.convert.whole_folder import whole_folder
 from binq.convert.work import check_target
 from binq.errors import FormatError
 from binq.export.target import Model
-from binq.export.targets import TARGETS
+from binq.export.targets import find_target
 from binq.files.checkpoint import Checkpoint
 from binq.files.replacing import remove_abandoned, replacing
 
@@ -43,7 +43,8 @@ def export_checkpoint(
 
     - src: a folder that ``binq quantize`` wrote, or a file that :func:`binq.save_file` wrote
     - dst: the folder, or for ``"gguf"`` the file, to make; its name appears when it is complete
-    - to: ``"compressed-tensors"``, ``"gguf"``, ``"mlx"``, ``"gptq"``, ``"awq"`` or ``"bitnet"``
+    - to: ``"compressed-tensors"``, ``"gguf"``, ``"mlx"``, ``"gptq"``, ``"awq"``, ``"bitnet"``, or
+      the name of a registered storage scheme that writes
     - max_shard_bytes: where a new file of a folder begins
     - overwrite: replace dst if it exists
     - family: the name of a family, for a model whose configuration does not tell it
@@ -62,7 +63,7 @@ def export_checkpoint(
     >>> binq.load(folder / form)["model.layers.0.mlp.up_proj.weight"] == q
     True
     """
-    target = TARGETS[check_choice("to", to, TARGETS)]
+    target = find_target(to)
     check_int("max_shard_bytes", max_shard_bytes, 1, 2**60)
     path = Path(os.path.realpath(check_path("dst", dst)))
     started = time.perf_counter()

@@ -40,6 +40,12 @@ _FILE_TYPES = {
 }  # fmt: skip
 _FLOATS = ("F32", "F16", "BF16")
 _NEEDED = ("token_embd.weight", "output_norm.weight")
+# Keys of qwen3_moe that llama.cpp has no room for: what they are where unsaid, and must be.
+_MOE_WANTED: dict[str, tuple[Any, ...]] = {
+    "norm_topk_prob": (False, True),
+    "decoder_sparse_step": (1, 1),
+    "mlp_only_layers": (None, [], None),
+}
 _ROUTER = ".ffn_gate_inp."  # of which llama.cpp's own converter makes F32
 # Buffers that old checkpoints hold and nobody reads.
 _DROPPED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
@@ -113,11 +119,13 @@ def _architecture(model: Model) -> str | None:
             f"{model.source.path}: how GGUF has a model of model_type {kind!r} is not known here, "
             f"only {', '.join(WRITTEN)}: llama.cpp's own converter reads --to compressed-tensors"
         )
-    if kind == "qwen3_moe" and model.config.get("norm_topk_prob") is not True:
-        raise UnsupportedFormatError(
-            f"{model.source.path}: norm_topk_prob of config.json is not true, which llama.cpp "
-            "takes for granted of qwen3_moe"
-        )
+    if kind == "qwen3_moe":
+        for key, wanted in _MOE_WANTED.items():
+            if model.config.get(key, wanted[0]) not in wanted[1:]:
+                raise UnsupportedFormatError(
+                    f"{model.source.path}: {key} of config.json is {model.config.get(key)!r}: "
+                    f"llama.cpp takes {wanted[1]!r} for granted of qwen3_moe"
+                )
     return WRITTEN[kind]
 
 
@@ -199,6 +207,8 @@ def _stacked(model: Model, name: str, experts: Mapping[int, PlainTensor]) -> _Pl
 
 def _type(tensor: PlainTensor) -> tuple[str, tuple[int, ...]]:
     """Returns the type and shape that a tensor gets; vectors that are not packed become F32."""
+    if 0 in tensor.shape:
+        raise UnsupportedFormatError("GGUF has no empty tensors")
     if tensor.packed is not None:
         if tensor.form == "joined":
             raise UnsupportedFormatError("it is one of several matrices of a tensor")

@@ -77,10 +77,16 @@ def metadata_of(
             f"config.json: rope_type {kind!r} is not written to GGUF: default, linear, yarn and "
             "llama3 are"
         )
+    notes = []
+    if config.get("use_sliding_window", True) and config.get("sliding_window") is not None:
+        notes.append(
+            f"config.json has a sliding_window of {config['sliding_window']!r}: llama.cpp has none "
+            f"for {architecture} and attends to all that came before"
+        )
     missing = [key for key in _NEEDED if config.get(key) is None]
-    if not missing:
-        return found, []
-    return found, [f"config.json has no {', '.join(missing)}, which llama.cpp needs"]
+    if missing:
+        notes.append(f"config.json has no {', '.join(missing)}, which llama.cpp needs")
+    return found, notes
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:

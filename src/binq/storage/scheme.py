@@ -64,6 +64,11 @@ class Scheme(ABC):
         """
         return self
 
+    @property
+    def writes(self) -> bool:
+        """Returns whether the scheme writes as well as reads."""
+        return type(self).write is not Scheme.write
+
     def check(self, name: str, weights: QuantizedArray) -> None:
         """Raises UnsupportedFormatError, with the reason, for what :meth:`write` cannot hold.
 
