@@ -112,10 +112,37 @@ def test_refusals(weights, name, text):
         scheme.write(name, weights)
 
 
-def test_experts_are_written_one_by_one_and_it_is_said(tmp_path):
-    q = binq.quantize(np.random.default_rng(0).standard_normal((64, 128)), "int4")
-    names = [f"model.layers.0.mlp.experts.{e}.up_proj.weight" for e in range(3)]
-    binq.save_file(dict.fromkeys(names, q), tmp_path / "m.safetensors")
-    report = binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to="mlx")
-    assert "experts are written one by one" in " ".join(report.notes)
-    assert binq.load(tmp_path / "out")[names[2]] == q
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("parts", [("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2")])
+def test_experts_become_stacks(tmp_path, parts, kept):
+    rng = np.random.default_rng(0)
+    experts = {}
+    for part in parts:
+        for expert in range(11):  # 10 comes behind 9
+            w = rng.standard_normal((64, 128)).astype(np.float32)
+            name = f"model.layers.0.mlp.experts.{expert}.{part}.weight"
+            experts[name] = w if kept else binq.quantize(w, "int4", group_size=32)
+    other = {f"{UP}.weight": binq.quantize(rng.standard_normal((64, 128)), "int4", group_size=32)}
+    binq.save_file(experts | other, tmp_path / "m.safetensors")
+    binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to="mlx")
+    found = binq.load(tmp_path / "out")
+    assert len(found) == 4
+    for part, kind in zip(parts, ("gate_proj", "up_proj", "down_proj"), strict=True):
+        stacked = found[f"model.layers.0.mlp.switch_mlp.{kind}.weight"]
+        for expert in range(11):
+            before = experts[f"model.layers.0.mlp.experts.{expert}.{part}.weight"]
+            assert np.array_equal(np.asarray(stacked[expert]), np.asarray(before))
+
+
+def test_experts_that_are_no_stack_are_refused(tmp_path):
+    w = np.random.default_rng(0).standard_normal((64, 128))
+    names = [f"model.layers.0.mlp.experts.{expert}.up_proj.weight" for expert in range(3)]
+    tensors = dict.fromkeys(names, binq.quantize(w, "int4"))
+    for changed in ({names[1]: binq.quantize(w, "ternary")}, {names[1]: w.astype(np.float32)}):
+        binq.save_file(tensors | changed, tmp_path / "m.safetensors")
+        with pytest.raises(binq.UnsupportedFormatError, match="experts of a layer in one tensor"):
+            binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to="mlx")
+    del tensors[names[1]]
+    binq.save_file(tensors, tmp_path / "m.safetensors")
+    with pytest.raises(binq.UnsupportedFormatError, match=r"these are \[0, 2\]"):
+        binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to="mlx")

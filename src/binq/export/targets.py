@@ -4,13 +4,14 @@ from binq.array.checks import check_choice
 from binq.errors import UnsupportedFormatError
 from binq.export.folder import FolderTarget
 from binq.export.gguf import Gguf
+from binq.export.mlx import Mlx
 from binq.export.target import Target
 from binq.storage.scheme import get
 
 TARGETS: dict[str, Target] = {
     "compressed-tensors": FolderTarget("compressed-tensors"),
     "gguf": Gguf(),
-    "mlx": FolderTarget("mlx"),
+    "mlx": Mlx(),
     "gptq": FolderTarget("gptq"),
     "awq": FolderTarget("awq"),
     "bitnet": FolderTarget("bitnet"),

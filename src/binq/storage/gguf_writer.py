@@ -17,6 +17,7 @@ from binq.array.checks import check_choice
 from binq.errors import UnsupportedFormatError
 from binq.formats.zeros import CODE, OFFSET
 from binq.storage.base import fits_float16, to_float32
+from binq.storage.bits import pack
 from binq.storage.gguf_types import CODED, VALUED, Bytes
 
 _ROWS = 1 << 10  # written at a time
@@ -213,16 +214,15 @@ def _bits(codes: NDArray[np.int16]) -> Bytes:
 
 
 def _crumbs(codes: NDArray[np.int16]) -> Bytes:
-    parts = (codes + 1).astype(np.uint8).reshape(len(codes), -1, 4)
-    joined: Bytes = np.bitwise_or.reduce(parts << np.array([0, 2, 4, 6], np.uint8), axis=2)
-    return joined
+    return pack((codes + 1).astype(np.uint8), 2).view(np.uint8)
 
 
 def _strips(codes: NDArray[np.int16]) -> Bytes:
     """Two bits of weights k, k + 32, k + 64 and k + 96 of 128 in a byte."""
     parts = (codes + 1).astype(np.uint8).reshape(-1, 2, 4, 32)
-    shifts = np.array([0, 2, 4, 6], np.uint8)[:, None]
-    joined: Bytes = np.bitwise_or.reduce(parts << shifts, axis=2)
+    joined = parts[:, :, 0].copy()
+    for place in range(1, 4):
+        joined |= parts[:, :, place] << np.uint8(2 * place)
     return joined.reshape(-1, 64)
 
 

@@ -187,9 +187,6 @@ class Mlx(Scheme):
         settings = mlx_writer.settings(weights)
         return {"quantization": settings, "quantization_config": settings}
 
-    def notes(self, weights: Mapping[str, QuantizedArray]) -> list[str]:
-        return mlx_writer.notes(weights)
-
 
 class _Levels:
     """What all scales and biases seen so far allow."""

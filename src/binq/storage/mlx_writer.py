@@ -60,17 +60,6 @@ def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
     return found
 
 
-def notes(weights: Mapping[str, QuantizedArray]) -> list[str]:
-    """Returns what mlx-lm does not load for every model, a sentence each."""
-    single = next((name for name in weights if ".experts." in name), None)
-    if single is None:
-        return []
-    return [
-        f"experts are written one by one, such as {single}: mlx-lm (0.32.2) puts them together for "
-        "mixtral, olmoe, qwen2_moe and deepseek, not for all models"
-    ]
-
-
 def _module(name: str) -> str:
     return name.removesuffix(_SUFFIX)
 
@@ -86,7 +75,7 @@ def _group(name: str, weights: QuantizedArray) -> int:
     group = smaller_group(weights.group_size, columns, _SIZES)
     if not name.endswith(_SUFFIX):
         what = "a weight whose name does not end in .weight"
-    elif len(weights.shape) > 2:
+    elif len(weights.shape) > 2 and ".switch_mlp." not in name:
         what = "a stack of matrices under this name"
     elif weights.format != "binary" and weights.format not in _LOWEST:
         what = f"weights of format {weights.format!r}"
