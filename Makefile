@@ -62,6 +62,7 @@ say:
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint src  # it calls pycodestyle by name
 
 types: $(VENV)/test.stamp
 	$(PY) -m mypy

@@ -49,7 +49,8 @@ ctypes.CDLL('$BUILD/planted.so').over(a.ctypes.data_as(ctypes.c_void_p), 100)"
         echo "the planted read past the end was not found" && exit 1
     fi
     [ $# -gt 0 ] || set -- tests/test_core.py tests/kernels/test_matmul.py tests/kernels/test_pack.py \
-        tests/test_nn.py tests/methods/test_quantize.py -m "not slow" --hypothesis-profile=emulated
+        tests/test_nn.py tests/methods/test_quantize.py tests/methods/test_native_loops.py \
+        -m "not slow" --hypothesis-profile=emulated
     sanitized -m pytest -q -p no:cacheprovider "$@"
 else
     cat >"$BUILD/c/planted.c" <<'C'

@@ -90,3 +90,12 @@ def test_no_modules_need_each_other():
 def test_nothing_imports_the_reference():
     users = {name for name, needed in GRAPH.items() if any(room(n) == "reference" for n in needed)}
     assert {room(name) for name in users} <= {"reference"}
+
+
+@pytest.mark.parametrize("kind", ["pyx", "pxi", "pxd", "h"])
+def test_lines_of_native_sources_have_100_columns_at_most(kind):
+    files = list(SOURCE.rglob(f"*.{kind}"))
+    assert files
+    for path in files:
+        lines = path.read_text().splitlines()
+        assert [i for i, line in enumerate(lines, 1) if len(line) > 100] == [], path

@@ -1,4 +1,4 @@
-"""Made v1.safetensors and v1.npz. Files of released versions are never made again:
+"""Made vN.safetensors and vN.npz. Files of released versions are never made again:
 
 python tests/golden/make_golden.py VERSION
 """
@@ -14,7 +14,7 @@ import binq
 HERE = Path(__file__).parent
 
 
-def tensors():
+def tensors_1():
     """Yields name and packed weights: every format, group size and kind of scale."""
     rng = np.random.default_rng(20260401)
     for format in ("binary", "ternary", "int4"):
@@ -36,8 +36,24 @@ def tensors():
         yield f"{format}.float32", binq.quantize(w, format, scale_dtype="float32")
 
 
+def tensors_2():
+    """Yields name and packed weights of what version 2 added: int2, and int4 with offsets."""
+    rng = np.random.default_rng(20261127)
+    for format, settings in (("int2", {}), ("int4", {"symmetric": False, "zero": "offset"})):
+        kind = settings.get("zero", "symmetric")
+        settings = settings | {"method": "absmax"}
+        for group_size in (32, 64, 128, 256, None):
+            w = rng.standard_normal((35, 150), dtype=np.float32) + np.float32(0.25)
+            q = binq.quantize(w, format, group_size=group_size, **settings)
+            yield f"{format}.{kind}.{group_size or 'row'}", q
+        w = rng.standard_normal((2, 3, 33, 40), dtype=np.float32)
+        yield f"{format}.stack", binq.quantize(w, format, group_size=32, **settings)
+        w = rng.standard_normal((32, 64), dtype=np.float32)
+        yield f"{format}.float32", binq.quantize(w, format, scale_dtype="float32", **settings)
+
+
 def main(version: str) -> None:
-    packed = dict(tensors())
+    packed = dict({"1": tensors_1, "2": tensors_2}[version]())
     plain = {
         "plain.bf16": np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3),
         "plain.f8": np.arange(4).astype(ml_dtypes.float8_e4m3fn),

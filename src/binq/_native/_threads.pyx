@@ -100,9 +100,9 @@ cdef long long take_pieces(const Job *job, int slot) noexcept nogil:
 
 cdef void look_until(counter *value, long long wanted, bint equal) noexcept nogil:
     # Looks for a while; gives the core away in between, which the thread waited for may need.
-    cdef int i, j
-    for i in range(ROUNDS):
-        for j in range(PAUSES):
+    cdef int _round, _pause
+    for _round in range(ROUNDS):
+        for _pause in range(PAUSES):
             if (binq_load(value) == wanted) == equal:
                 return
             binq_pause()
@@ -155,7 +155,7 @@ cdef void share_out(Task task, void *data, Py_ssize_t items, Py_ssize_t grain,
     global current, workers, seats, slots
     cdef Job job
     cdef long long count
-    cdef int helpers, i
+    cdef int helpers, i, _seat
     grain = max(grain, 1 + (items >> 30))
     job.pieces = (items + grain - 1) // grain
     helpers = <int>min(<long long>min(threads, MAX_THREADS), job.pieces) - 1
@@ -183,7 +183,7 @@ cdef void share_out(Task task, void *data, Py_ssize_t items, Py_ssize_t grain,
     if helpers == workers:
         binq_condition_wake_all(&wake)
     else:
-        for i in range(helpers):
+        for _seat in range(helpers):
             binq_condition_wake(&wake)
     count = take_pieces(&job, 0)
     if binq_fetch_add(&finished, count) + count != job.pieces:
@@ -271,10 +271,10 @@ def _register_with_threadpoolctl() -> None:
         return
 
     class BinqController(LibController):
-        user_api = "binq"
-        internal_api = "binq"
-        filename_prefixes = ("_threads",)
-        check_symbols = ("binq_get_num_threads", "binq_set_num_threads")
+        user_api = "binq"  # no-cython-lint
+        internal_api = "binq"  # no-cython-lint
+        filename_prefixes = ("_threads",)  # no-cython-lint
+        check_symbols = ("binq_get_num_threads", "binq_set_num_threads")  # no-cython-lint
 
         def get_num_threads(self):
             return self.dynlib.binq_get_num_threads()

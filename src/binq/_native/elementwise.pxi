@@ -1,4 +1,5 @@
-# What is done tile by tile, as tasks that threads share: dequantize, unpack, pack, measure, quantize.
+# What is done tile by tile, as tasks that threads share: dequantize, unpack, pack, measure,
+# quantize.
 
 cdef struct Elementwise:
     # dequantize, unpack, pack and measure: tile by tile, nothing shared.

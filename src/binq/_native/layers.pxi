@@ -22,24 +22,25 @@ cdef enum:
 
 
 cdef void norm_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Layer *l = <Layer *>job
-    l.table.rms_norm(l.x, l.weight, l.size, l.eps, l.out, begin, end)
+    cdef Layer *layer = <Layer *>job
+    layer.table.rms_norm(layer.x, layer.weight, layer.size, layer.eps, layer.out, begin, end)
 
 
 cdef void rope_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Layer *l = <Layer *>job
-    l.table.rope(l.x, l.weight, l.sin, l.heads, l.size, l.out, begin, end)
+    cdef Layer *layer = <Layer *>job
+    layer.table.rope(layer.x, layer.weight, layer.sin, layer.heads, layer.size, layer.out, begin,
+                     end)
 
 
 cdef void gate_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Layer *l = <Layer *>job
-    l.table.silu_mul(l.x, l.weight, l.out, begin * GATES_AT_ONCE,
-                     min(end * GATES_AT_ONCE, l.size))
+    cdef Layer *layer = <Layer *>job
+    layer.table.silu_mul(layer.x, layer.weight, layer.out, begin * GATES_AT_ONCE,
+                     min(end * GATES_AT_ONCE, layer.size))
 
 
 cdef void softmax_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    cdef Layer *l = <Layer *>job
-    l.table.softmax(l.x, l.size, l.out, begin, end)
+    cdef Layer *layer = <Layer *>job
+    layer.table.softmax(layer.x, layer.size, layer.out, begin, end)
 
 
 cdef void attention_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
@@ -47,10 +48,10 @@ cdef void attention_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) 
     a.table.attention(&a.job, a.scratch + slot * a.scratch_bytes, begin, end)
 
 
-cdef void run_layer(Task task, Layer *l, Py_ssize_t items, Py_ssize_t numbers) noexcept nogil:
+cdef void run_layer(Task task, Layer *layer, Py_ssize_t items, Py_ssize_t numbers) noexcept nogil:
     cdef int threads = threads_for(<double>numbers * ELEMENT)
-    l.table = kernels
-    parallel_for(task, l, items, grain_for(items, threads), threads)
+    layer.table = kernels
+    parallel_for(task, layer, items, grain_for(items, threads), threads)
 
 
 cdef int check_same(_View x, _View out) except -1:
@@ -65,18 +66,18 @@ def rms_norm(x, weight, float eps, out):
     cdef _View weight_view = view("weight", weight, b"f", 1, False)
     cdef _View out_view = view("out", out, b"f", 2, True)
     cdef Py_ssize_t rows = x_view.size(0)
-    cdef Layer l
+    cdef Layer layer
     check_same(x_view, out_view)
     check_size("weight", weight_view, x_view.size(1) * 4)
     if x_view.nbytes() == 0:
         return
-    l.x = <const float *>x_view.buffer.buf
-    l.weight = <const float *>weight_view.buffer.buf
-    l.out = <float *>out_view.buffer.buf
-    l.size = x_view.size(1)
-    l.eps = eps
+    layer.x = <const float *>x_view.buffer.buf
+    layer.weight = <const float *>weight_view.buffer.buf
+    layer.out = <float *>out_view.buffer.buf
+    layer.size = x_view.size(1)
+    layer.eps = eps
     with nogil:
-        run_layer(norm_task, &l, rows, rows * l.size)
+        run_layer(norm_task, &layer, rows, rows * layer.size)
 
 
 def rope(x, cos, sin, out):
@@ -86,21 +87,21 @@ def rope(x, cos, sin, out):
     cdef _View sin_view = view("sin", sin, b"f", 2, False)
     cdef _View out_view = view("out", out, b"f", 3, True)
     cdef Py_ssize_t tokens = x_view.size(0)
-    cdef Layer l
-    l.heads = x_view.size(1)
-    l.size = x_view.size(2)
+    cdef Layer layer
+    layer.heads = x_view.size(1)
+    layer.size = x_view.size(2)
     check_same(x_view, out_view)
-    if l.size % 2 or cos_view.size(0) != tokens or sin_view.size(0) != tokens or (
-            cos_view.size(1) != l.size // 2 or sin_view.size(1) != l.size // 2):
-        raise ValueError(f"cos and sin must have shape {(tokens, l.size // 2)}")
+    if layer.size % 2 or cos_view.size(0) != tokens or sin_view.size(0) != tokens or (
+            cos_view.size(1) != layer.size // 2 or sin_view.size(1) != layer.size // 2):
+        raise ValueError(f"cos and sin must have shape {(tokens, layer.size // 2)}")
     if x_view.nbytes() == 0:
         return
-    l.x = <const float *>x_view.buffer.buf
-    l.weight = <const float *>cos_view.buffer.buf
-    l.sin = <const float *>sin_view.buffer.buf
-    l.out = <float *>out_view.buffer.buf
+    layer.x = <const float *>x_view.buffer.buf
+    layer.weight = <const float *>cos_view.buffer.buf
+    layer.sin = <const float *>sin_view.buffer.buf
+    layer.out = <float *>out_view.buffer.buf
     with nogil:
-        run_layer(rope_task, &l, tokens, tokens * l.heads * l.size)
+        run_layer(rope_task, &layer, tokens, tokens * layer.heads * layer.size)
 
 
 def silu_mul(gate, up, out):
@@ -108,15 +109,15 @@ def silu_mul(gate, up, out):
     cdef _View gate_view = view("gate", gate, b"f", 1, False)
     cdef _View up_view = view("up", up, b"f", 1, False)
     cdef _View out_view = view("out", out, b"f", 1, True)
-    cdef Layer l
+    cdef Layer layer
     check_same(gate_view, up_view)
     check_same(gate_view, out_view)
-    l.x = <const float *>gate_view.buffer.buf
-    l.weight = <const float *>up_view.buffer.buf
-    l.out = <float *>out_view.buffer.buf
-    l.size = gate_view.size(0)
+    layer.x = <const float *>gate_view.buffer.buf
+    layer.weight = <const float *>up_view.buffer.buf
+    layer.out = <float *>out_view.buffer.buf
+    layer.size = gate_view.size(0)
     with nogil:
-        run_layer(gate_task, &l, (l.size + GATES_AT_ONCE - 1) // GATES_AT_ONCE, l.size)
+        run_layer(gate_task, &layer, (layer.size + GATES_AT_ONCE - 1) // GATES_AT_ONCE, layer.size)
 
 
 def softmax(x, out):
@@ -124,15 +125,15 @@ def softmax(x, out):
     cdef _View x_view = view("x", x, b"f", 2, False)
     cdef _View out_view = view("out", out, b"f", 2, True)
     cdef Py_ssize_t rows = x_view.size(0)
-    cdef Layer l
+    cdef Layer layer
     check_same(x_view, out_view)
     if x_view.nbytes() == 0:
         return
-    l.x = <const float *>x_view.buffer.buf
-    l.out = <float *>out_view.buffer.buf
-    l.size = x_view.size(1)
+    layer.x = <const float *>x_view.buffer.buf
+    layer.out = <float *>out_view.buffer.buf
+    layer.size = x_view.size(1)
     with nogil:
-        run_layer(softmax_task, &l, rows, rows * l.size)
+        run_layer(softmax_task, &layer, rows, rows * layer.size)
 
 
 def store_keys(k, v, keys, values, Py_ssize_t start):

@@ -17,7 +17,7 @@ cdef struct RowsJob:
     Py_ssize_t scale_word
     Py_ssize_t offset_word
     Py_ssize_t group_bytes    # of the codes of 32 rows
-    Py_ssize_t groups_at_once # of a tile: what the first cache holds
+    Py_ssize_t groups_at_once  # of a tile: what the first cache holds
     char *scratch
     Py_ssize_t scratch_bytes
 

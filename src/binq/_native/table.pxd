@@ -207,8 +207,8 @@ ctypedef struct AttentionJob:
 
 
 # Rows of one key head are [tokens][heads / kv_heads], taken ATTENTION_ROWS at a time: item i of the
-# work is block i % blocks of key head i / blocks. scratch: ATTENTION_ROWS * (capacity + width + size)
-# floats.
+# work is block i % blocks of key head i / blocks.
+# scratch: ATTENTION_ROWS * (capacity + width + size) floats.
 ctypedef void (*AttentionKernel)(const AttentionJob *job, void *scratch,
                                  Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 

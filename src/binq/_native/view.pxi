@@ -26,8 +26,8 @@ cdef class _View:
 
 
 cdef inline bint is_kind(const Py_buffer *buffer, const char *kind) noexcept:
-    # Whether elements are of one of the letters of the struct module, and of 8 bytes where it has two:
-    # int64 is a long on one system and a long long on another.
+    # Whether elements are of one of the letters of the struct module, and of 8 bytes where it has
+    # two: int64 is a long on one system and a long long on another.
     cdef const char *format = buffer.format
     if format == NULL or format[0] == 0 or format[1] != 0:
         return False

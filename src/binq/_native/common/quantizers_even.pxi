@@ -23,7 +23,8 @@ cdef inline void find_absmax(Batch *batch, const QuantizeJob *job, const double 
     for lane in range(LANES):
         if job.zero == ZERO_NONE:
             # Whatever its sign. A group of zeros has the scale 0, not -0.
-            batch.scale[lane] = (high[lane] if high[lane] >= -low[lane] else low[lane]) / level + 0.0
+            value = high[lane] if high[lane] >= -low[lane] else low[lane]
+            batch.scale[lane] = value / level + 0.0
         else:
             batch.scale[lane] = (high[lane] - low[lane]) / span
             if batch.scale[lane] > 0.0:
