@@ -212,6 +212,7 @@ def test_what_is_missing_is_said(packed, tmp_path):
     ("changes", "text"),
     [
         ({"model_type": "gemma4"}, "model_type 'gemma4' is not known here"),
+        ({"model_type": ["llama"]}, "model_type"),
         ({"hidden_size": "many"}, "hidden_size is many, expected a size"),
         ({"rms_norm_eps": True}, "rms_norm_eps is True, expected a number"),
         ({"rope_parameters": {"rope_type": "strange"}}, "rope_type 'strange'"),

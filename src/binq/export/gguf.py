@@ -114,7 +114,7 @@ def _architecture(model: Model) -> str | None:
     kind = model.config.get("model_type")
     if kind is None:
         return None
-    if kind not in WRITTEN:
+    if not isinstance(kind, str) or kind not in WRITTEN:
         raise UnsupportedFormatError(
             f"{model.source.path}: how GGUF has a model of model_type {kind!r} is not known here, "
             f"only {', '.join(WRITTEN)}: llama.cpp's own converter reads --to compressed-tensors"
