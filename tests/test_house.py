@@ -17,6 +17,7 @@ FLOORS = (
     ("__main__",),
     ("__init__", "checkpoint"),
     ("cli", "torch"),
+    ("onnx_command",),
     ("bench", "selftest", "arguments"),
     ("export",),
     ("convert",),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from binq import nn
     from binq.calibrator import Calibrator
     from binq.convert import dequantize_checkpoint, quantize_checkpoint
-    from binq.export import export_checkpoint
+    from binq.export import export_checkpoint, quantize_onnx
     from binq.files import load_file, save_file
     from binq.loading import describe, load
 
@@ -61,6 +61,7 @@ __all__ = [
     "prepare",
     "quantize",
     "quantize_checkpoint",
+    "quantize_onnx",
     "save_file",
     "set_num_threads",
     "stack",
@@ -75,6 +76,7 @@ _LAZY = {
     "load": "binq.loading",
     "load_file": "binq.files",
     "quantize_checkpoint": "binq.checkpoint",
+    "quantize_onnx": "binq.export",
     "save_file": "binq.files",
 }
 

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from binq import arguments
+from binq import arguments, onnx_command
 from binq._version import __version__
 from binq.formats import FORMATS
 from binq.methods import METHODS
@@ -299,13 +299,15 @@ def _add_export(commands: Any) -> None:
         "export",
         "write packed weights in another library's form, without loss",
         "  binq export packed served --to compressed-tensors\n"
-        "  binq export packed model.gguf --to gguf",
+        "  binq export packed model.gguf --to gguf\n"
+        "  binq export model.onnx packed.onnx --to onnx --format int4 --group-size 32",
     )
     _add_paths(export)
     export.add_argument(
         "--to", required=True, metavar="FORM", help="the form; docs/exporting.md has a table"
     )
     _add_shared(export)
+    onnx_command.add_options(export)
     export.set_defaults(run=_export)
 
 
@@ -420,15 +422,23 @@ def _export(options: argparse.Namespace) -> int:
             by_name(options.family)
     except ValueError as error:
         _usage(str(error))
-    report = export_checkpoint(
-        options.src,
-        options.dst,
-        to=options.to,
-        max_shard_bytes=options.max_shard_size,
-        overwrite=options.overwrite,
-        family=options.family,
-        progress=True,
-    )
+    graph = options.src.suffix == ".onnx" and options.src.is_file()
+    if graph and options.to != "onnx":
+        _usage(f"an .onnx file is exported --to onnx, got {options.to!r}")
+    if not graph and (given := onnx_command.given(options)):
+        _usage(f"{given[0]} is for an .onnx file as SRC: packed weights are exported as they are")
+    if graph:
+        report = onnx_command.run(options)
+    else:
+        report = export_checkpoint(
+            options.src,
+            options.dst,
+            to=options.to,
+            max_shard_bytes=options.max_shard_size,
+            overwrite=options.overwrite,
+            family=options.family,
+            progress=True,
+        )
     _print(report.to_json() if options.json else str(report))
     for warning in report.warnings:
         _complain(warning)

@@ -42,9 +42,10 @@ def export_checkpoint(
     Memory is about that of one matrix.
 
     - src: a folder that ``binq quantize`` wrote, or a file that :func:`binq.save_file` wrote
-    - dst: the folder, or for ``"gguf"`` the file, to make; its name appears when it is complete
-    - to: ``"compressed-tensors"``, ``"gguf"``, ``"mlx"``, ``"gptq"``, ``"awq"``, ``"bitnet"``, or
-      the name of a registered storage scheme that writes
+    - dst: the folder, or for ``"gguf"`` and ``"onnx"`` the file, to make; its name appears when it
+      is complete
+    - to: ``"compressed-tensors"``, ``"gguf"``, ``"mlx"``, ``"gptq"``, ``"awq"``, ``"bitnet"``,
+      ``"onnx"``, or the name of a registered storage scheme that writes
     - max_shard_bytes: where a new file of a folder begins
     - overwrite: replace dst if it exists
     - family: the name of a family, for a model whose configuration does not tell it
@@ -68,7 +69,7 @@ def export_checkpoint(
     path = Path(os.path.realpath(check_path("dst", dst)))
     started = time.perf_counter()
     with Checkpoint(src) as source:
-        model = _model(source, family, max_shard_bytes)
+        model = _model(source, path, family, max_shard_bytes)
         if not model.packed:
             raise FormatError(
                 f"{source.path}: no weights that binq packed: 'binq quantize' packs them, without "
@@ -98,7 +99,7 @@ def export_checkpoint(
     return report
 
 
-def _model(source: Checkpoint, family: str | None, max_shard_bytes: int) -> Model:
+def _model(source: Checkpoint, path: Path, family: str | None, max_shard_bytes: int) -> Model:
     tensors, notes = plain_tensors(source, "bfloat16", family)
     notes += links_left_out(source)
     config = plain_config(source.config)
@@ -108,4 +109,4 @@ def _model(source: Checkpoint, family: str | None, max_shard_bytes: int) -> Mode
         )
     elif source.path.is_dir() and not any(source.path.glob("tokenizer*")):
         notes.append("there is no tokenizer: the output has none")
-    return Model(source, config, tuple(tensors), max_shard_bytes, notes)
+    return Model(source, config, tuple(tensors), max_shard_bytes, path, notes)

@@ -32,6 +32,7 @@ class Model:
     - tensors: all tensors by the names that the model's own class has; the packed ones have
       ``packed``
     - max_shard_bytes: where a new file of a folder begins
+    - path: what OUT will be, by which files beside it are named
     - notes: what the user should know of the output; a target appends
     """
 
@@ -39,6 +40,7 @@ class Model:
     config: Mapping[str, Any]
     tensors: tuple[PlainTensor, ...]
     max_shard_bytes: int
+    path: Path
     notes: list[str] = field(default_factory=list)
 
     @cached_property

@@ -5,6 +5,7 @@ from binq.errors import UnsupportedFormatError
 from binq.export.folder import FolderTarget
 from binq.export.gguf import Gguf
 from binq.export.mlx import Mlx
+from binq.export.onnx_matrices import Onnx
 from binq.export.target import Target
 from binq.storage.scheme import get
 
@@ -15,6 +16,7 @@ TARGETS: dict[str, Target] = {
     "gptq": FolderTarget("gptq"),
     "awq": FolderTarget("awq"),
     "bitnet": FolderTarget("bitnet"),
+    "onnx": Onnx(),
 }
 
 

@@ -62,7 +62,7 @@ class Awq(Scheme):
         why = (
             why_no_layer(name, weights)
             or ("lm_head, which stays as it is there" if name == HEAD + SUFFIX else "")
-            or why_not_coded(weights, (2, 3, _BITS))
+            or why_not_coded(weights._data.packing, (2, 3, _BITS))
             or why_no_group(weights)
             or self._why_no_shape(weights)
             or why_no_float16(weights)

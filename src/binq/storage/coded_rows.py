@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
+from binq.array.packing import Packing
 from binq.formats.zeros import CODE, OFFSET
 from binq.storage.base import fits_float16, to_float32
 
@@ -71,9 +72,8 @@ def coded_rows(
         )
 
 
-def why_not_coded(weights: QuantizedArray, bits: tuple[int, ...]) -> str:
+def why_not_coded(packing: Packing, bits: tuple[int, ...]) -> str:
     """Returns why weights are not integers of one of these numbers of bits, "" where they are."""
-    packing = weights._data.packing
     if packing.format not in BITS:
         return f"weights of format {packing.format!r}, whose levels are no integers"
     if packing.zero == OFFSET:

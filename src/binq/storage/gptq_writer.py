@@ -80,7 +80,7 @@ class Gptq(Scheme):
     def check(self, name: str, weights: QuantizedArray) -> None:
         why = (
             why_no_layer(name, weights)
-            or why_not_coded(weights, _BITS)
+            or why_not_coded(weights._data.packing, _BITS)
             or why_no_group(weights)
             or _why_no_words(weights)
             or why_no_float16(weights)
