@@ -302,7 +302,10 @@ def _add_export(commands: Any) -> None:
         "  binq export packed model.gguf --to gguf\n"
         "  binq export model.onnx packed.onnx --to onnx --format int4 --group-size 32",
     )
-    _add_paths(export)
+    export.add_argument("src", type=arguments.path, metavar="SRC", help="folder or file to read")
+    export.add_argument(
+        "dst", type=arguments.path, metavar="OUT", help="folder to make, or file of a form of one"
+    )
     export.add_argument(
         "--to", required=True, metavar="FORM", help="the form; docs/exporting.md has a table"
     )

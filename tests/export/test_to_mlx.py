@@ -146,3 +146,60 @@ def test_experts_that_are_no_stack_are_refused(tmp_path):
     binq.save_file(tensors, tmp_path / "m.safetensors")
     with pytest.raises(binq.UnsupportedFormatError, match=r"these are \[0, 2\]"):
         binq.export_checkpoint(tmp_path / "m.safetensors", tmp_path / "out", to="mlx")
+
+
+def fused(tmp_path, kind, rules=()):
+    """Packs two experts of one tensor, as GPT-OSS and Gemma 4 have them; returns both forms."""
+    rng = np.random.default_rng(0)
+    layer = "model.layers.0.mlp" if kind == "gpt_oss" else "model.language_model.layers.0"
+    shapes = {"gate_up_proj": (2, 96, 64), "down_proj": (2, 64, 64)}
+    if kind == "gpt_oss":  # (in_features, out_features), and biases
+        shapes = {"gate_up_proj": (2, 64, 96), "gate_up_proj_bias": (2, 96)}
+        shapes |= {"down_proj": (2, 64, 64), "down_proj_bias": (2, 64)}
+    tensors = {
+        f"{layer}.experts.{name}": rng.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    (tmp_path / "src").mkdir()
+    binq.save_file(tensors, tmp_path / "src" / "model.safetensors")
+    config = {"model_type": kind, "text_config": {"model_type": "gemma4_text"}}
+    if kind == "gpt_oss":
+        del config["text_config"]
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config))
+    packed = tmp_path / "packed"
+    binq.quantize_checkpoint(tmp_path / "src", packed, "int4", group_size=32, rules=list(rules))
+    return packed, layer
+
+
+@pytest.mark.parametrize("kind", ["gpt_oss", "gemma4"])
+def test_experts_of_one_tensor_are_taken_apart(tmp_path, kind):
+    packed, layer = fused(tmp_path, kind)
+    binq.export_checkpoint(packed, tmp_path / "out", to="mlx")
+    stored = binq.load_file(tmp_path / "out" / "model.safetensors")
+    before = binq.load(packed)
+    gate_up = before[f"{layer}.experts.gate_up_proj"].dequantize()
+    assert gate_up.shape == (2, 96, 64)
+    turns = kind == "gpt_oss"
+    at = f"{layer}.experts" if turns else f"{layer}.experts.switch_glu"
+    for part, rows in (
+        ("gate_proj", gate_up[:, 0::2] if turns else gate_up[:, :48]),
+        ("up_proj", gate_up[:, 1::2] if turns else gate_up[:, 48:]),
+        ("down_proj", before[f"{layer}.experts.down_proj"].dequantize()),
+    ):
+        words, scales, biases = (
+            stored[f"{at}.{part}.{end}"] for end in ("weight", "scales", "biases")
+        )
+        codes = bits.unpack(words, 4, 64).astype(np.float32)
+        values = np.repeat(scales, 32, axis=-1) * codes + np.repeat(biases, 32, axis=-1)
+        assert np.array_equal(values, rows)
+        assert (f"{at}.{part}.bias" in stored) == turns
+    if turns:
+        bias = np.asarray(before[f"{layer}.experts.gate_up_proj_bias"])
+        assert np.array_equal(stored[f"{at}.up_proj.bias"], bias[:, 1::2])
+        assert np.array_equal(stored[f"{at}.gate_proj.bias"], bias[:, 0::2])
+
+
+def test_experts_of_one_tensor_are_all_packed_or_none(tmp_path):
+    packed, _ = fused(tmp_path, "gpt_oss", ["*.down_proj=keep"])
+    with pytest.raises(binq.UnsupportedFormatError, match="down_proj is not packed and other"):
+        binq.export_checkpoint(packed, tmp_path / "out", to="mlx")

@@ -30,3 +30,36 @@ def test_bonsai_becomes_its_own_gguf_file(tmp_path, name):
             assert np.array_equal(
                 theirs.read_bytes(tensor, 0, one.nbytes), ours.read_bytes(tensor, 0, other.nbytes)
             )
+
+
+@pytest.mark.skipif(not ROOT, reason="BINQ_TINY_CHECKPOINTS names no folder")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gemma4_26b_a4b", "llama4_scout", "gpt_oss_20b_bf16"])
+def test_mlx_lm_runs_the_experts_of_one_tensor(tmp_path, name):
+    mx = pytest.importorskip("mlx.core")
+    utils = pytest.importorskip("mlx_lm.utils")
+    packed, out, plain = tmp_path / "packed", tmp_path / "out", tmp_path / "plain"
+    binq.quantize_checkpoint(Path(ROOT) / name, packed, "int4", group_size=32)
+    binq.export_checkpoint(packed, out, to="mlx")
+    binq.dequantize_checkpoint(packed, plain, dtype="float32")
+    ids = np.arange(5, 29)[None]
+
+    def logits(folder):
+        # mlx-lm takes the size of the vocabulary from the top of a configuration alone.
+        model, _ = utils.load_model(folder, model_config={"vocab_size": 1024})
+        model.set_dtype(mx.float32)
+        return np.array(model(mx.array(ids)))
+
+    if name.startswith("gpt_oss"):  # whose floats mlx-lm does not load
+        expected, most = by_transformers(plain, ids), 5e-3  # rotary angles differ
+    else:
+        expected, most = logits(plain), 2e-6
+    assert np.linalg.norm(logits(out) - expected) < most * np.linalg.norm(expected)
+
+
+def by_transformers(folder, ids):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        return model.eval()(torch.from_numpy(ids)).logits.numpy()

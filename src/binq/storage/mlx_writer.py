@@ -4,6 +4,7 @@ Scales and biases are float32: a bias is several scales, for which float16 has n
 groups of 32, 64 and 128; others become several of these. Source: mlx.core.quantize.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,7 @@ _SIZES = (32, 64, 128)
 # What is added to the codes of a format so that the lowest is 0, and the bits that hold the sums.
 _LOWEST = {"ternary": (1, 2), "int2": (2, 2), "int3": (4, 3), "int4": (8, 4), "int8": (128, 8)}
 _SUFFIX = ".weight"
+_STACK = re.compile(r"\.(switch_mlp|switch_glu|experts)\.")  # where mlx-lm has stacks of experts
 
 
 def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
@@ -75,7 +77,7 @@ def _group(name: str, weights: QuantizedArray) -> int:
     group = smaller_group(weights.group_size, columns, _SIZES)
     if not name.endswith(_SUFFIX):
         what = "a weight whose name does not end in .weight"
-    elif len(weights.shape) > 2 and ".switch_mlp." not in name:
+    elif len(weights.shape) > 2 and not _STACK.search(name):
         what = "a stack of matrices under this name"
     elif weights.format != "binary" and weights.format not in _LOWEST:
         what = f"weights of format {weights.format!r}"
