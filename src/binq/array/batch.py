@@ -31,7 +31,8 @@ def multiply_each(
     if not isinstance(x, Prepared):
         x = as_float32("x", x)
     shape = x.shape
-    if any(len(q.shape) != 2 or not q.size for q in weights) or not prod(shape):
+    natives = [q.native or q.matrices() for q in weights]
+    if any(len(q.shape) != 2 or not q.native for q in weights) or not prod(shape):
         results = [
             multiply(x, q, bias, activations) for q, bias in zip(weights, biases, strict=True)
         ]
@@ -42,15 +43,18 @@ def multiply_each(
         bias = biases[number]
         added.append(None if bias is None else check_bias(bias, q.shape, len(shape) > 1))
     results = [np.empty((*shape[:-1], q.shape[-2]), _FLOAT32) for q in weights]
-    flat = tuple(y.reshape(-1, y.shape[-1]) for y in results)
-    matrices = tuple(q.matrices()[0] for q in weights)
+    flat = tuple(results)
+    if len(shape) != 2:
+        flat = tuple(y.reshape(-1, y.shape[-1]) for y in results)
+    matrices = tuple(native[0] for native in natives)
     if isinstance(x, Prepared):
         for q in weights:
             x.floats(q, activations)
         x.multiply(matrices, flat)
     else:
         mode = _MODES[check_choice("activations", activations, _MODES)]
-        _core.multiply_shared(matrices, x.reshape(-1, shape[-1]), flat, mode)
+        rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])
+        _core.multiply_shared(matrices, rows, flat, mode)
     return _finished(results, added, outs)
 
 

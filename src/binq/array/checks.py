@@ -253,6 +253,11 @@ def as_float32(name: str, x: Any) -> NDArray[np.float32]:
     Raises TypeError for dtypes that are not real numbers; ValueError for a finite value that
     float32 cannot hold, naming its index.
     """
+    # What most callers have, in half a microsecond less.
+    if type(x) is np.ndarray and x.dtype == _FLOAT32:
+        flags = x.flags
+        if flags.c_contiguous and flags.aligned:
+            return x
     array = plain_array(name, x)
     dtype = array.dtype
     if dtype != _FLOAT32:
