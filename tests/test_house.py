@@ -18,7 +18,7 @@ FLOORS = (
     ("__init__", "checkpoint"),
     ("cli", "torch"),
     ("onnx_command",),
-    ("bench", "selftest", "arguments"),
+    ("run", "bench", "selftest", "arguments"),
     ("export",),
     ("convert",),
     ("loading",),

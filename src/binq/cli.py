@@ -1,4 +1,4 @@
-"""The ``binq`` command: quantize, dequantize, export, inspect, verify, bench, selftest.
+"""The ``binq`` command: quantize, dequantize, export, generate, inspect, verify, bench, selftest.
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted. Results go to standard output, progress
 and complaints to standard error.
@@ -95,6 +95,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_quantize(commands)
     _add_dequantize(commands)
     _add_export(commands)
+
+    generate = _command(
+        commands,
+        "generate",
+        "write text with a model, on this processor",
+        '  binq generate packed "Why is the sky blue?"',
+    )
+    arguments.add_generation(generate)
+    generate.set_defaults(run=_generate)
 
     inspect = _command(
         commands,
@@ -456,6 +465,13 @@ def _check_plot(path: Path) -> None:
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {path}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--plot: the folder {path.parent} does not exist")
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from binq.run.command import run
+
+    run(options)
+    return OK
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -1,8 +1,6 @@
-"""examples/generate.py: the logits and tokens of transformers' own classes, without PyTorch."""
+"""binq.run: the logits and tokens of transformers' own classes, without PyTorch."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +13,10 @@ transformers = pytest.importorskip("transformers", minversion="5.23")
 from pytorch.tiny import TOKENS, VOCAB, folder  # noqa: E402
 
 import binq.torch  # noqa: E402
+from binq.cli import main  # noqa: E402
+from binq.run import Decoder, Text  # noqa: E402
+from binq.run.sampling import choose  # noqa: E402
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "generate.py"
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -38,14 +38,6 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("generate_example", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(params=CASES)
 def packed(request, tmp_path):
     family, changes = CASES[request.param]
@@ -56,13 +48,13 @@ def packed(request, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_logits_and_tokens(example, packed, monkeypatch):
+def test_logits_and_tokens(packed, monkeypatch):
     """Also where the prompt comes in pieces and the cache grows."""
     model = binq.torch.load(packed, activations="float32").dequantize()
     prompt = [*TOKENS[0].tolist()] * 3
     for chunk in (256, 5):
-        monkeypatch.setattr(example, "CHUNK", chunk)
-        decoder = example.Decoder(packed, "float32")
+        monkeypatch.setattr("binq.run.decoder.CHUNK", chunk)
+        decoder = Decoder(packed, "float32")
         tokens = prompt
         for _ in range(8):
             with torch.no_grad():
@@ -73,25 +65,24 @@ def test_logits_and_tokens(example, packed, monkeypatch):
             tokens = [*tokens, int(expected.argmax())]
 
 
-def test_command_line(example, packed, capsys):
-    assert (
-        example.main([str(packed), "--ids", "5,17,99", "--new", "6", "--activations", "int8"]) == 0
-    )
+def test_command_line(packed, capsys):
+    words = ["--ids", "5,17,99", "--new", "6", "--activations", "int8"]
+    assert main(["generate", str(packed), *words]) == 0
     out, err = capsys.readouterr()
     assert 1 <= len(out.split()) <= 6
     assert "3 tokens of prompt" in err
 
 
-def test_sampling(example):
+def test_sampling():
     rng = np.random.default_rng(0)
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    drawn = np.bincount([example.choose(logits, 1.0, 0.9, rng) for _ in range(4000)], minlength=4)
+    drawn = np.bincount([choose(logits, 1.0, 0.9, rng) for _ in range(4000)], minlength=4)
     np.testing.assert_allclose(drawn / 4000, np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
-    assert example.choose(logits, 0.0, 0.9, rng) == 0
-    assert {example.choose(logits, 1.0, 0.1, rng) for _ in range(50)} == {0}
+    assert choose(logits, 0.0, 0.9, rng) == 0
+    assert {choose(logits, 1.0, 0.1, rng) for _ in range(50)} == {0}
 
 
-def test_chat_template_and_streamed_text(example, packed, capsys):
+def test_chat_template_and_streamed_text(packed, capsys):
     tokenizers = pytest.importorskip("tokenizers")
     pytest.importorskip("jinja2")
     vocabulary = {f"w{n}": n for n in range(VOCAB)} | {"<unk>": VOCAB}
@@ -101,45 +92,47 @@ def test_chat_template_and_streamed_text(example, packed, capsys):
     template = "{% for m in messages %}w7 {{ m.content }} {{ eos_token }}{% endfor %}"
     settings = {"chat_template": template, "eos_token": {"content": "w2"}}
     (packed / "tokenizer_config.json").write_text(json.dumps(settings))
-    assert example.templated(binq.load(packed), "w3 w4") == "w7 w3 w4 w2"
-    assert example.main([str(packed), "w3 w4", "--new", "4"]) == 0
+    assert Text(binq.load(packed)).templated("w3 w4") == "w7 w3 w4 w2"
+    assert main(["generate", str(packed), "w3 w4", "--new", "4"]) == 0
     out, err = capsys.readouterr()
     assert all(word.startswith("w") for word in out.split())
     assert "4 tokens of prompt" in err
-    assert example.main([str(packed), "w3 w4", "--raw", "--new", "4"]) == 0
+    assert main(["generate", str(packed), "w3 w4", "--raw", "--new", "4"]) == 0
     assert "2 tokens of prompt" in capsys.readouterr().err
 
 
-def test_other_folders_are_refused(example, packed, tmp_path):
+def test_other_folders_are_refused(packed, tmp_path, capsys):
     config = json.loads((packed / "config.json").read_text())
     (packed / "config.json").write_text(json.dumps(config | {"model_type": "gemma4"}))
-    with pytest.raises(SystemExit, match="'gemma4' is not among"):
-        example.Decoder(packed)
+    with pytest.raises(binq.UnsupportedFormatError, match="'gemma4' is not among"):
+        Decoder(packed)
     (packed / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SystemExit, match=r"has no tokenizer\.json"):
-        example.main([str(packed), "Hello"])
+    assert main(["generate", str(packed), "Hello"]) == 1
+    assert "has no tokenizer.json" in capsys.readouterr().err
+    assert main(["generate", str(packed), "--ids", "1,999999"]) == 1
+    assert "below" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="not a checkpoint"):
-        example.Decoder(tmp_path)
+        Decoder(tmp_path)
 
 
-def test_plain_weights(example, packed, tmp_path):
+def test_plain_weights(packed, tmp_path):
     """Of Hugging Face, not packed: products of floats."""
     binq.dequantize_checkpoint(packed, tmp_path / "plain", dtype="float32")
     tokens = TOKENS[0].tolist()
-    expected = example.Decoder(packed, "float32")(tokens)
-    got = example.Decoder(tmp_path / "plain")(tokens)
+    expected = Decoder(packed, "float32")(tokens)
+    got = Decoder(tmp_path / "plain")(tokens)
     np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6 * np.linalg.norm(expected))
 
 
-def test_gguf(example, packed, tmp_path):
+def test_gguf(packed, tmp_path):
     """Names, order of rows and configuration come of the file alone."""
     try:
         binq.export_checkpoint(packed, tmp_path / "m.gguf", to="gguf")
     except binq.errors.UnsupportedFormatError as error:
         pytest.skip(str(error))
     tokens = TOKENS[0].tolist()
-    expected = example.Decoder(packed, "float32")(tokens)
-    decoder = example.Decoder(tmp_path / "m.gguf", "float32")
+    expected = Decoder(packed, "float32")(tokens)
+    decoder = Decoder(tmp_path / "m.gguf", "float32")
     assert decoder.layers[0]["down"][0].format == "int4"
     got = decoder(tokens)
     np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6 * np.linalg.norm(expected))

@@ -1,0 +1,100 @@
+"""A decoder of one sequence on packed weights: Qwen 2 and 3, Llama, Mistral, Bonsai."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq import nn
+from binq.array.array import QuantizedArray
+from binq.array.linear import linear
+from binq.errors import UnsupportedFormatError
+from binq.loading import load
+from binq.run.rotation import Rotation
+
+Floats = NDArray[np.float32]
+FAMILIES = {"qwen2", "qwen3", "llama", "mistral"}
+CHUNK = 256  # tokens of a prompt at a time: bounds the memory of attention
+
+
+class Decoder:
+    """A decoder of one sequence: calling it adds tokens and returns the logits of the last."""
+
+    def __init__(self, path: str | PathLike[str], activations: Any = "int16") -> None:
+        self.activations = activations
+        self.model = w = load(path)  # nothing is read yet
+        self.config = c = dict(w.config)
+        if c.get("model_type") not in FAMILIES or c.get("use_sliding_window"):
+            raise UnsupportedFormatError(
+                f"{path}: {c.get('model_type')!r} is not among {sorted(FAMILIES)}"
+            )
+        self.heads = c["num_attention_heads"]
+        self.kv_heads = c.get("num_key_value_heads") or self.heads
+        self.size = c.get("head_dim") or c["hidden_size"] // self.heads
+        self.eps = c.get("rms_norm_eps", 1e-6)
+        self.rotation = Rotation(c, self.size)
+        self.embeddings = w["model.embed_tokens.weight"]
+        self.head = w.get("lm_head.weight", self.embeddings)
+        self.norm = w["model.norm.weight"].astype(np.float32)
+        self.layers = [self._layer(w, f"model.layers.{n}.") for n in range(c["num_hidden_layers"])]
+        self.caches = [nn.KeyValueCache(self.kv_heads, self.size) for _ in self.layers]
+
+    def _layer(self, w: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        layer: dict[str, Any] = {}
+        for key, names in {
+            "qkv": [f"self_attn.{n}_proj" for n in "qkv"],
+            "o": ["self_attn.o_proj"],
+            "gate_up": ["mlp.gate_proj", "mlp.up_proj"],
+            "down": ["mlp.down_proj"],
+        }.items():
+            layer[key] = [w[f"{prefix}{name}.weight"] for name in names]
+            layer[f"{key}_bias"] = [w.get(f"{prefix}{name}.bias") for name in names]
+        norms = ["self_attn.q_norm", "self_attn.k_norm"]
+        for name in ["input_layernorm", "post_attention_layernorm", *norms]:
+            if (norm := w.get(f"{prefix}{name}.weight")) is not None:
+                layer[name.rpartition(".")[2]] = norm.astype(np.float32)
+        return layer
+
+    def __call__(self, tokens: list[int]) -> Floats:
+        """Returns the logits ``(vocabulary,)`` that follow the tokens, after all before them."""
+        for start in range(0, len(tokens), CHUNK):
+            x = self._states(tokens[start : start + CHUNK])
+        h = nn.rms_norm(x[-1:], self.norm, self.eps)
+        logits: Floats = self._linear(h, [self.head], [None])[0][0]
+        return logits
+
+    def _states(self, tokens: list[int]) -> Floats:
+        x = np.array(self.embeddings[tokens], np.float32)
+        cos, sin = self.rotation.at(len(self.caches[0]), len(tokens))
+        for layer, cache in zip(self.layers, self.caches, strict=True):
+            h = nn.rms_norm(x, layer["input_layernorm"], self.eps)
+            h = self._attention(h, layer, cache, cos, sin)
+            x += self._linear(h, layer["o"], layer["o_bias"])[0]
+            h = nn.rms_norm(x, layer["post_attention_layernorm"], self.eps)
+            gate, up = self._linear(h, layer["gate_up"], layer["gate_up_bias"])
+            x += self._linear(nn.silu_mul(gate, up), layer["down"], layer["down_bias"])[0]
+        return x
+
+    def _attention(
+        self, h: Floats, layer: dict[str, Any], cache: nn.KeyValueCache, cos: Floats, sin: Floats
+    ) -> Floats:
+        ys = self._linear(h, layer["qkv"], layer["qkv_bias"])
+        q, k, v = (y.reshape(len(h), -1, self.size) for y in ys)
+        if "q_norm" in layer:
+            q = nn.rms_norm(q, layer["q_norm"], self.eps)
+            k = nn.rms_norm(k, layer["k_norm"], self.eps)
+        cache.append(nn.rope(k, cos, sin), v)
+        return cache.attention(nn.rope(q, cos, sin)).reshape(len(h), -1)
+
+    def _linear(self, x: Floats, weights: list[Any], biases: list[Any]) -> list[Floats]:
+        """Returns the products of x with several weights, packed or kept as floats."""
+        if len(weights) == 1 and isinstance(weights[0], QuantizedArray):
+            return [linear(x, weights[0], biases[0], self.activations)]
+        if all(isinstance(w, QuantizedArray) for w in weights):
+            return linear(x, weights, biases, self.activations)
+        return [
+            x @ np.asarray(w, np.float32).T + np.asarray(0 if b is None else b, np.float32)
+            for w, b in zip(weights, biases, strict=True)
+        ]

@@ -1,0 +1,48 @@
+"""Which token follows: the best, or one of the likeliest by chance."""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from binq import nn
+
+Floats = NDArray[np.float32]
+
+
+def choose(logits: Floats, temperature: float, top_p: float, rng: np.random.Generator) -> int:
+    """Returns the best token, or one of the likeliest that make up top_p, by chance."""
+    if temperature == 0:
+        return int(logits.argmax())
+    likely = np.argsort(-logits)
+    p = nn.softmax(logits[likely] / np.float32(temperature)).astype(np.float64)
+    p = p[: int(np.searchsorted(p.cumsum(), top_p)) + 1]
+    return int(likely[rng.choice(len(p), p=p / p.sum())])
+
+
+def generate(
+    decoder: Callable[[list[int]], Floats],
+    prompt: list[int],
+    count: int,
+    *,
+    stop: Collection[Any] = (),
+    temperature: float = 0.0,
+    top_p: float = 0.9,
+    seed: int | None = None,
+) -> Iterator[int]:
+    """Yields tokens as they are made, up to ``count`` or to one of ``stop``, which comes last.
+
+    - decoder: adds tokens to its sequence and returns the logits of what follows
+    - temperature: 0 takes the best token always; 1 follows the model's probabilities
+    - top_p: the share of probability that the likeliest tokens must make up; others are left out
+    - seed: of the chance; None: another each time
+    """
+    rng = np.random.default_rng(seed)
+    tokens = prompt
+    for _ in range(count):
+        token = choose(decoder(tokens), temperature, top_p, rng)
+        yield token
+        if token in stop:
+            return
+        tokens = [token]
