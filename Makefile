@@ -1,5 +1,6 @@
 # make demo            quantize, reload and multiply a small checkpoint (SRC=FOLDER takes your own)
 # make test            lint, types, the whole suite, every example and benchmark once, the site
+# make bench-run       whole models beside llama.cpp and others; writes docs/benchmarks-running.md
 # make bench           speed, side by side with the rivals; writes docs/benchmarks.md and its plots
 # make coverage        the suite once more with branch coverage
 # make site            the documentation as a site in build/site; a warning is an error
@@ -22,7 +23,7 @@ BEGUN  := $(shell date +%s)
 NEEDS   = $(PY) -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*p["dependencies"], *p["optional-dependencies"][sys.argv[1]], sep="\n")'
 
-.PHONY: demo test say lint types pytest examples benchmark-smoke bench coverage site interop oldest \
+.PHONY: demo test say lint types pytest examples benchmark-smoke bench bench-run coverage site interop oldest \
 	wheel test-arm sanitizers clean
 
 $(VENV)/pip.stamp:
@@ -79,6 +80,10 @@ benchmark-smoke: $(VENV)/test.stamp
 
 bench: $(VENV)/bench.stamp
 	$(PY) benchmarks/run.py
+
+# What is not in $(VENV) is looked for in other Pythons: make bench-run PYTHONS=".interop/bin/python …"
+bench-run: $(VENV)/bench.stamp
+	$(PY) benchmarks/generation/run.py $(foreach python,$(PYTHONS),--python $(python))
 
 coverage: $(VENV)/test.stamp
 	$(PY) -m pytest -q --cov=binq --cov-branch --cov-report=term-missing
