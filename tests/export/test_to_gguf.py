@@ -214,6 +214,8 @@ def test_what_is_missing_is_said(packed, tmp_path):
         ({"model_type": "gemma4"}, "model_type 'gemma4' is not known here"),
         ({"model_type": ["llama"]}, "model_type"),
         ({"hidden_size": "many"}, "hidden_size is many, expected a size"),
+        ({"rope_theta": 1e300}, "rope_theta is 1e\\+300, expected a number"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
         ({"rms_norm_eps": True}, "rms_norm_eps is True, expected a number"),
         ({"rope_parameters": {"rope_type": "strange"}}, "rope_type 'strange'"),
         ({"rope_parameters": 7}, "rope_parameters is 7, no object"),

@@ -33,6 +33,7 @@ _YARN = {
     "beta_fast": "yarn_beta_fast",
     "beta_slow": "yarn_beta_slow",
 }
+_MOST = 3.4e38  # what float32 holds
 # Rotary embeddings whose frequencies are as they are, or are in a tensor.
 _PLAIN = (None, "default", "llama3")
 
@@ -130,6 +131,6 @@ def _size(config: Mapping[str, Any], key: str) -> int:
 
 def _real(config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
-    if type(value) is bool or not isinstance(value, int | float) or not math.isfinite(value):
+    if type(value) is bool or not isinstance(value, int | float) or not abs(value) <= _MOST:
         raise FormatError(f"config.json: {key} is {str(value)[:40]}, expected a number")
     return float(value)
