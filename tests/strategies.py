@@ -154,6 +154,12 @@ def activations(
     return draw(weights(shape, dtypes))
 
 
+def zeros_of(q: binq.QuantizedArray) -> dict[str, Any]:
+    """Returns zero points or offsets of groups as the argument of from_codes that takes them."""
+    name = q._data.packing.part_names()[-1]
+    return {} if q.symmetric else {name: q.group_zero_points()}
+
+
 def random_quantized(
     rng: np.random.Generator,
     format: str,
@@ -168,19 +174,19 @@ def random_quantized(
     levels = np.array(codes_of(format, symmetric), np.int8)
     # Scales that float16 holds, times 1 + 2**-20 where float32 scales are wanted.
     scales = rng.uniform(0.001, 2, logical).astype(np.float16).astype(np.float32)
-    zero_points = None
+    zeros = {}
     if scale_dtype == np.float32:
         scales *= np.float32(1 + 2**-20)
     if packing.zero == CODE:
-        zero_points = rng.integers(0, 16, logical)
+        zeros["zero_points"] = rng.integers(0, 16, logical)
     elif not symmetric:
-        zero_points = rng.uniform(-1, 1, logical).astype(np.float16)
+        zeros["offsets"] = rng.uniform(-1, 1, logical).astype(np.float16)
     return binq.QuantizedArray.from_codes(
         rng.choice(levels, shape),
         scales,
         format=format,
         group_size=group_size,
-        zero_points=zero_points,
+        **zeros,
     )
 
 

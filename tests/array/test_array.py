@@ -74,14 +74,12 @@ def test_from_codes_loses_nothing(kind, shape, group_size, seed, wide):
         zero_points = (
             rng.integers(0, 16, logical) if name == "int4" else rng.standard_normal(logical)
         )
-        if name == "binary":
-            zero_points = zero_points.astype(scales.dtype)
+        zero_points = zero_points if name == "int4" else zero_points.astype(scales.dtype)
     for array in (codes, scales, zero_points):
         if array is not None:
             array.flags.writeable = False
-    q = binq.QuantizedArray.from_codes(
-        codes, scales, format=name, group_size=group_size, zero_points=zero_points
-    )
+    zeros = {"zero_points" if name in ("binary", "int4") else "offsets": zero_points}
+    q = binq.QuantizedArray.from_codes(codes, scales, format=name, group_size=group_size, **zeros)
     assert (q.shape, q.group_size, q.format, q.symmetric) == (shape, group_size, name, symmetric)
     np.testing.assert_array_equal(q.codes(), codes)
     np.testing.assert_array_equal(q.group_scales(), scales)
@@ -127,7 +125,7 @@ def test_from_codes_gives_midpoints_the_dtype_of_the_scales():
         (
             {"format": "int5"},
             ValueError,
-            "format must be one of 'binary', 'ternary', 'int2', 'int4'",
+            "format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4'",
         ),
         ({"group_size": 0}, ValueError, "group_size must be 32, 64, 128, 256 or None, got 0"),
         ({"codes": [[0.5]]}, TypeError, "codes must hold integers, got dtype float64"),
@@ -260,7 +258,7 @@ def test_readable_bytes(count, text):
 
 def test_it_is_immutable():
     q = make("int4", symmetric=False)
-    for part in (q.packed, q.scales, q.zero_points):
+    for part in (q.packed, q.scales, q._data.zeros):
         with pytest.raises(ValueError, match="read-only"):
             part[...] = 0
     for name in ("shape", "packed", "format", "something"):
@@ -287,7 +285,8 @@ def stored(q):
 @settings(max_examples=30, deadline=None)
 @given(quantized_arrays())
 def test_constructor_takes_the_stored_arrays(q):
-    same = binq.QuantizedArray(*stored(q))
+    offsets = q.offsets if q.zero_points is None else None
+    same = binq.QuantizedArray(*stored(q), offsets=offsets)
     assert same == q
     assert np.shares_memory(same.packed, q.packed) or q.packed.size == 0
 

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import group_sizes, kinds, random_quantized, sizes
+from strategies import group_sizes, kinds, random_quantized, sizes, zeros_of
 
 import binq
 
@@ -22,7 +22,7 @@ def assert_packed_as_codes(q):
         q.group_scales(),
         format=q.format,
         group_size=q.group_size,
-        zero_points=q.group_zero_points(),
+        **zeros_of(q),
     )
     for ours, wanted in zip(q._data.parts, again._data.parts, strict=True):
         np.testing.assert_array_equal(ours, wanted)

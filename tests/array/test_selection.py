@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import array_shapes, arrays
-from strategies import quantized_arrays, random_quantized, shapes
+from strategies import quantized_arrays, random_quantized, shapes, zeros_of
 
 import binq
 from binq import _core
@@ -31,7 +31,7 @@ def assert_whole(part, floats):
         part.group_scales(),
         format=part.format,
         group_size=part.group_size,
-        zero_points=part.group_zero_points(),
+        **zeros_of(part),
     )
     for ours, wanted in zip(part._data.parts, again._data.parts, strict=True):
         assert ours.shape == wanted.shape

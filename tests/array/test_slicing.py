@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import quantized_arrays, random_quantized, shapes
+from strategies import quantized_arrays, random_quantized, shapes, zeros_of
 
 import binq
 
@@ -51,7 +51,7 @@ def test_slicing_equals_slicing_the_floats(q, data):
         part.group_scales(),
         format=q.format,
         group_size=q.group_size,
-        zero_points=part.group_zero_points(),
+        **zeros_of(part),
     )
     np.testing.assert_array_equal(part.packed, again.packed)
     np.testing.assert_array_equal(part.scales, again.scales)

@@ -29,9 +29,11 @@ def packed_by_the_book(format, codes, geometry, symmetric):
         elif format == "ternary":
             packed[tile, block, 0, row] |= (code >= 0) << at
             packed[tile, block, 1, row] |= (code > 0) << at
-        elif format == "int2":
-            packed[tile, block, 0, row] |= (code + 2 & 1) << at
-            packed[tile, block, 1, row] |= (code + 2 >> 1) << at
+        elif format in ("int2", "int3"):
+            bits = int(format[3])
+            stored = code + (1 << bits - 1) if symmetric else code
+            for plane in range(bits):
+                packed[tile, block, plane, row] |= (stored >> plane & 1) << at
         else:
             nibble = code + 8 if symmetric else code
             packed[tile, block, row, at % 4] |= nibble << (4 * (at // 4))
@@ -60,9 +62,10 @@ def test_zero_points_survive(kind, shape, group_size, seed):
         return
     zero = Packing.checked(name, symmetric=symmetric).zero
     geometry = Geometry(*shape[-2:], group_size)
-    values = unpack_zeros(zero, q.zero_points, geometry)
+    stored = q.zero_points if q.offsets is None else q.offsets
+    values = unpack_zeros(zero, stored, geometry)
     assert values.shape == (*shape[:-1], geometry.scale_groups)
-    np.testing.assert_array_equal(pack_zeros(zero, values, geometry), q.zero_points)
+    np.testing.assert_array_equal(pack_zeros(zero, values, geometry), stored)
 
 
 @settings(max_examples=60, deadline=None)
@@ -105,6 +108,7 @@ def test_geometry(out, inner, group, tiles, groups, padded, scale_groups, kernel
     assert zeros_shape(OFFSET, geometry) == (tiles, scale_groups, 32)
     assert FORMATS["ternary"].packed_shape(geometry) == (tiles, padded // 8, 2, 32)
     assert FORMATS["int2"].packed_shape(geometry) == (tiles, padded // 8, 2, 32)
+    assert FORMATS["int3"].packed_shape(geometry) == (tiles, padded // 8, 3, 32)
     assert FORMATS["int4"].packed_shape(geometry) == (tiles, padded // 8, 32, 4)
     assert zeros_shape(CODE, geometry) == (tiles, scale_groups, 16)
 
@@ -115,17 +119,17 @@ def test_geometry_is_immutable():
 
 
 def test_registry():
-    assert list(FORMATS) == ["binary", "ternary", "int2", "int4"]
+    assert list(FORMATS) == ["binary", "ternary", "int2", "int3", "int4"]
     assert list(FORMATS) == list(FORMAT_NAMES)
     for name, format in FORMATS.items():
         assert get_format(name) is format
         assert format.name == name
-    assert [f.bits for f in FORMATS.values()] == [1, 2, 2, 4]
+    assert [f.bits for f in FORMATS.values()] == [1, 2, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", ["int5", "INT4", "", "binary "])
 def test_unknown_format(name):
-    message = f"^format must be one of 'binary', 'ternary', 'int2', 'int4', got {name!r}$"
+    message = f"^format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', got {name!r}$"
     with pytest.raises(ValueError, match=message):
         get_format(name)
 
@@ -133,7 +137,7 @@ def test_unknown_format(name):
 @pytest.mark.parametrize("name", [4, None, ["int4"], b"int4"])
 def test_format_not_a_string(name):
     with pytest.raises(
-        TypeError, match=r"^format must be one of 'binary', 'ternary', 'int2', 'int4', got "
+        TypeError, match=r"^format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', got "
     ):
         get_format(name)
 
@@ -142,6 +146,9 @@ def test_levels():
     assert FORMATS["binary"].codes(NONE) == FORMATS["binary"].codes(OFFSET) == (-1, 1)
     assert FORMATS["ternary"].codes(NONE) == (-1, 0, 1)
     assert FORMATS["int2"].codes(NONE) == (-2, -1, 0, 1)
+    assert FORMATS["int2"].codes(OFFSET) == (0, 1, 2, 3)
+    assert FORMATS["int3"].codes(NONE) == tuple(range(-4, 4))
+    assert FORMATS["int3"].codes(OFFSET) == tuple(range(8))
     assert FORMATS["int4"].codes(NONE) == tuple(range(-8, 8))
     assert FORMATS["int4"].codes(CODE) == tuple(range(16))
 

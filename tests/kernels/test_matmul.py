@@ -16,6 +16,9 @@ KINDS = (
     ("binary", False),
     ("ternary", True),
     ("int2", True),
+    ("int2", False),
+    ("int3", True),
+    ("int3", False),
     ("int4", True),
     ("int4", False),
 )
@@ -28,7 +31,7 @@ def expected(x, q, activations):
         x,
         q.packed,
         q.scales,
-        q.zero_points,
+        q._data.zeros,
         format=q.format,
         shape=q.shape,
         group_size=q.group_size,
@@ -47,13 +50,16 @@ def assert_same_bits(actual, wanted):
 def assert_close(actual, x, q):
     """float32 mode: within 1e-6 of the product of the norms of each row pair.
 
-    Of two levels, scale and midpoint count by themselves: a level near zero is their difference.
+    With offsets, code and offset count by themselves: a level near zero is their difference.
     """
     w = q.dequantize().astype(np.float64)
     exact = x.astype(np.float64) @ w.T
     size = np.abs(w)
-    if q.format == "binary" and not q.symmetric:
-        parts = np.abs(q.group_scales().astype(np.float64)) + np.abs(q.group_zero_points())
+    if q.offsets is not None:
+        largest = max(map(abs, q._data.packing.kind.codes("offset")))
+        parts = largest * np.abs(q.group_scales().astype(np.float64)) + np.abs(
+            q.group_zero_points()
+        )
         size = np.repeat(parts, q.group_size or q.shape[1], axis=1)[:, : q.shape[1]]
     norms = np.linalg.norm(x.astype(np.float64), axis=1)[:, None] * np.linalg.norm(size, axis=1)
     assert np.all(np.abs(actual - exact) <= 1e-6 * norms + 1e-37)
@@ -103,10 +109,11 @@ def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode
     in_features = 1024
     groups = 1 if group_size is None else in_features // group_size
     ones = np.ones((64, in_features), np.int8)
-    low, high = {"binary": (-1, 1), "ternary": (-1, 1), "int2": (-2, 1), "int4": (-8, 7)}[format]
+    kind = binq.formats.get_format(format)
+    zero = "none" if symmetric else kind.zero_kinds[0]
+    low, high = kind.codes(zero)[0], kind.codes(zero)[-1]
     zero_points = None
     if not symmetric:
-        low, high = (0, 15) if format == "int4" else (low, high)
         zero_points = np.full((64, groups), 0.5)
         if format == "int4":
             zero_points = np.full((64, groups), 15)
@@ -117,7 +124,7 @@ def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode
         np.ones((64, groups)),
         format=format,
         group_size=group_size,
-        zero_points=zero_points,
+        **{"zero_points" if format in ("binary", "int4") else "offsets": zero_points},
     )
     x = np.ones((rows, in_features), np.float32)
     x[1::2] = -1
@@ -265,7 +272,7 @@ def test_sums_that_overflow_before_the_scale_do_not(isa, format, symmetric, mode
         symmetric,
         q.packed,
         np.full(q.scales.shape, 1e-3, np.float16),
-        None if symmetric else q.zero_points * (format == "int4"),
+        *((None, q.offsets) if q.zero_points is None else (q.zero_points * (format == "int4"),)),
     )
     x = random_x(rng, rows, 200)
     x[-1, :8] = [3e38, 3e38, -3e38, -3e38, 3e38, -3e38, 3e38, -3e38]

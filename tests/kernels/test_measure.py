@@ -34,7 +34,7 @@ def summed(tiles):
 
 def expected(q, w):
     return reference.measure(
-        w, q.packed, q.scales, q.zero_points, format=q.format, group_size=q.group_size
+        w, q.packed, q.scales, q._data.zeros, format=q.format, group_size=q.group_size
     )
 
 

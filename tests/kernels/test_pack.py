@@ -52,7 +52,7 @@ def test_dequantize_equals_the_reference(
     wanted = reference.dequantize(
         q.packed,
         q.scales,
-        q.zero_points,
+        q._data.zeros,
         format=format,
         shape=q.shape,
         group_size=group_size,

@@ -201,7 +201,9 @@ def test_zero_rows_columns_and_groups(format, symmetric):
     )
     values = q.dequantize()
     assert not values[3].any()
-    assert not values[5, 32:64].any()
+    if format not in ("int2", "int3") or symmetric:
+        # An offset may make up for errors in other columns.
+        assert not values[5, 32:64].any()
 
 
 def test_scales_that_float16_does_not_hold():

@@ -46,7 +46,7 @@ def check(w, format, symmetric, group_size, importance, scale_dtype="float16"):
         )
     wanted, widened = expected(w, format, symmetric, q.group_size, scale_dtype, importance)
     assert [c.category for c in caught] == [binq.ScaleRangeWarning] * widened
-    for actual, part in zip((q.packed, q.scales, q.zero_points), wanted, strict=True):
+    for actual, part in zip((q.packed, q.scales, q._data.zeros), wanted, strict=True):
         if part is None:
             assert actual is None
         else:

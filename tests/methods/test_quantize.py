@@ -60,7 +60,7 @@ def expected(w, format, method, symmetric, group_size, scale_dtype="float16"):
 
 
 def assert_equal(q, parts):
-    for actual, wanted in zip((q.packed, q.scales, q.zero_points), parts, strict=True):
+    for actual, wanted in zip((q.packed, q.scales, q._data.zeros), parts, strict=True):
         if wanted is None:
             assert actual is None
         else:
@@ -450,7 +450,7 @@ def test_scales_that_float16_cannot_hold_are_kept_in_float32():
         (
             {"format": "int3"},
             ValueError,
-            "format must be one of 'binary', 'ternary', 'int2', 'int4'",
+            "format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4'",
         ),
         ({"format": 4}, TypeError, "format must be one of"),
         (

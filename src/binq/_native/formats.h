@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-enum { BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT4, BINQ_FORMATS };
+enum { BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT3, BINQ_INT4, BINQ_FORMATS };
 
 /* How stored codes lie in memory. A kernel is compiled once for each layout that it tells apart,
  * and reads from the row of a format what its codes stand for. */
@@ -73,8 +73,10 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
      {BINQ_MSE, BINQ_ABSMEAN}, 1, 1, {-1, 1}, {0, 8191, 127}},
     {"ternary", BINQ_TRITS, BINQ_SEARCH_TERNARY, {BINQ_ZERO_NONE},
      {BINQ_MSE, BINQ_ABSMEAN}, 1, 1, {-1, 0, 0, 1}, {0, 8191, 127}},
-    {"int2", BINQ_TWO_PLANES, BINQ_SEARCH_EVEN, {BINQ_ZERO_NONE},
-     {BINQ_MSE, BINQ_ABSMAX}, -2, 2, {-2, -1, 0, 1}, {0, 32639, 127}},
+    {"int2", BINQ_TWO_PLANES, BINQ_SEARCH_EVEN, {BINQ_ZERO_OFFSET},
+     {BINQ_MSE, BINQ_ABSMAX}, -2, 3, {-2, -1, 0, 1}, {0, 32639, 127}},
+    {"int3", BINQ_THREE_PLANES, BINQ_SEARCH_EVEN, {BINQ_ZERO_OFFSET},
+     {BINQ_MSE, BINQ_ABSMAX}, -4, 7, {-4, -3, -2, -1, 0, 1, 2, 3}, {0, 8191, 127}},
     {"int4", BINQ_NIBBLES, BINQ_SEARCH_EVEN, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET},
      {BINQ_MSE, BINQ_ABSMAX}, 7, 15, {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
      {0, 32639, 127}},

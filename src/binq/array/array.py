@@ -50,7 +50,7 @@ class QuantizedArray(PackedOperand):
     The constructor takes the stored arrays as they are in memory and on disk (docs/formats.md)
     and keeps views of them: whoever writes to their memory changes the weights.
 
-    - format: ``"binary"``, ``"ternary"``, ``"int2"`` or ``"int4"``
+    - format: ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"`` or ``"int4"``
     - shape: the logical shape, two or more axes
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - symmetric: False where every group has a zero point or an offset
@@ -89,6 +89,8 @@ class QuantizedArray(PackedOperand):
     ) -> None:
         zeros, zero = _one_of(zero_points, offsets)
         packing = Packing.checked(format, group_size, symmetric, zero)
+        if not packing.symmetric:
+            _check_meaning(packing, zero_points)
         self._data = Packed.checked(packing, shape, packed, scales, zeros)
 
     @classmethod
@@ -109,7 +111,7 @@ class QuantizedArray(PackedOperand):
         scale, zero point and offset of group ``k // group_size``.
 
         - codes: integers ``(..., out_features, in_features)``: binary −1 and +1, ternary −1 to 1,
-          int2 −2 to 1, int4 −8 to 7, or 0 to 15 with zero points or offsets
+          int2 −2 to 1, int3 −4 to 3, int4 −8 to 7; with zero points or offsets from 0 on
         - scales: finite floats ``(..., out_features, scale_groups)``; stored as float16 where that
           holds every one exactly, else as bfloat16 where they are given as such, else as float32,
           and so are offsets
@@ -130,6 +132,7 @@ class QuantizedArray(PackedOperand):
         given, zero = _one_of(zero_points, offsets)
         zeros_name = "zero_points" if zero is None else "offsets"
         packing = Packing.checked(format, group_size, given is None, zero)
+        _check_meaning(packing, zero_points)
         levels = packing.kind.codes(packing.zero)
         checked = check_codes("codes", codes, levels)
         logical = (*checked.shape[:-1], packing.geometry(checked.shape).scale_groups)
@@ -166,7 +169,7 @@ class QuantizedArray(PackedOperand):
 
     @property
     def format(self) -> str:
-        """Returns ``"binary"``, ``"ternary"``, ``"int2"`` or ``"int4"``."""
+        """Returns ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"`` or ``"int4"``."""
         return self._data.packing.format
 
     @property
@@ -229,8 +232,8 @@ class QuantizedArray(PackedOperand):
     def codes(self) -> NDArray[np.int8]:
         """Returns the code of each weight, int8 ``(..., out_features, in_features)``.
 
-        Binary: −1 or +1; ternary: −1, 0 or +1; int2: −2 to 1; int4: −8 to 7, or 0 to 15 with
-        zero points or offsets.
+        Binary: −1 or +1; ternary: −1, 0 or +1; int2: −2 to 1; int3: −4 to 3; int4: −8 to 7. With
+        zero points or offsets int2 to int4 count from 0.
 
         >>> import numpy as np, binq
         >>> q = binq.quantize([[-3.0, 1.0, 2.0]], "binary", method="absmean")
@@ -412,6 +415,15 @@ def _one_of(zero_points: Any, offsets: Any) -> tuple[Any, str | None]:
     if zero_points is not None:
         raise ValueError("zero_points must be None where offsets are given")
     return offsets, OFFSET
+
+
+def _check_meaning(packing: Packing, zero_points: Any) -> None:
+    """Raises ValueError for zero points, which are codes, where a format has offsets alone."""
+    if zero_points is not None and packing.part_names()[-1] != "zero_points":
+        raise ValueError(
+            f"zero_points must be None for format {packing.format!r}: it has offsets, "
+            "in units of weights"
+        )
 
 
 def _restore(

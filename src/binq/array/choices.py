@@ -4,7 +4,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-FormatName: TypeAlias = Literal["binary", "ternary", "int2", "int4"]
+FormatName: TypeAlias = Literal["binary", "ternary", "int2", "int3", "int4"]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 MethodName: TypeAlias = Literal["mse", "absmax", "absmean", "gptq"]
 ZeroName: TypeAlias = Literal["code", "offset"]

@@ -2,7 +2,7 @@
 
 ``{"version": 1, "tensors": {NAME: {"format", "shape", "group_size", "symmetric"}}, "sha256":
 {STORED NAME: hex}}``, where NAME is stored as NAME.packed, NAME.scales and, where not
-symmetric, NAME.zero_points. Version 2 has int2, and may say ``"zero": "offset"``,
+symmetric, NAME.zero_points. Version 2 has int2 and int3, and may say ``"zero": "offset"``,
 stored as NAME.offsets. Version 3 may say ``"scale_dtype"`` and ``"offset_dtype"``.
 docs/formats.md is normative.
 """

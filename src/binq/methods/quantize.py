@@ -95,8 +95,8 @@ def quantize(
     - w: ``(..., out_features, in_features)``, real numbers of any dtype and memory layout; read
       as float32 and never changed. The product is ``x @ q.T``: weights that are multiplied as
       ``x @ w``, (in_features, out_features), are quantized as ``w.T``
-    - format: ``"binary"`` (−1 and +1), ``"ternary"`` (−1, 0 and +1), ``"int2"`` (−2 to 1) or
-      ``"int4"`` (16 levels)
+    - format: ``"binary"`` (−1 and +1), ``"ternary"`` (−1, 0 and +1), ``"int2"`` (−2 to 1),
+      ``"int3"`` (−4 to 3) or ``"int4"`` (16 levels)
     - group_size: 32, 64, 128 or 256 weights of a row that share a scale, or None: the whole row.
       The last group of a row may be shorter; where one group holds the row, ``q.group_size`` is
       the smallest that does
