@@ -38,7 +38,7 @@ def test_compressed_tensors(tmp_path, bits, group, symmetric):
     if bits == 1:
         assert (found.packing.format, found.packing.group_size) == ("ternary", group)
     elif bits <= 3 or (bits == 4 and symmetric):
-        format = "int2" if bits == 2 and symmetric else "int4"
+        format = f"int{bits if symmetric else bits + 1}"
         assert (found.packing.format, found.packing.group_size) == (format, group)
         assert found.packing.symmetric
     elif bits == 4:

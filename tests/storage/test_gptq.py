@@ -76,7 +76,7 @@ def test_symmetric_zeros_are_the_middle_whatever_is_stored(tmp_path, bits, label
     if bits == 8:
         assert found is None
     else:
-        format = "int2" if bits == 2 else "int4"
+        format = f"int{bits}"
         assert (found.packing.format, found.packing.symmetric) == (format, True)
 
 
@@ -203,7 +203,7 @@ def test_gptq(tmp_path, bits, group, version):
         assert found is None
     else:
         assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
-            "int4",
+            f"int{min(bits + 1, 4)}",
             group,
             bits < 4,
         )

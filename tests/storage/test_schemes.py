@@ -149,7 +149,7 @@ def test_mlx_with_whole_zero_points_is_lossless(tmp_path, bits):
     if bits == 1:
         assert (found.packing.format, found.packing.symmetric) == ("binary", False)
     elif bits <= 4:
-        assert (found.packing.format, found.packing.symmetric) == ("int4", False)
+        assert (found.packing.format, found.packing.symmetric) == (f"int{bits}", False)
     else:
         assert found is None
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError
+from binq.formats import FORMATS
 from binq.formats.scales import (
     BFLOAT16,
     FLOAT16,
@@ -145,6 +146,7 @@ class CodedStorage(Storage):
         nonzero = signed = unsigned = True
         fit = ScaleFit()
         first = last = 0  # the lowest and highest code that was seen
+        lowest = highest = 0  # that there may be
         low, high = self.levels
         for matrix, start, stop in all_blocks(self):
             scales, zeros = self.read_groups(source, matrix, start, stop)
@@ -154,7 +156,8 @@ class CodedStorage(Storage):
             least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
             signed = signed and low - most >= -8 and high - least <= 7
             unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
-            if _of_two_bits(first, last):
+            lowest, highest = min(lowest, low - most), max(highest, high - least)
+            if _of_bits(2, first, last):
                 codes = self._centred(source, matrix, start, stop, zeros)
                 first, last = min(first, int(codes.min())), max(last, int(codes.max()))
                 nonzero = nonzero and bool(codes.all())
@@ -162,8 +165,10 @@ class CodedStorage(Storage):
                 return None
         if first >= -1 and last <= 1:
             return Exact(Packing("binary" if nonzero else "ternary", group), fit.name)
-        if _of_two_bits(first, last):
+        if _of_bits(2, first, last):
             return Exact(Packing("int2", group), fit.name)
+        if _of_bits(3, lowest, highest):
+            return Exact(Packing("int3", group), fit.name)
         if signed or unsigned:
             return Exact(Packing("int4", group, NONE if signed else CODE), fit.name)
         return None
@@ -174,8 +179,8 @@ class CodedStorage(Storage):
         scales, zeros = self.read_groups(source, matrix, start, stop)
         if exact.packing.symmetric:
             codes, zeros = self._centred(source, matrix, start, stop, zeros), None
-            if exact.packing.format == "int2" and codes.max(initial=0) > 1:
-                codes, scales = -codes, -scales  # its codes are -2 to 1, with scales of either sign
+            if exact.packing.kind.spec.even and codes.max(initial=0) >= 1 << exact.packing.bits - 1:
+                codes, scales = -codes, -scales  # codes to 2**(bits - 1) - 1, scales of either sign
         else:
             codes = self.read_codes(source, matrix, start, stop)
         return pack_exact(exact, codes, scales, zeros)
@@ -197,9 +202,15 @@ class CodedStorage(Storage):
         return codes
 
 
-def _of_two_bits(first: int, last: int) -> bool:
-    """Returns whether codes, or their negatives, are among the four of int2."""
-    return -2 <= first <= last <= 2 and not (first == -2 and last == 2)
+def _of_bits(bits: int, first: int, last: int) -> bool:
+    """Returns whether codes, or their negatives, are signed integers of so many bits."""
+    most = 1 << bits - 1
+    return -most <= first <= last <= most and last - first < 2 * most
+
+
+def even_format(bits: int) -> str:
+    """Returns the smallest format with all integers of so many bits, 1 to 4 of them."""
+    return next(name for name, f in FORMATS.items() if f.spec.even and f.bits >= bits)
 
 
 def check_size(source: "Checkpoint", name: str, value: object, *row: int) -> int:

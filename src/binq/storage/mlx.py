@@ -24,6 +24,7 @@ from binq.storage.base import (
     ScaleFit,
     Storage,
     each_group,
+    even_format,
     few_bits,
     pack_exact,
     row_blocks,
@@ -101,8 +102,8 @@ class MlxAffine(Storage):
     def exact_format(self, source: "Checkpoint") -> Exact | None:
         """Returns the format of weights of 1 to 4 bits.
 
-        int4 with the biases as offsets has them all; where biases are a whole or half number of
-        scales below zero, a format that is smaller or faster may.
+        Integers of as many bits with the biases as offsets have them all; where biases are a whole
+        or half number of scales below zero, a format that is smaller or faster may.
         """
         if 0 in self.shape:
             return None
@@ -129,7 +130,7 @@ class MlxAffine(Storage):
             return pack_exact(exact, codes, half, middle)
         if exact.packing.format == "ternary":
             return pack_exact(exact, codes - np.int8(1), scales)
-        if exact.packing.format == "int2":
+        if exact.packing.format == "int2" and exact.packing.symmetric:
             middle = _zero_points(scales, biases)[:, :1].astype(np.int8)
             codes = codes - middle
             # Rows with a code 2 are those of the negated scale: int2 has the codes −2 to 1.
@@ -137,7 +138,7 @@ class MlxAffine(Storage):
             codes, scales = np.where(turned, -codes, codes), np.where(turned, -scales, scales)
             return pack_exact(exact, codes, scales)
         if exact.packing.symmetric:
-            return pack_exact(exact, codes - np.int8(8), scales)
+            return pack_exact(exact, codes - np.int8(1 << exact.packing.bits - 1), scales)
         offsets = exact.packing.zero == OFFSET
         return pack_exact(exact, codes, scales, biases if offsets else _zero_points(scales, biases))
 
@@ -197,7 +198,7 @@ class _Levels:
         self.possible = True  # without offsets; of 1 bit: in the binary format
         self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
         self.two = True  # 2 bits: the zero of each group of a row is code 1, or of each code 2
-        self.centred = True  # 4 bits: the zero of each group is code 8
+        self.centred = True  # 3 and 4 bits: the zero of each group is the code 4, or 8
         self._fit = ScaleFit()
         self._fit_offsets = ScaleFit()
 
@@ -223,12 +224,13 @@ class _Levels:
             self.ternary = self.ternary and bool((zeros == 1).all())
             of_rows = (zeros == 1).all(axis=-1) | (zeros == 2).all(axis=-1)
             self.two = bits == 2 and self.two and bool(of_rows.all())
-            self.centred = bits == 4 and self.centred and bool(((zeros == 8) | (scales == 0)).all())
+            middle = (zeros == 1 << bits - 1) | (scales == 0)
+            self.centred = bits >= 3 and self.centred and bool(middle.all())
             self._fit.add(scales)
 
     def result(self, group: int | None, bits: int) -> Exact:
         if not self.possible:
-            return Exact(Packing("int4", group, OFFSET), self._fit_offsets.name)
+            return Exact(Packing(even_format(bits), group, OFFSET), self._fit_offsets.name)
         scale_dtype = self._fit.name
         if bits == 1:
             return Exact(Packing("binary", group, NONE if self.symmetric else OFFSET), scale_dtype)
@@ -236,7 +238,11 @@ class _Levels:
             return Exact(Packing("ternary", group), scale_dtype)
         if self.two:
             return Exact(Packing("int2", group), scale_dtype)
-        return Exact(Packing("int4", group, NONE if self.centred else CODE), scale_dtype)
+        if self.centred:
+            return Exact(Packing(even_format(bits), group), scale_dtype)
+        if bits < 4:
+            return Exact(Packing(even_format(bits), group, OFFSET), self._fit_offsets.name)
+        return Exact(Packing("int4", group, CODE), scale_dtype)
 
 
 def _zero_points(scales: NDArray[np.float32], biases: NDArray[np.float32]) -> NDArray[np.float32]:
