@@ -7,7 +7,7 @@ import pytest
 from checkpoints.exported import same_weights
 
 import binq
-from binq.storage import bits
+from binq.storage import bits, compressed_writer
 
 FORM = "compressed-tensors"
 UP = "model.layers.0.mlp.up_proj"
@@ -60,8 +60,8 @@ def test_kept_layers_are_ignored_and_several_packings_named(packed, tmp_path):
     assert {"lm_head", "model.layers.0.self_attn.v_proj"} < set(settings["ignore"])
     groups = settings["config_groups"].values()
     by_bits = {group["weights"]["num_bits"]: group["targets"] for group in groups}
-    assert by_bits[2] == [f"model.layers.{layer}.mlp.down_proj" for layer in range(2)]
-    assert len(by_bits[4]) == 10
+    assert by_bits[2] == [r"re:.*layers\.[0-9]+\.mlp\.down_proj$"]
+    assert len(by_bits[4]) == 5
     assert same_weights(source, tmp_path / "out")
 
 
@@ -74,3 +74,23 @@ def test_embeddings_are_named_beside_all_linear_layers(packed, tmp_path):
     assert group["targets"] == ["Linear", "model.embed_tokens"]
     assert settings["ignore"] == []
     assert same_weights(source, tmp_path / "out")
+
+
+def test_modules_are_named_as_the_text_model_alone_names_them_too():
+    q = binq.quantize(np.ones((32, 128), np.float32), "int4")
+    other = binq.quantize(np.ones((32, 128), np.float32), "ternary")
+    inside = "model.language_model.layers.0"
+    kept = [f"{inside}.linear_attn.in_proj_a.weight", "model.visual.merger.fc.weight"]
+    settings = compressed_writer.settings({f"{inside}.mlp.up_proj.weight": q}, kept)
+    assert settings["ignore"] == [
+        "lm_head",
+        "model.language_model.layers.0.linear_attn.in_proj_a",
+        "model.layers.0.linear_attn.in_proj_a",
+        "model.visual.merger.fc",
+    ]
+    both = {f"{inside}.mlp.up_proj.weight": q, f"{inside}.mlp.down_proj.weight": other}
+    # Where a pattern would match other layers too, modules are named.
+    others = ["mtp.layers.0.mlp.up_proj.weight"]
+    up, down = compressed_writer.settings(both, others)["config_groups"].values()
+    assert up["targets"] == [f"{inside}.mlp.up_proj", "model.layers.0.mlp.up_proj"]
+    assert down["targets"] == [r"re:.*layers\.[0-9]+\.mlp\.down_proj$"]

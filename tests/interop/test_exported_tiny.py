@@ -65,3 +65,17 @@ def by_transformers(folder, ids):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         return model.eval()(torch.from_numpy(ids)).logits.numpy()
+
+
+@pytest.mark.skipif(not ROOT, reason="BINQ_TINY_CHECKPOINTS names no folder")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["qwen35_9b", "gemma4_12b"])
+def test_the_text_model_of_one_that_sees_loads_from_compressed_tensors(tmp_path, name):
+    pytest.importorskip("compressed_tensors")
+    packed, out, plain = tmp_path / "packed", tmp_path / "out", tmp_path / "plain"
+    binq.quantize_checkpoint(Path(ROOT) / name, packed, "int4")
+    binq.export_checkpoint(packed, out, to="compressed-tensors")
+    binq.dequantize_checkpoint(packed, plain, dtype="float32")
+    ids = np.arange(5, 29)[None]
+    expected = by_transformers(plain, ids)
+    assert np.linalg.norm(by_transformers(out, ids) - expected) < 2e-6 * np.linalg.norm(expected)

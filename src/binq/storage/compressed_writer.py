@@ -5,7 +5,8 @@ stays what it is, its zero points packed along the rows.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from binq.storage.groups import smaller_group, spread
 
 # Formats whose weights are ``scale * (code - zero point)``, and the bits that hold their codes.
 _BITS = {"binary": 2, "ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8}
+_TEXT = "language_model."
 _SUFFIX = ".weight"
 _HEAD = "lm_head.weight"
 _EMBEDDING = re.compile(r"(^|[._])(embed\w*|word_embeddings|wte)$")
@@ -70,8 +72,8 @@ def check(name: str, weights: QuantizedArray) -> None:
 def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) -> dict[str, Any]:
     """Returns the ``quantization_config`` of a checkpoint with these weights.
 
-    One group of settings for each packing, which targets all linear layers where it is alone and
-    the modules by name where it is not. Embeddings are always named.
+    One group of settings for each packing, which targets all linear layers where there are no
+    others, and else the modules by patterns or names. Embeddings are always named.
 
     - kept: the names of weights that are not packed, which are not to be taken for such layers
     """
@@ -79,11 +81,14 @@ def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) ->
     for name, q in weights.items():
         kind = (_check(name, q), _group(q), q._data.packing.zero == NONE)
         modules.setdefault(kind, []).append(name.removesuffix(_SUFFIX))
+    heads = [] if _HEAD in weights else [_HEAD]  # a tied one has no tensor
+    ignored = {name.removesuffix(_SUFFIX) for name in (*kept, *heads) if name.endswith(_SUFFIX)}
+    packed = {name for names in modules.values() for name in names}
     groups = {}
     for number, ((bits, size, symmetric), names) in enumerate(modules.items()):
         groups[f"group_{number}"] = {
             "format": "pack-quantized",
-            "targets": _targets(names, len(modules) == 1),
+            "targets": _targets(names, {*ignored, *packed} - set(names)),
             "input_activations": None,
             "output_activations": None,
             "weights": {
@@ -95,14 +100,12 @@ def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) ->
                 "dynamic": False,
             },
         }
-    heads = [] if _HEAD in weights else [_HEAD]  # a tied one has no tensor
-    ignored = {name.removesuffix(_SUFFIX) for name in (*kept, *heads) if name.endswith(_SUFFIX)}
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": sorted(ignored),
+        "ignore": _spellings(ignored),
     }
 
 
@@ -118,9 +121,46 @@ def notes(weights: Mapping[str, QuantizedArray]) -> list[str]:
     ]
 
 
-def _targets(modules: Sequence[str], alone: bool) -> list[str]:
-    embeddings = [name for name in modules if _EMBEDDING.search(name)]
-    return ["Linear", *sorted(embeddings)] if alone else sorted(modules)
+def _targets(modules: Sequence[str], others: Iterable[str]) -> list[str]:
+    """Returns what names these modules and none of the others: all linear layers, or patterns.
+
+    "Linear" names layers that are not packed too, and those are ignored by their names in the file,
+    for which transformers may have others: where there are any, the packed ones are named.
+    """
+    embeddings = {name for name in modules if _EMBEDDING.search(name)}
+    others = {name for name in others if not _EMBEDDING.search(name)}
+    if others <= {_HEAD.removesuffix(_SUFFIX)}:
+        return ["Linear", *_spellings(embeddings)]
+    found: set[str] = set()
+    for name in modules:
+        pattern = _pattern(name)
+        if pattern is None or any(re.match(pattern, other) for other in others):
+            found.update(_spellings([name]))
+        else:
+            found.add(f"re:{pattern}")
+    return sorted(found)
+
+
+@cache
+def _pattern(module: str) -> str | None:
+    """Returns what matches a module of any layer, whatever stands before "layers"."""
+    _, layers, rest = module.partition("layers.")
+    return (
+        f".*{layers}{re.sub(r'[0-9]+', r'[0-9]+', rest)}$".replace(".", r"\.").replace(
+            r"\.*", ".*", 1
+        )
+        if layers
+        else None
+    )
+
+
+def _spellings(modules: Iterable[str]) -> list[str]:
+    """Returns the names of modules, and those that a model of the text alone has for them.
+
+    transformers renames the tensors of a model that sees when it loads its text model alone
+    (AutoModelForCausalLM), but not what the settings name.
+    """
+    return sorted({name for module in modules for name in (module, module.replace(_TEXT, "", 1))})
 
 
 def _check(name: str, weights: QuantizedArray) -> int:
