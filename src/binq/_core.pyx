@@ -69,6 +69,9 @@ def _spec(int index):
         methods=tuple(methods[row.methods[i]] for i in range(2)),
         largest=row.largest,
         levels=tuple(row.levels[i] for i in range(1 << layout.bits)),
+        group_size=row.group_size or 128,
+        scale_dtype=SCALE_SPECS[row.scale_type].name.decode(),
+        halves=row.halves != 0,
         activation_levels={
             name: <int>row.activation_levels[mode]
             for name, mode in ACTIVATIONS.items()

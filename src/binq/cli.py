@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from binq import arguments, onnx_command
 from binq._version import __version__
+from binq.array.choices import DEFAULT_GROUP_SIZE
 from binq.formats import FORMATS
 from binq.methods import METHODS
 
@@ -199,9 +200,9 @@ def _add_quantize(commands: Any) -> None:
     quantize.add_argument(
         "--group-size",
         type=arguments.group_size,
-        default=128,
+        default=DEFAULT_GROUP_SIZE,
         metavar="N",
-        help="weights that share a scale: 32, 64, 128, 256 or 'row' (default: 128)",
+        help="weights that share a scale: 32, 64, 128, 256 or 'row' (default: 128; mxfp4: 32)",
     )
     quantize.add_argument(
         "--method",

@@ -353,7 +353,7 @@ def test_constructor_takes_any_memory_layout():
         (
             {"scales": np.zeros((3, 3, 32))},
             TypeError,
-            "scales must have dtype float16 or float32, got float64",
+            "scales must have dtype float16, float32, bfloat16 or uint8, got float64",
         ),
     ],
 )

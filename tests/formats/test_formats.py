@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from strategies import group_sizes, kinds, random_quantized, shapes
 
+from binq import reference
 from binq.array.choices import FORMAT_NAMES
 from binq.array.packing import Packing
 from binq.formats import (
@@ -16,6 +17,10 @@ from binq.formats import (
     untile_rows,
 )
 from binq.formats.zeros import CODE, NONE, OFFSET, pack_zeros, unpack_zeros, zeros_shape
+
+
+def reference_levels(format):
+    return reference.FORMATS[format].levels
 
 
 def packed_by_the_book(format, codes, geometry, symmetric):
@@ -35,7 +40,9 @@ def packed_by_the_book(format, codes, geometry, symmetric):
             for plane in range(bits):
                 packed[tile, block, plane, row] |= (stored >> plane & 1) << at
         else:
-            nibble = code + 8 if symmetric else code
+            nibble = code
+            if symmetric:
+                nibble = code + 8 if format == "int4" else reference_levels(format).index(code)
             packed[tile, block, row, at % 4] |= nibble << (4 * (at // 4))
     return packed
 
@@ -119,17 +126,18 @@ def test_geometry_is_immutable():
 
 
 def test_registry():
-    assert list(FORMATS) == ["binary", "ternary", "int2", "int3", "int4"]
+    assert list(FORMATS) == ["binary", "ternary", "int2", "int3", "int4", "mxfp4", "iq4nl"]
     assert list(FORMATS) == list(FORMAT_NAMES)
     for name, format in FORMATS.items():
         assert get_format(name) is format
         assert format.name == name
-    assert [f.bits for f in FORMATS.values()] == [1, 2, 2, 3, 4]
+    assert [f.bits for f in FORMATS.values()] == [1, 2, 2, 3, 4, 4, 4]
 
 
 @pytest.mark.parametrize("name", ["int5", "INT4", "", "binary "])
 def test_unknown_format(name):
-    message = f"^format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', got {name!r}$"
+    known = ", ".join(map(repr, FORMATS))
+    message = f"^format must be one of {known}, got {name!r}$"
     with pytest.raises(ValueError, match=message):
         get_format(name)
 
@@ -137,7 +145,8 @@ def test_unknown_format(name):
 @pytest.mark.parametrize("name", [4, None, ["int4"], b"int4"])
 def test_format_not_a_string(name):
     with pytest.raises(
-        TypeError, match=r"^format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', got "
+        TypeError,
+        match=r"^format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', .*, got ",
     ):
         get_format(name)
 
@@ -151,6 +160,11 @@ def test_levels():
     assert FORMATS["int3"].codes(OFFSET) == tuple(range(8))
     assert FORMATS["int4"].codes(NONE) == tuple(range(-8, 8))
     assert FORMATS["int4"].codes(CODE) == tuple(range(16))
+    assert FORMATS["mxfp4"].codes(NONE) == (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12)
+    assert len(FORMATS["iq4nl"].codes(NONE)) == 16
+    for name, format in FORMATS.items():
+        assert format.spec.levels == reference.FORMATS[name].levels
+        assert format.bias == reference.FORMATS[name].bias
 
 
 def test_ternary_has_no_zero_points():

@@ -19,6 +19,10 @@ def vector(request):
     return json.loads(request.param.read_text())
 
 
+def scale_type(vector):
+    return "u1" if vector.get("scale_dtype") == "e8m0" else "<f2"
+
+
 def loaded(vector):
     """Returns the weights that the stored bytes of a vector make."""
     rows, columns = vector["shape"]
@@ -32,7 +36,8 @@ def loaded(vector):
         zeros = np.frombuffer(bytes.fromhex(vector["stored_zeros"]), "<f2").reshape(packing_shape)
     like = binq.quantize(np.zeros(vector["shape"]), vector["format"], group_size=32)
     packed = np.frombuffer(bytes.fromhex(vector["packed"]), np.uint8).reshape(like.packed.shape)
-    scales = np.frombuffer(bytes.fromhex(vector["stored_scales"]), "<f2").reshape(packing_shape)
+    scales = np.frombuffer(bytes.fromhex(vector["stored_scales"]), scale_type(vector))
+    scales = scales.reshape(packing_shape)
     key = "offsets" if zero_kind == "offset" and vector["format"] != "binary" else "zero_points"
     return binq.QuantizedArray(
         vector["format"],

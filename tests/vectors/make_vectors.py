@@ -20,6 +20,8 @@ KINDS = (
     ("int4", "none"),
     ("int4", "code"),
     ("int4", "offset"),
+    ("mxfp4", "none"),
+    ("iq4nl", "none"),
 )
 SHAPE = (5, 40)
 GROUP_SIZE = 32
@@ -30,6 +32,10 @@ def numbers(count: int, seed: int) -> np.ndarray:
     k = np.arange(count, dtype=np.uint64) + np.uint64(seed * 7919)
     mixed = k * np.uint64(2654435761) % np.uint64(2**32) >> np.uint64(10)
     return ((mixed % np.uint64(1024)).astype(np.float32) - 512) / 64
+
+
+def little_endian(values: np.ndarray) -> str:
+    return values.astype(values.dtype.newbyteorder("<")).tobytes().hex()
 
 
 def bits(values: np.ndarray) -> list[str]:
@@ -43,7 +49,8 @@ def vector(format: str, zero: str) -> dict[str, Any]:
     x[2] *= np.float32(2.0**-20)
     x[3] *= np.float32(2.0**-120)
     symmetric = zero == "none"
-    settings = (format, GROUP_SIZE, "mse", symmetric, "float16", None, zero)
+    scale_dtype = "e8m0" if format == "mxfp4" else "float16"
+    settings = (format, GROUP_SIZE, "mse", symmetric, scale_dtype, None, zero)
     codes, scales, zeros = reference.quantize_to_codes(w, *settings)
     packed, stored_scales, stored_zeros = reference.quantize(w, *settings)
     packed_parts = (packed, stored_scales, stored_zeros)
@@ -56,9 +63,11 @@ def vector(format: str, zero: str) -> dict[str, Any]:
         "method": "mse",
         "weights": w.tolist(),
         "codes": codes.tolist(),
-        "scales": scales.astype(np.float64).tolist(),
+        "scales": reference.scale_values(scales, reference.FORMATS[format].bias).tolist(),
         "packed": packed.tobytes().hex(),
-        "stored_scales": stored_scales.astype("<f2").tobytes().hex(),
+        "stored_scales": stored_scales.astype(stored_scales.dtype.newbyteorder("<"))
+        .tobytes()
+        .hex(),
         "x": x.astype(np.float64).tolist(),
         "products": {
             mode: [
@@ -70,6 +79,8 @@ def vector(format: str, zero: str) -> dict[str, Any]:
             x.astype(np.float64) @ reference.dequantize(*packed_parts, **shape).T.astype(np.float64)
         ).tolist(),
     }
+    if scale_dtype != "float16":
+        found["scale_dtype"] = scale_dtype
     if zeros is not None and stored_zeros is not None:
         name = "zero_points" if zero == "code" else "offsets"
         found[name] = zeros.astype(np.float64).tolist()

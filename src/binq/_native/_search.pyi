@@ -3,6 +3,14 @@
 import numpy as np
 from numpy.typing import NDArray
 
+def best_level_scales(
+    w: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    group_size: int,
+    tables: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    numbers: NDArray[np.int8],
+) -> None: ...
 def best_scales(
     w: NDArray[np.float32],
     importance: NDArray[np.float32],

@@ -27,6 +27,8 @@ include "view.pxi"
 
 cdef enum:
     DEPTH = 512               # of the intervals that wait, in one of the two searches
+    TABLE_HALF = 256          # the middle of a table of levels
+    TABLE_SIZE = 513
 
 
 ctypedef struct Interval:
@@ -55,6 +57,7 @@ ctypedef struct Group:
 ctypedef struct Search:
     int low
     int high
+    const double *table       # NULL, or the level of a number x at ceil(2 x), from -256 on
     Interval at
     Interval *stack
     Interval *top
@@ -69,6 +72,8 @@ ctypedef struct Job:
     const float *importance
     double *scales
     signed char *lows
+    const double *tables      # one or two of levels, or NULL: ranges of codes one step apart
+    int count
     const int *ranges         # lowest code of each range, in pairs that are searched by turns
     Py_ssize_t pairs
     int span                  # highest code less lowest
@@ -102,11 +107,27 @@ cdef void line_of(const Group *group, double *a, double *b) noexcept nogil:
     b[0] = folded(squares)
 
 
+cdef inline double level_at(const double *table, double x) noexcept nogil:
+    # The level nearest to x, the lower one halfway between two: middles are whole halves.
+    cdef double twice = 2.0 * x
+    cdef double whole
+    twice = twice if twice > -TABLE_HALF else -TABLE_HALF
+    twice = twice if twice < TABLE_HALF else TABLE_HALF
+    whole = (twice + 6755399441055744.0) - 6755399441055744.0
+    whole = whole + 1.0 if whole < twice else whole
+    return table[<int>whole + TABLE_HALF]
+
+
 cdef void evaluate(const Group *group, Search *search) noexcept nogil:
     cdef doubles u = splat(search.u)
     cdef doubles low = splat(search.low)
     cdef doubles high = splat(search.high)
     cdef Py_ssize_t i = 0
+    if search.table != NULL:
+        for i in range(group.n):
+            group.codes[i] = level_at(search.table, search.u * group.w[i])
+        line_of(group, &search.a, &search.b)
+        return
     while i < group.n:
         store(group.codes + i,
               rounded(minimum(maximum(mul(u, load(group.w + i)), low), high)))
@@ -124,7 +145,8 @@ cdef void evaluate_saturated(const Group *group, Search *search) noexcept nogil:
 
 
 cdef void keep_best(Group *group, const Search *search) noexcept nogil:
-    if search.a * search.a > group.gain * search.b:
+    # Levels that are not one step apart may all be of the wrong sign.
+    if search.a > 0.0 and search.a * search.a > group.gain * search.b:
         group.gain = search.a * search.a / search.b
         group.scale = search.a / search.b
         group.low = search.low
@@ -194,6 +216,7 @@ cdef void take_cut(Group *group, Search *search) noexcept nogil:
 cdef void start(Group *group, Search *search, int low, int span) noexcept nogil:
     cdef double largest = 0.0
     cdef Py_ssize_t i
+    search.table = NULL
     search.low = low
     search.high = low + span
     search.top = search.stack
@@ -218,18 +241,73 @@ cdef void start(Group *group, Search *search, int low, int span) noexcept nogil:
     next_cut(group, search)
 
 
+cdef void line_of_signs(Group *group, Search *search, double low, double zero,
+                        double high) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(group.n):
+        group.codes[i] = high if group.w[i] > 0.0 else low if group.w[i] < 0.0 else zero
+    line_of(group, &search.a, &search.b)
+    keep_best(group, search)
+
+
+cdef void start_levels(Group *group, Search *search, const double *table,
+                       int number) noexcept nogil:
+    # From where the first weight leaves the level nearest to 0.
+    cdef double highest = 0.0
+    cdef double lowest = 0.0
+    cdef double u = -1.0
+    cdef double zero = table[TABLE_HALF]
+    cdef Py_ssize_t i
+    cdef int above = TABLE_HALF
+    cdef int below = TABLE_HALF - 1
+    search.table = table
+    search.low = number
+    search.top = search.stack
+    search.is_open = False
+    for i in range(group.n):
+        highest = group.w[i] if group.w[i] > highest else highest
+        lowest = group.w[i] if group.w[i] < lowest else lowest
+    while above < TABLE_SIZE - 1 and table[above + 1] == zero:
+        above += 1
+    while below >= 0 and table[below] == zero:
+        below -= 1
+    if highest > 0.0 and above < TABLE_SIZE - 1:
+        u = (above - TABLE_HALF) * 0.5 / highest
+    if lowest < 0.0 and below >= 0 and (
+            u < 0.0 or (below - TABLE_HALF) * 0.5 / lowest < u):
+        u = (below - TABLE_HALF) * 0.5 / lowest
+    if u < 0.0:
+        return
+    search.is_open = True
+    line_of_signs(group, search, zero, zero, zero)
+    search.at.u0 = u
+    search.at.a0 = search.a
+    search.at.b0 = search.b
+    line_of_signs(group, search, table[0], zero, table[TABLE_SIZE - 1])
+    search.at.u1 = -1.0
+    search.at.a1 = search.a
+    search.at.b1 = search.b
+    search.at.depth = 0
+    next_cut(group, search)
+
+
 cdef void search_group(const Job *job, Group *group, Interval *stack) noexcept nogil:
     cdef Search one, two
     cdef Py_ssize_t pair
     group.gain = 0.0
     group.scale = 0.0
-    group.low = job.ranges[0]
+    group.low = 0 if job.tables != NULL else job.ranges[0]
     for pair in range(job.pairs):
         one.stack = stack
         two.stack = stack + DEPTH
-        start(group, &one, job.ranges[2 * pair], job.span)
         two.is_open = False
-        if job.ranges[2 * pair + 1] != job.ranges[2 * pair]:
+        if job.tables != NULL:
+            start_levels(group, &one, job.tables, 0)
+            if job.count == 2:
+                start_levels(group, &two, job.tables + TABLE_SIZE, 1)
+        else:
+            start(group, &one, job.ranges[2 * pair], job.span)
+        if job.tables == NULL and job.ranges[2 * pair + 1] != job.ranges[2 * pair]:
             start(group, &two, job.ranges[2 * pair + 1], job.span)
         while one.is_open or two.is_open:
             if one.is_open:
@@ -276,13 +354,37 @@ cdef void rows_task(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noex
 
 def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, lows):
     """Writes the best scale of each group, and the lowest code of the range that it belongs to."""
+    cdef _View ranges_view = view("ranges", ranges, b"i", 1, False)
+    cdef Job job
+    if ranges_view.size(0) < 2 or ranges_view.size(0) % 2:
+        raise ValueError(f"ranges must be pairs, got {ranges_view.size(0)} numbers")
+    job.tables = NULL
+    job.ranges = <const int *>ranges_view.buffer.buf
+    job.pairs = ranges_view.size(0) // 2
+    job.span = span
+    run(&job, w, importance, group_size, scales, lows)
+
+
+def best_level_scales(w, importance, Py_ssize_t group_size, tables, scales, numbers):
+    """Writes the best scale of each group, and the number of the table that it belongs to."""
+    cdef _View tables_view = view("tables", tables, b"d", 2, False)
+    cdef Job job
+    if tables_view.size(1) != TABLE_SIZE or tables_view.size(0) not in (1, 2):
+        raise ValueError(f"tables must be one or two of {TABLE_SIZE} levels")
+    job.tables = <const double *>tables_view.buffer.buf
+    job.count = <int>tables_view.size(0)
+    job.ranges = NULL
+    job.pairs = 1
+    job.span = 0
+    run(&job, w, importance, group_size, scales, numbers)
+
+
+cdef run(Job *job, w, importance, Py_ssize_t group_size, scales, lows):
     cdef _View w_view = view("w", w, b"f", 2, False)
     cdef _View importance_view = view("importance", importance, b"f", 1, False)
-    cdef _View ranges_view = view("ranges", ranges, b"i", 1, False)
     cdef _View scales_view = view("scales", scales, b"d", 2, True)
     cdef _View lows_view = view("lows", lows, b"b", 2, True)
     cdef Py_ssize_t rows = w_view.size(0)
-    cdef Job job
     cdef int threads = thread_limit()
     if w_view.nbytes() == 0:
         return
@@ -292,17 +394,13 @@ def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, 
         raise ValueError(f"group_size must not be negative, got {group_size}")
     job.groups = (job.columns + job.group - 1) // job.group
     if (importance_view.size(0) != job.columns
-            or ranges_view.size(0) < 2 or ranges_view.size(0) % 2
             or scales_view.size(0) != rows or scales_view.size(1) != job.groups
             or lows_view.size(0) != rows or lows_view.size(1) != job.groups):
-        raise ValueError("importance, ranges, scales and lows must have the shapes of the groups")
+        raise ValueError("importance, scales and lows must have the shapes of the groups")
     job.w = <const float *>w_view.buffer.buf
     job.importance = <const float *>importance_view.buffer.buf
     job.scales = <double *>scales_view.buffer.buf
     job.lows = <signed char *>lows_view.buffer.buf
-    job.ranges = <const int *>ranges_view.buffer.buf
-    job.pairs = ranges_view.size(0) // 2
-    job.span = span
     if rows * job.columns < 1 << 14:
         threads = 1
     job.scratch_bytes = (2 * DEPTH * <Py_ssize_t>sizeof(Interval)
@@ -311,7 +409,7 @@ def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, 
     with nogil:
         job.scratch = <char *>malloc(threads * job.scratch_bytes)
         if job.scratch != NULL:
-            parallel_for(rows_task, &job, rows, 8, threads)
+            parallel_for(rows_task, job, rows, 8, threads)
         free(job.scratch)
     if job.scratch == NULL:
         raise MemoryError("not enough memory to search for scales")

@@ -5,7 +5,12 @@
 
 #include <string.h>
 
-enum { BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT3, BINQ_INT4, BINQ_FORMATS };
+#include "scale_types.h"
+
+enum {
+    BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT3, BINQ_INT4, BINQ_MXFP4, BINQ_IQ4NL,
+    BINQ_FORMATS
+};
 
 /* How stored codes lie in memory. A kernel is compiled once for each layout that it tells apart,
  * and reads from the row of a format what its codes stand for. */
@@ -52,7 +57,10 @@ enum { BINQ_ZERO_NONE = 0, BINQ_ZERO_CODE = 1, BINQ_ZERO_OFFSET = 2 };
 enum { BINQ_MSE, BINQ_ABSMAX, BINQ_ABSMEAN, BINQ_METHODS };
 
 /* How quantizers find scales and codes: the indices of QUANTIZERS in common/quantizers.pxi. */
-enum { BINQ_SEARCH_TWO_LEVELS, BINQ_SEARCH_TERNARY, BINQ_SEARCH_EVEN, BINQ_SEARCHES };
+enum {
+    BINQ_SEARCH_TWO_LEVELS, BINQ_SEARCH_TERNARY, BINQ_SEARCH_EVEN, BINQ_SEARCH_LEVELS,
+    BINQ_SEARCHES
+};
 
 typedef struct {
     const char *name;
@@ -64,6 +72,9 @@ typedef struct {
     int largest;              /* the largest magnitude of what multiplies a scale */
     signed char levels[16];   /* what a stored code stands for, in units of the scale */
     float activation_levels[3];  /* of float32, int16 and int8: the largest integer for x */
+    int group_size;           /* what is quantized to unless a user says it; 0: 128 */
+    int scale_type;
+    int halves;               /* levels are twice the numbers that scales of e8m0 are made for */
 } binq_format;
 
 /* int16 activations: 8191, so that the sum of four fits 16 bits (tables of four), or
@@ -80,6 +91,13 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
     {"int4", BINQ_NIBBLES, BINQ_SEARCH_EVEN, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET},
      {BINQ_MSE, BINQ_ABSMAX}, 7, 15, {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
      {0, 32639, 127}},
+    /* The codes of the OCP microscaling formats' FP4: 8 is -0. */
+    {"mxfp4", BINQ_LEVELS, BINQ_SEARCH_LEVELS, {BINQ_ZERO_NONE},
+     {BINQ_MSE, BINQ_ABSMAX}, 12, 12, {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},
+     {0, 32639, 127}, 32, BINQ_E8M0, 1},
+    /* llama.cpp's IQ4_NL. */
+    {"iq4nl", BINQ_LEVELS, BINQ_SEARCH_LEVELS, {BINQ_ZERO_NONE}, {BINQ_MSE, BINQ_ABSMAX}, -127, 127,
+     {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}, {0, 32639, 127}},
 };
 
 /* What 32 rows by 8 columns take. */

@@ -27,6 +27,7 @@ cdef extern from "formats.h" nogil:
         SEARCH_TWO_LEVELS "BINQ_SEARCH_TWO_LEVELS"
         SEARCH_TERNARY "BINQ_SEARCH_TERNARY"
         SEARCH_EVEN "BINQ_SEARCH_EVEN"
+        SEARCH_LEVELS "BINQ_SEARCH_LEVELS"
         SEARCHES "BINQ_SEARCHES"
     ctypedef struct binq_layout:
         int bits
@@ -43,6 +44,9 @@ cdef extern from "formats.h" nogil:
         int largest
         int8_t levels[16]
         float activation_levels[3]
+        int group_size
+        int scale_type
+        int halves
     const binq_format *SPECS "binq_formats"
     Py_ssize_t block_bytes "binq_block_bytes"(int layout) noexcept
     int first_level "binq_first_level"(int format, int zero) noexcept

@@ -15,9 +15,9 @@ static const binq_scale_type binq_scale_types[BINQ_SCALE_TYPES] = {
     {"float16", 2, 1.9073486328125e-06, 0},       /* 2^-19: 5 bits */
     {"float32", 4, 0, 0},
     {"bfloat16", 2, 1.1754943508222875e-38, 0},   /* 2^-126: 8 bits */
-    {"e8m0", 1, 5.877471754111438e-39, 127},      /* 2^-127 */
+    {"e8m0", 1, 0, 127},
     /* Where levels are twice the numbers that the scales were made for. */
-    {"e8m0 of halves", 1, 2.938735877055719e-39, 128},
+    {"e8m0 of halves", 1, 0, 128},
 };
 
 #endif

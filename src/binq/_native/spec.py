@@ -15,6 +15,8 @@ class FormatSpec(NamedTuple):
     - methods: the rules that choose scales, the default first
     - largest: the largest magnitude of an integer that multiplies a scale
     - levels: what each stored code stands for, in units of the scale
+    - group_size, scale_dtype: what is quantized to where nothing else is said
+    - halves: whether levels are twice the numbers that powers of two as scales are made for
     - activation_levels: the largest integer for an activation, by mode
     """
 
@@ -28,4 +30,7 @@ class FormatSpec(NamedTuple):
     methods: tuple[str, ...]
     largest: int
     levels: tuple[int, ...]
+    group_size: int
+    scale_dtype: str
+    halves: bool
     activation_levels: dict[str, int]

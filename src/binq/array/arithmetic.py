@@ -61,9 +61,10 @@ def _with_scales(data: Packed, change: Any) -> Packed:
     """Returns weights whose scales, and offsets where they have them, are changed."""
 
     def of_rows(stored: NDArray[Any]) -> NDArray[Any]:
-        values = change(scale_values(untile_rows(stored, data.geometry)))
-        dtype = stored.dtype if fits_scale(values, stored.dtype) else FLOAT32
-        return tile_rows(stored_scales(values, dtype), data.geometry)
+        bias = data.packing.kind.bias
+        values = change(scale_values(untile_rows(stored, data.geometry), bias))
+        dtype = stored.dtype if fits_scale(values, stored.dtype, bias) else FLOAT32
+        return tile_rows(stored_scales(values, dtype, bias), data.geometry)
 
     scales, zeros = of_rows(data.scales), data.zeros
     if zeros is not None and data.packing.zero == OFFSET:

@@ -17,7 +17,7 @@ from binq.array.checks import (
     check_out,
     check_scale_dtype,
 )
-from binq.array.choices import FormatName, ScaleDType
+from binq.array.choices import DEFAULT_GROUP_SIZE, FormatName, ScaleDType
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.array.protocols import PackedOperand
@@ -50,13 +50,14 @@ class QuantizedArray(PackedOperand):
     The constructor takes the stored arrays as they are in memory and on disk (docs/formats.md)
     and keeps views of them: whoever writes to their memory changes the weights.
 
-    - format: ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"`` or ``"int4"``
+    - format: ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"``, ``"int4"``, ``"mxfp4"`` or
+      ``"iq4nl"``
     - shape: the logical shape, two or more axes
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - symmetric: False where every group has a zero point or an offset
     - packed: uint8 codes, in tiles of 32 rows
     - scales: float16, bfloat16 or float32 ``(..., tiles, scale_groups, 32)``, or uint8: the
-      exponents of powers of two, e for 2^(e − 127)
+      exponents of powers of two, e for 2^(e − 127), of mxfp4 2^(e − 128)
     - zero_points: None, or int4: uint8 ``(..., tiles, scale_groups, 16)``; binary: the offsets
     - offsets: None, or float16, bfloat16 or float32 of the shape of the scales
 
@@ -100,7 +101,7 @@ class QuantizedArray(PackedOperand):
         scales: ArrayLike,
         *,
         format: FormatName,
-        group_size: int | None = 128,
+        group_size: int | None = DEFAULT_GROUP_SIZE,
         zero_points: ArrayLike | None = None,
         offsets: ArrayLike | None = None,
         scale_dtype: ScaleDType | None = None,
@@ -111,10 +112,11 @@ class QuantizedArray(PackedOperand):
         scale, zero point and offset of group ``k // group_size``.
 
         - codes: integers ``(..., out_features, in_features)``: binary −1 and +1, ternary −1 to 1,
-          int2 −2 to 1, int3 −4 to 3, int4 −8 to 7; with zero points or offsets from 0 on
+          int2 −2 to 1, int3 −4 to 3, int4 −8 to 7; with zero points or offsets from 0 on; mxfp4
+          and iq4nl the levels
         - scales: finite floats ``(..., out_features, scale_groups)``; stored as float16 where that
           holds every one exactly, else as bfloat16 where they are given as such, else as float32,
-          and so are offsets
+          and so are offsets; those of mxfp4 as powers of two where they are
         - zero_points: None, or integers 0 to 15 of the shape of ``scales`` (int4)
         - offsets: None, or finite floats of the shape of ``scales``, in units of weights; those of
           binary weights, the middle of a group's two levels, may be given as zero_points as well
@@ -151,7 +153,11 @@ class QuantizedArray(PackedOperand):
                 # The offsets of binary weights are of the scales' type.
                 dtype = zeros_dtype = FLOAT32
             zeros = zeros.astype(zeros_dtype)
-        return cls._of(Packed.of_codes(packing, checked, stored_scales(values, dtype), zeros))
+        return cls._of(
+            Packed.of_codes(
+                packing, checked, stored_scales(values, dtype, packing.kind.bias), zeros
+            )
+        )
 
     @classmethod
     def _of(cls, data: Packed) -> Self:
@@ -169,7 +175,7 @@ class QuantizedArray(PackedOperand):
 
     @property
     def format(self) -> str:
-        """Returns ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"`` or ``"int4"``."""
+        """Returns the name of the format, such as ``"int4"``."""
         return self._data.packing.format
 
     @property
@@ -233,7 +239,7 @@ class QuantizedArray(PackedOperand):
         """Returns the code of each weight, int8 ``(..., out_features, in_features)``.
 
         Binary: −1 or +1; ternary: −1, 0 or +1; int2: −2 to 1; int3: −4 to 3; int4: −8 to 7. With
-        zero points or offsets int2 to int4 count from 0.
+        zero points or offsets int2 to int4 count from 0. Of mxfp4 and iq4nl it is the level.
 
         >>> import numpy as np, binq
         >>> q = binq.quantize([[-3.0, 1.0, 2.0]], "binary", method="absmean")
@@ -250,7 +256,9 @@ class QuantizedArray(PackedOperand):
         Powers of two, which are stored as exponents, come as float32.
         """
         scales = untile_rows(self._data.scales, self._data.geometry)
-        return scale_values(scales) if scales.dtype == E8M0 else scales
+        if scales.dtype != E8M0:
+            return scales
+        return scale_values(scales, self._data.packing.kind.bias)
 
     def group_zero_points(self) -> NDArray[Any] | None:
         """Returns the zero points as ``(..., out_features, scale_groups)``, or None: a copy."""
@@ -396,11 +404,14 @@ def _dtype_for(
 ) -> np.dtype[Any]:
     """Returns the dtype in which scales or offsets are stored: one that holds them all exactly."""
     if wanted is None:
+        bias = packing.kind.bias
+        if packing.kind.scale_dtype == "e8m0" and fits_scale(values, E8M0, bias):
+            return E8M0
         if fits_scale(values, FLOAT16):
             return FLOAT16
         return BFLOAT16 if getattr(given, "dtype", None) == BFLOAT16 else FLOAT32
     dtype = check_scale_dtype(wanted, E8M0 in packing.scale_dtypes())
-    if not fits_scale(values, dtype):
+    if not fits_scale(values, dtype, packing.kind.bias):
         raise ValueError(
             f"{name} must be numbers that {scale_name(dtype)} holds exactly: "
             "scale_dtype='float32' holds all of them"

@@ -120,7 +120,8 @@ def check_stored(
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name} must be a numpy array, got {type(array).__name__}")
     if array.dtype not in dtypes:
-        allowed = " or ".join(dtype.name for dtype in dtypes)
+        *names, last = (dtype.name for dtype in dtypes)
+        allowed = f"{', '.join(names)} or {last}" if names else last
         raise TypeError(f"{name} must have dtype {allowed}, got {array.dtype}")
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
@@ -146,8 +147,8 @@ def check_scale_dtype(value: Any, powers: bool) -> np.dtype[Any]:
     dtype = scale_dtype(check_choice("scale_dtype", name, SCALE_NAMES))
     if dtype == E8M0 and not powers:
         raise ValueError(
-            "scale_dtype must not be 'e8m0' for binary weights and where symmetric is False: "
-            "powers of two need a code that stands for 0"
+            "scale_dtype must not be 'e8m0' for formats without a level 0 (binary, iq4nl) and "
+            "where symmetric is False: powers of two need a code that stands for 0"
         )
     return dtype
 

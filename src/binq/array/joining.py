@@ -119,10 +119,10 @@ def _check_arrays(arrays: Any) -> list[Packed]:
 
 
 def _widened(data: Packed, index: int) -> Packed:
-    arrays = list(data.parts)
-    arrays[index] = tile_rows(
-        scale_values(untile_rows(arrays[index], data.geometry)), data.geometry
-    )
+    arrays, geometry = list(data.parts), data.geometry
+    # Through rows: padding is 0, also where a byte of 0 is a power of two.
+    values = scale_values(untile_rows(arrays[index], geometry), data.packing.kind.bias)
+    arrays[index] = tile_rows(values, geometry)
     return Packed(data.packing, data.shape, *arrays)
 
 

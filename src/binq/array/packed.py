@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from binq import _core, _memory
 from binq.array.checks import check_matrix_shape, check_stored
 from binq.array.packing import Packing
-from binq.formats import Geometry, tile_rows
+from binq.formats import Geometry, get_format, tile_rows
 from binq.formats.scales import OFFSET_DTYPES, scale_number
-from binq.formats.zeros import OFFSET, pack_zeros
+from binq.formats.zeros import CODE, OFFSET, pack_zeros
 
 
 class Packed:
@@ -101,6 +101,16 @@ class Packed:
             None if zeros is None else pack_zeros(packing.zero, zeros, geometry),
         )
 
+    @classmethod
+    def of_nibbles(cls, packing: Packing, nibbles: NDArray[np.uint8], scales: NDArray[Any]) -> Self:
+        """Returns stored codes of 4 bits, 0 to 15, and stored scales, in row-major order, packed.
+
+        Codes that stand for the same level, such as 0 and -0, stay what they are.
+        """
+        geometry = packing.geometry(nibbles.shape)
+        packed = get_format("int4").pack(nibbles.view(np.int8), geometry, CODE)
+        return cls(packing, nibbles.shape, packed, tile_rows(scales, geometry))
+
     @property
     def parts(self) -> tuple[NDArray[Any], ...]:
         """Returns the stored arrays, in the order of ``packing.part_names()``."""
@@ -141,8 +151,8 @@ class Packed:
                 out_features,
                 in_features,
                 self.packing.group_size or 0,
-                scale_number(self.scales.dtype),
-                scale_number(self.parts[-1].dtype),
+                scale_number(self.scales.dtype, self.packing.kind.bias),
+                scale_number(self.parts[-1].dtype, self.packing.kind.bias),
             )
 
     def each_matrix(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from binq.array.checks import check_bool, check_choice, check_group_size
+from binq.array.choices import DEFAULT_GROUP_SIZE
 from binq.formats import GROUP_SIZES, Format, Geometry, get_format
 from binq.formats.scales import E8M0, FLOAT16, SCALE_DTYPES
 from binq.formats.zeros import NONE, OFFSET, zeros_shape
@@ -44,7 +45,7 @@ class Packing:
     def checked(
         cls,
         format: object,
-        group_size: object = 128,
+        group_size: object = DEFAULT_GROUP_SIZE,
         symmetric: object = True,
         zero: object = None,
     ) -> Self:
@@ -53,6 +54,8 @@ class Packing:
         Raises TypeError for wrong types, ValueError for what does not exist, naming the argument.
         """
         kind = get_format(format)
+        if group_size is DEFAULT_GROUP_SIZE:
+            group_size = kind.spec.group_size
         return cls(kind.name, check_group_size(group_size), _check_zero(kind, symmetric, zero))
 
     def __str__(self) -> str:

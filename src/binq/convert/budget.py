@@ -17,8 +17,8 @@ from binq.methods.quantize import check_weights, quantize_task, with_zeros
 
 GROUPS = (32, 64, 128)
 # Binary and ternary weights of a model that was not trained for them are worth less than their
-# bits; int2 holds all that ternary does.
-NEVER = ("binary", "ternary")
+# bits; int2 holds all that ternary does, and iq4nl is better than mxfp4 in fewer bits.
+NEVER = ("binary", "ternary", "mxfp4")
 # Rows of a tensor that are tried, in whole tiles.
 TRIED_TILES = 4
 TILE = 32

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from binq.array.checks import check_int, check_path
-from binq.array.choices import FormatName, MethodName, NonfiniteName, ZeroName
+from binq.array.choices import (
+    DEFAULT_GROUP_SIZE,
+    FormatName,
+    MethodName,
+    NonfiniteName,
+    ZeroName,
+)
 from binq.convert.evidence import EvidenceFile
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.item import Settings
@@ -33,7 +39,7 @@ def quantize_checkpoint(
     dst: str | os.PathLike[str],
     format: FormatName = "int4",
     *,
-    group_size: int | None = 128,
+    group_size: int | None = DEFAULT_GROUP_SIZE,
     method: MethodName | Method | None = None,
     symmetric: bool = True,
     zero: ZeroName | None = None,

@@ -112,5 +112,6 @@ class Item:
             if self.tensor.copyable:
                 return self.bytes_before(source)
             return self.tensor.size * BITS[self.kept_dtype] // 8
-        dtype = scale_dtype(self.exact.scale_dtype if self.exact else "float16")
-        return self.description.packing.nbytes(self.tensor.shape, dtype)
+        packing = self.description.packing
+        dtype = scale_dtype(self.exact.scale_dtype if self.exact else packing.kind.scale_dtype)
+        return packing.nbytes(self.tensor.shape, dtype)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from binq.array.checks import check_choice, check_group_size
+from binq.array.choices import DEFAULT_GROUP_SIZE
 from binq.array.packing import Packing
 from binq.formats import FORMATS, Format, get_format
 from binq.formats.zeros import CODE, OFFSET
@@ -44,7 +45,7 @@ class Rule:
 
 def check_choice_of(
     format: object,
-    group_size: object = 128,
+    group_size: object = DEFAULT_GROUP_SIZE,
     method: str | Method | None = None,
     symmetric: object = True,
     zero: object = None,
@@ -83,6 +84,8 @@ def parse_choice(text: str, default: Choice, what: str | None = None) -> Choice:
     try:
         kind = get_format(check_choice("format", name, FORMATS))
         group_size = default.packing.group_size
+        if kind.spec.group_size != DEFAULT_GROUP_SIZE:
+            group_size = kind.spec.group_size  # its own, as mxfp4 has
         zero = _zero_of(kind, default.packing)
         method: str | Method = default.method
         if isinstance(method, str) and method in NATIVE and method not in kind.methods:

@@ -123,7 +123,10 @@ class _Packer:
 
     def scale_dtype(self, item: Item) -> str:
         """Returns the name of the type of the scales of a tensor."""
-        first = item.exact.scale_dtype if item.exact is not None else "float16"
+        assert item.choice is not None
+        first = item.choice.packing.kind.scale_dtype
+        if item.exact is not None:
+            first = item.exact.scale_dtype
         return self._scale_dtypes.get(item.tensor.name, first)
 
     def description(self, item: Item) -> Description:

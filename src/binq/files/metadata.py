@@ -34,6 +34,7 @@ _MORE_FIELDS: dict[int, set[str]] = {
 }
 KEY = "binq"
 _FORMATS_OF_VERSION_1 = ("binary", "ternary", "int4")
+_FORMATS_OF_VERSION_3 = ("mxfp4", "iq4nl")
 _SAID = tuple(name for name in SCALE_NAMES if name not in ("float16", "float32"))
 
 
@@ -65,7 +66,7 @@ class Description(NamedTuple):
     @property
     def version(self) -> int:
         """Returns the first version of the file format that has such weights."""
-        if self.scale_dtype or self.offset_dtype:
+        if self.scale_dtype or self.offset_dtype or self.packing.format in _FORMATS_OF_VERSION_3:
             return 3
         if self.packing.format not in _FORMATS_OF_VERSION_1:
             return 2

@@ -28,6 +28,12 @@ class Format:
         self.zero_kinds = spec.zero_kinds
         """What symmetric=False may mean (:mod:`binq.formats.zeros`), the default first."""
 
+        self.bias = 128 if spec.halves else 127
+        """A scale of e8m0 with the exponent e is 2^(e − bias)."""
+
+        self.scale_dtype = spec.scale_dtype
+        """The type of scales that weights get unless a user says it."""
+
     def __repr__(self) -> str:
         return f"<format {self.name}>"
 
@@ -50,6 +56,16 @@ class Format:
         if zero != NONE and self.bits > 1:
             return tuple(range(1 << self.bits))
         return tuple(sorted(set(self.spec.levels)))
+
+    @property
+    def signed_zero(self) -> bool:
+        """Returns whether a second code stands for 0: it is kept, never chosen."""
+        return self.whole_codes and len(set(self.spec.levels)) < len(self.spec.levels)
+
+    @property
+    def zero_level(self) -> int:
+        """Returns the level nearest to 0: that of all weights of a group whose scale is 0."""
+        return min(self.spec.levels, key=abs)
 
     def packed_shape(self, geometry: Geometry) -> tuple[int, ...]:
         """Returns the shape of the packed codes of one matrix."""

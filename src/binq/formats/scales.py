@@ -2,7 +2,8 @@
 
 A type has a name, such as ``"bfloat16"``, by which users and files know it, and a numpy dtype, in
 which arrays have it. ``"e8m0"``, the powers of two of OCP's microscaling formats, are bytes: e
-stands for 2^(e − 127), and 255, which no number has, for NaN.
+stands for 2^(e − bias), and 255, which no number has, for NaN. The bias is that of the format: 127,
+or 128 where levels are twice the numbers that the scales were made for.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 E8M0 = np.dtype(np.uint8)
+NOT_A_NUMBER = 255  # as a byte of E8M0
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float16": FLOAT16,
@@ -31,6 +33,7 @@ SCALE_DTYPES = tuple(_DTYPES.values())
 OFFSET_DTYPES = (FLOAT16, FLOAT32, BFLOAT16)
 _POWERS: NDArray[np.float32] = np.full(256, np.nan, np.float32)
 _POWERS[:255] = np.ldexp(np.float32(1), np.arange(255) - 127)
+_HALF_POWERS = _POWERS * np.float32(0.5)
 
 
 def scale_dtype(name: str) -> np.dtype[Any]:
@@ -43,15 +46,17 @@ def scale_name(dtype: np.dtype[Any]) -> str:
     return _NAMES[dtype]
 
 
-def scale_number(dtype: np.dtype[Any]) -> int:
+def scale_number(dtype: np.dtype[Any], bias: int) -> int:
     """Returns by which number compiled code knows a type; that of float16 for other dtypes."""
+    if dtype == E8M0 and bias == 128:
+        return _core.SCALE_TYPES["e8m0 of halves"]
     return _core.SCALE_TYPES[_NAMES.get(dtype, "float16")]
 
 
-def scale_values(stored: NDArray[Any]) -> NDArray[np.float32]:
+def scale_values(stored: NDArray[Any], bias: int = 127) -> NDArray[np.float32]:
     """Returns the numbers that stored scales or offsets stand for; themselves if float32."""
     if stored.dtype == E8M0:
-        powers: NDArray[np.float32] = _POWERS[stored]
+        powers: NDArray[np.float32] = (_POWERS if bias == 127 else _HALF_POWERS)[stored]
         return powers
     if stored.dtype == BFLOAT16:
         # A shift, which is several times as fast as ml_dtypes.
@@ -61,26 +66,29 @@ def scale_values(stored: NDArray[Any]) -> NDArray[np.float32]:
     return stored.astype(np.float32, copy=False)
 
 
-def nearest_powers(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def nearest_powers(values: NDArray[np.float64], bias: int) -> NDArray[np.uint8]:
     """Returns the bytes of the nearest powers of two, the larger halfway; of the last beyond all.
 
     Numbers of 0 or less are stored as the smallest power, 0.
     """
     fraction, exponent = np.frexp(values)
-    found = np.clip(exponent + 127 - (fraction < 0.75), 0, 254)
+    found = np.clip(exponent + bias - (fraction < 0.75), 0, 254)
     return np.where(fraction > 0, found, 0).astype(np.uint8)
 
 
-def stored_scales(values: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+def stored_scales(values: NDArray[np.float32], dtype: np.dtype[Any], bias: int) -> NDArray[Any]:
     """Returns numbers that a type holds as they are stored."""
-    return nearest_powers(values.astype(np.float64)) if dtype == E8M0 else values.astype(dtype)
+    if dtype == E8M0:
+        return nearest_powers(values.astype(np.float64), bias)
+    return values.astype(dtype)
 
 
-def fits_scale(values: NDArray[np.float32], dtype: np.dtype[Any]) -> bool:
+def fits_scale(values: NDArray[np.float32], dtype: np.dtype[Any], bias: int = 127) -> bool:
     """Returns whether a type of scales holds every value exactly."""
     if dtype == E8M0:
         fraction, exponent = np.frexp(values)
-        return bool(((fraction == 0.5) & (exponent >= -126) & (exponent <= 128)).all())
+        stored = exponent + bias - 1
+        return bool(((fraction == 0.5) & (stored >= 0) & (stored <= 254)).all())
     if dtype == BFLOAT16:
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
         return not (bits & np.uint32(0xFFFF)).any()

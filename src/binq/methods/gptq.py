@@ -90,7 +90,10 @@ class Gptq(Method):
         offsets = [rounding.zeros for rounding in found if rounding.zeros is not None]
         zeros = np.stack(offsets).reshape(*lead, -1) if offsets else None
         return Packed.of_codes(
-            task.packing, codes, round_to(scales.astype(np.float64), task.scale_dtype), zeros
+            task.packing,
+            codes,
+            round_to(scales.astype(np.float64), task.scale_dtype, task.packing.kind.bias),
+            zeros,
         )
 
     def _improve(self, rounding: Rounding, curvature: Curvature) -> None:

@@ -2,21 +2,23 @@
 
 import numpy as np
 
+from binq.methods.levels import nearest_levels
 from binq.methods.stored import Floats, lane_sums
 
 
-def best_powers(w: Floats, h: Floats, lowest: int, highest: int) -> Floats:
+def best_powers(w: Floats, h: Floats, levels: tuple[int, ...]) -> Floats:
     """Returns the best scale of each group of weights ``(groups, size)`` with importance h.
 
     0 for groups in which no weight that is not 0 is of any importance.
     """
     w = np.where(h > 0, w, 0.0)
-    most = 2.0 * max(-lowest, highest) * lane_sums(h * np.abs(w))
+    nearest = nearest_levels(levels)
+    most = 2.0 * max(-levels[0], levels[-1]) * lane_sums(h * np.abs(w))
     scales = np.exp2(np.frexp(np.abs(w).max(axis=1))[1].astype(np.float64))
     best, gains = np.where(most > 0, scales, 0.0), np.zeros(len(w))
     while (left := np.flatnonzero(most * scales > gains)).size:
         some_w, some_h, scale = w[left], h[left], scales[left]
-        codes = np.rint(np.clip((1.0 / scale)[:, np.newaxis] * some_w, lowest, highest))
+        codes = nearest((1.0 / scale)[:, np.newaxis] * some_w)
         a, b = lane_sums(some_h * some_w * codes), lane_sums(some_h * (codes * codes))
         saved = 2.0 * scale * a - scale * scale * b
         better = saved > gains[left]

@@ -17,7 +17,15 @@ from binq.array.checks import (
     is_ml_float,
     plain_array,
 )
-from binq.array.choices import FormatName, MethodName, NonfiniteName, ScaleDType, ZeroName
+from binq.array.choices import (
+    DEFAULT_GROUP_SIZE,
+    DEFAULT_SCALE_DTYPE,
+    FormatName,
+    MethodName,
+    NonfiniteName,
+    ScaleDType,
+    ZeroName,
+)
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import NonFiniteError, ScaleRangeWarning, SizeWarning
@@ -41,11 +49,11 @@ def quantize(
     w: ArrayLike,
     format: FormatName,
     *,
-    group_size: int | None = 128,
+    group_size: int | None = DEFAULT_GROUP_SIZE,
     method: MethodName | Method = "mse",
     symmetric: bool = True,
     zero: ZeroName | None = None,
-    scale_dtype: ScaleDType = "float16",
+    scale_dtype: ScaleDType = DEFAULT_SCALE_DTYPE,
     nonfinite: NonfiniteName = "raise",
     importance: ArrayLike | None = None,
     stats: Moments | None = None,
@@ -59,11 +67,11 @@ def quantize(
     w: ArrayLike,
     format: FormatName,
     *,
-    group_size: int | None = 128,
+    group_size: int | None = DEFAULT_GROUP_SIZE,
     method: MethodName | Method = "mse",
     symmetric: bool = True,
     zero: ZeroName | None = None,
-    scale_dtype: ScaleDType = "float16",
+    scale_dtype: ScaleDType = DEFAULT_SCALE_DTYPE,
     nonfinite: NonfiniteName = "raise",
     importance: ArrayLike | None = None,
     stats: Moments | None = None,
@@ -76,11 +84,11 @@ def quantize(
     w: ArrayLike,
     format: FormatName,
     *,
-    group_size: int | None = 128,
+    group_size: int | None = DEFAULT_GROUP_SIZE,
     method: MethodName | Method = "mse",
     symmetric: bool = True,
     zero: ZeroName | None = None,
-    scale_dtype: ScaleDType = "float16",
+    scale_dtype: ScaleDType = DEFAULT_SCALE_DTYPE,
     nonfinite: NonfiniteName = "raise",
     importance: ArrayLike | None = None,
     stats: Moments | None = None,
@@ -96,8 +104,11 @@ def quantize(
       as float32 and never changed. The product is ``x @ q.T``: weights that are multiplied as
       ``x @ w``, (in_features, out_features), are quantized as ``w.T``
     - format: ``"binary"`` (−1 and +1), ``"ternary"`` (−1, 0 and +1), ``"int2"`` (−2 to 1),
-      ``"int3"`` (−4 to 3) or ``"int4"`` (16 levels)
-    - group_size: 32, 64, 128 or 256 weights of a row that share a scale, or None: the whole row.
+      ``"int3"`` (−4 to 3), ``"int4"`` (16 levels), or one of 16 uneven levels: ``"mxfp4"`` (0, 1,
+      2, 3, 4, 6, 8, 12 of either sign: OCP's 4-bit floats) and ``"iq4nl"`` (llama.cpp's, denser
+      about 0)
+    - group_size: 32, 64, 128 or 256 weights of a row that share a scale, or None: the whole row;
+      128 unless said, and 32 for mxfp4.
       The last group of a row may be shorter; where one group holds the row, ``q.group_size`` is
       the smallest that does
     - method: ``"mse"``: the scale (and zero point) with the least squared error of all there are,
@@ -110,8 +121,8 @@ def quantize(
     - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
       ``"offset"``
     - scale_dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or ``"e8m0"``, powers of two in a
-      byte each (not for binary and asymmetric weights). A tensor with a scale that its type does
-      not hold gets float32 scales, and a ScaleRangeWarning says so
+      byte each (for symmetric weights with a level 0; mxfp4 has these unless said). A tensor with
+      a scale that its type does not hold gets float32 scales, and a ScaleRangeWarning says so
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
     - importance: ``(in_features,)``, what the square of each input's error is multiplied by in
       ``"mse"``: numbers of 0 or more, such as the mean square of each input
@@ -137,7 +148,10 @@ def quantize(
     """
     packing = Packing.checked(format, group_size, symmetric, zero)
     chosen = _with_sweeps(get_method(method, packing), sweeps)
-    dtype = check_scale_dtype(scale_dtype, E8M0 in packing.scale_dtypes())
+    said: Any = scale_dtype
+    if scale_dtype is DEFAULT_SCALE_DTYPE:
+        said = packing.kind.scale_dtype
+    dtype = check_scale_dtype(said, E8M0 in packing.scale_dtypes())
     check_choice("nonfinite", nonfinite, ("raise", "zero"))
     weights = check_weights(w)
     packing = packing.fitted(weights.shape[-1])

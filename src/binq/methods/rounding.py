@@ -164,9 +164,12 @@ class Rounding:
         spread = steps @ hessian
         slope = np.einsum("ij,ij->i", gradient, steps, dtype=np.float64)
         bend = np.einsum("ij,ij->i", spread, steps, dtype=np.float64)
+        bias = self._packing.kind.bias
         old = parameters[:, number].astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            new = scale_values(round_to(old + slope / bend, self._dtype)).astype(np.float64)
+            new = scale_values(round_to(old + slope / bend, self._dtype, bias), bias).astype(
+                np.float64
+            )
             move = new - old
             better = move * (move * bend - 2.0 * slope) < 0
         if parameters is self.scales:

@@ -18,7 +18,7 @@ SMALLEST_SCALE: dict[np.dtype[Any], float] = {
     FLOAT16: 2.0**-19,
     BFLOAT16: 2.0**-126,
     FLOAT32: 0.0,
-    E8M0: 2.0**-127,
+    E8M0: 0.0,
 }
 LARGEST_LEVEL = 3.4e38
 
@@ -49,13 +49,13 @@ def lane_sums(values: Floats) -> Floats:
     return total
 
 
-def round_to(values: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
+def round_to(values: Floats, dtype: np.dtype[Any], bias: int = 127) -> NDArray[Any]:
     """Returns float64 values as the nearest of a type of scales, halves to even; inf beyond.
 
     e8m0: :func:`binq.formats.scales.nearest_powers`.
     """
     if dtype == E8M0:
-        return nearest_powers(values)
+        return nearest_powers(values, bias)
     with np.errstate(over="ignore", under="ignore"):
         if dtype != BFLOAT16:
             return values.astype(dtype)
@@ -84,8 +84,10 @@ def stored_scales(
     largest = (LARGEST_LEVEL - np.abs(middle)) / packing.kind.spec.largest
     if dtype == FLOAT32:
         scales = np.clip(scales, -largest, largest)
-    rounded, rounded_middle = round_to(scales, dtype), round_to(middle, dtype)
-    values, middles = np.abs(scale_values(rounded)), np.abs(scale_values(rounded_middle))
+    bias = packing.kind.bias
+    rounded, rounded_middle = round_to(scales, dtype, bias), round_to(middle, dtype, bias)
+    values = np.abs(scale_values(rounded, bias))
+    middles = np.abs(scale_values(rounded_middle, bias)) if offset else np.zeros_like(values)
     # An offset may be small, or 0, beside its scale; alone it must be accurate.
     judged = np.where((scales != 0) | (not offset), values, middles)
     fits = (judged >= SMALLEST_SCALE[dtype]) & (middles <= LARGEST_LEVEL)
@@ -110,7 +112,7 @@ def nearest_codes(
 ) -> NDArray[np.int8]:
     """Returns the code of the level nearest to each weight ``(rows, columns)``, in float32."""
     columns = w.shape[1]
-    scale = each_weight(scale_values(scales), packing, columns)
+    scale = each_weight(scale_values(scales, packing.kind.bias), packing, columns)
     if packing.format == "binary":
         middle = 0 if zeros is None else each_weight(scale_values(zeros), packing, columns)
         return np.where(w >= middle, np.int8(1), np.int8(-1))
@@ -118,6 +120,12 @@ def nearest_codes(
         above = np.abs(w) > scale * np.float32(0.5)
         return np.where(above, np.sign(w), np.float32(0)).astype(np.int8)
     codes = packing.kind.codes(packing.zero)
+    if not packing.kind.spec.even:
+        table = np.array(codes, np.float32)
+        steps = np.divide(w, scale, out=np.zeros_like(w), where=scale != 0)
+        places = np.searchsorted((table[1:] + table[:-1]) * np.float32(0.5), steps)
+        nearest: NDArray[np.int8] = table[places].astype(np.int8)
+        return nearest
     zero: Any = np.float32(0)
     if packing.zero == CODE and zeros is not None:
         zero = each_weight(zeros.astype(np.float32), packing, columns)

@@ -1,5 +1,6 @@
 """From the best scales of groups to those that are stored: binq.reference.rounding, vectorised."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,23 +29,42 @@ def fit_to_storage(
     low = lows[used, np.newaxis].astype(np.float64)
     codes = np.rint(np.clip(w / s[:, np.newaxis], low, low + span)).astype(np.int64)
     s = s * np.maximum(np.gcd.reduce(np.abs(codes), axis=1), 1)
-    if dtype in (FLOAT16, BFLOAT16):
-        near = round_to(s, dtype)
-        nears = scale_values(near).astype(np.float64)
-        bits = near.view(np.uint16)
-        other = np.where(nears < s, bits + np.uint16(1), bits - np.uint16(1)).view(dtype)
-        others = scale_values(other).astype(np.float64)
-        held = (nears != s) & (nears >= SMALLEST_SCALE[dtype]) & (nears <= LARGEST_LEVEL)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            better = _saved(w, h, others, low, span) > _saved(w, h, nears, low, span)
-        s = np.where(held, np.where(better, others, nears), s)
-    result[used] = s
+
+    def nearest(x: Floats) -> Floats:
+        return np.rint(np.clip(x, low, low + span))
+
+    result[used] = better_of_two(w, h, s, nearest, dtype)
     return result
 
 
-def _saved(w: Floats, h: Floats, scales: Floats, low: Floats, span: int) -> Floats:
+def better_of_two(
+    w: Floats,
+    h: Floats,
+    scales: Floats,
+    nearest: Callable[[Floats], Floats],
+    dtype: np.dtype[Any],
+) -> Floats:
+    """Returns of the two numbers of a dtype of 16 bits around each scale that with less error.
+
+    nearest: the codes of all groups from weights divided by scales. Scales that the dtype does not
+    hold, or holds exactly, and those of other dtypes stay as they are.
+    """
+    if dtype not in (FLOAT16, BFLOAT16):
+        return scales
+    near = round_to(scales, dtype)
+    nears = scale_values(near).astype(np.float64)
+    bits = near.view(np.uint16)
+    other = np.where(nears < scales, bits + np.uint16(1), bits - np.uint16(1)).view(dtype)
+    others = scale_values(other).astype(np.float64)
+    held = (nears != scales) & (nears >= SMALLEST_SCALE[dtype]) & (nears <= LARGEST_LEVEL)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        better = _saved(w, h, others, nearest) > _saved(w, h, nears, nearest)
+    return np.where(held, np.where(better, others, nears), scales)
+
+
+def _saved(w: Floats, h: Floats, scales: Floats, nearest: Callable[[Floats], Floats]) -> Floats:
     """Returns what the codes under these scales take off the sum of squares."""
-    codes = np.rint(np.clip((1.0 / scales)[:, np.newaxis] * w, low, low + span))
+    codes = nearest((1.0 / scales)[:, np.newaxis] * w)
     a, b = lane_sums(h * w * codes), lane_sums(h * (codes * codes))
     found: Floats = 2.0 * scales * a - scales * scales * b
     return found

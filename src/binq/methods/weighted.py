@@ -11,6 +11,7 @@ from binq.array.packing import Packing
 from binq.formats.scales import E8M0
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.affine import best_affine
+from binq.methods.levels import best_level_scales, fit_levels_to_storage
 from binq.methods.powers import best_powers
 from binq.methods.signals import Nonfinite
 from binq.methods.stored import (
@@ -75,6 +76,8 @@ def _best(
     codes = packing.kind.codes(packing.zero)
     if dtype == E8M0:
         return _best_powers(w, packing, importance), None
+    if not packing.kind.spec.even and packing.format != "ternary":
+        return _best_level_scales(w, packing, importance, dtype), None
     # Where there are no zero points: a negative scale is a positive one and codes of other signs.
     pair = (codes[0], -codes[-1])
     middle = len(codes) // 2
@@ -114,6 +117,32 @@ def _best(
     return np.where(lows == codes[0], scales, -scales), None
 
 
+def _best_level_scales(
+    w: NDArray[np.float32],
+    packing: Packing,
+    importance: NDArray[np.float32],
+    dtype: np.dtype[Any],
+) -> Floats:
+    """Returns the best scales of levels that are not one step apart."""
+    groups = len(group_starts(packing, w.shape[1]))
+    scales, numbers, tables = best_level_scales(w, packing, importance, groups)
+    blocks = max(1, _BLOCK // w.shape[1])
+    for start in range(0, len(w), blocks):
+        rows = slice(start, start + blocks)
+        values, h = _in_groups(w[rows], packing, importance)
+        shape, size = values.shape[:2], values.shape[2]
+        h = np.broadcast_to(h, values.shape).reshape(-1, size)
+        scales[rows] = fit_levels_to_storage(
+            np.where(h > 0, values.reshape(-1, size), 0.0),
+            h,
+            scales[rows].reshape(-1),
+            numbers[rows].reshape(-1),
+            tables,
+            dtype,
+        ).reshape(shape)
+    return scales
+
+
 def _best_powers(
     w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32]
 ) -> Floats:
@@ -124,9 +153,7 @@ def _best_powers(
     for start in range(0, len(w), blocks):
         values, h = _in_groups(w[start : start + blocks], packing, importance)
         flat = values.reshape(-1, values.shape[2])
-        scales = best_powers(
-            flat, np.broadcast_to(h, values.shape).reshape(flat.shape), codes[0], codes[-1]
-        )
+        scales = best_powers(flat, np.broadcast_to(h, values.shape).reshape(flat.shape), codes)
         found.append(scales.reshape(values.shape[:2]))
     return np.concatenate(found)
 

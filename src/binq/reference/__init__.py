@@ -10,6 +10,7 @@ Formats are the names of ``FORMATS``; ``group_size`` is 32, 64, 128, 256 or None
 - quantizers: the scale of a group by each method, codes, quantize
 - search: the best of all scales
 - powers: the best of all powers of two
+- levels: scales of levels that are not one step apart
 - affine: scales and offsets of codes from 0
 - rounding: from the best scale to the one that is stored
 - scales: the types of scales
@@ -40,6 +41,7 @@ from binq.reference.product import (
     weight_parts,
 )
 from binq.reference.quantizers import quantize, quantize_to_codes
+from binq.reference.scales import scale_values
 
 __all__ = [
     "ACTIVATION_LEVELS",
@@ -57,6 +59,7 @@ __all__ = [
     "quantize",
     "quantize_activations",
     "quantize_to_codes",
+    "scale_values",
     "tile_scales",
     "unpack",
     "unpack_zero_points",

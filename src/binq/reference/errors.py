@@ -36,7 +36,7 @@ def measure(
             packed, scales, zero_points, format=format, shape=w.shape, group_size=group_size
         )
     )
-    row_scales = np.abs(scale_values(untile_scales(scales, w.shape[0])))
+    row_scales = np.abs(scale_values(untile_scales(scales, w.shape[0]), FORMATS[format].bias))
     clipped = 0
     if FORMATS[format].search == "even" and FORMATS[format].bits == 4:
         limit = row_scales * np.float32(0.5000001)

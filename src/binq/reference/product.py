@@ -51,7 +51,7 @@ def weight_parts(
 
     symmetric = zero_points is None
     codes = unpack(packed, format, out_features, in_features, symmetric).astype(np.int64)
-    s = of_each_group(scale_values(untile_scales(scales, out_features)))
+    s = of_each_group(scale_values(untile_scales(scales, out_features), FORMATS[format].bias))
     m = np.zeros_like(s)
     if zero_points is not None:
         values = of_each_group(unpack_zero_points(zero_points, out_features))

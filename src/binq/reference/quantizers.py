@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from binq.reference.affine import absmax_affine, best_affine
 from binq.reference.formats import FORMATS
 from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
+from binq.reference.levels import best_level_scale
 from binq.reference.powers import best_power, power_of_largest
 from binq.reference.rounding import better_neighbour, primitive_scale
 from binq.reference.scales import SCALE_DTYPES, SMALLEST_SCALE, rounded_scale, stored_scale
-from binq.reference.search import Floats, ScaleSearch, lane_sum
+from binq.reference.search import Floats, ScaleSearch, lane_sum, nearest_level
 
 # No level exceeds this: scale · code stays finite in float32.
 LARGEST_LEVEL = 3.4e38
@@ -81,14 +82,14 @@ def quantize_to_codes(
             values = w[row, columns]
             if not values.any():
                 # An all-zero group: scale 0, midpoint 0; the codes say nothing.
-                codes[row, columns] = 1 if format == "binary" else 0
+                codes[row, columns] = zero_code(format)
                 continue
             exact = values.astype(np.float64)
             h = None if matters is None else weights_of_errors(exact, matters[columns])
             found = find_scale(exact, format, method, symmetric, h, offsets, scale_dtype)
             rounded = round_scale(*found, format, scale_dtype, offsets)
             codes[row, columns] = nearest_codes(values, *rounded, format, symmetric, offsets)
-            scales[row, group] = stored_scale(rounded[0], scale_dtype)
+            scales[row, group] = stored_scale(rounded[0], scale_dtype, FORMATS[format].bias)
             if zero_points is not None:
                 zero_points[row, group] = rounded[1]
     return codes, scales, zero_points
@@ -109,11 +110,15 @@ def find_scale(
     """
     row = FORMATS[format]
     if scale_dtype == "e8m0" and method != "absmean":
-        lowest, highest = min(row.levels), max(row.levels)
-        zero = 0.0 if row.search == "ternary" else float(-lowest)
+        zero = float(-min(row.levels)) if row.search == "even" else 0.0
         if method == "absmax":
-            return power_of_largest(float(np.abs(w).max()), highest), zero
-        return best_power(w, lowest, highest, importance), zero
+            return power_of_largest(float(np.abs(w).max()), max(row.levels)), zero
+        return best_power(w, row.ascending, importance), zero
+    if row.search == "levels":
+        if method == "absmax":
+            return absmax(w, format)[0], 0.0
+        table = np.array(row.ascending, np.float64)
+        return best_level_scale(w, table, scale_dtype, importance), 0.0
     if row.search == "even":
         return find_even(w, format, method, symmetric, importance, offsets, scale_dtype)
     if row.search == "ternary":
@@ -164,7 +169,7 @@ def round_scale(
     largest = (LARGEST_LEVEL - (abs(zero) if offsets else 0.0)) / FORMATS[format].largest
     if scale_dtype == "float32":
         scale = float(np.clip(scale, -largest, largest))
-    rounded = rounded_scale(scale, scale_dtype)
+    rounded = rounded_scale(scale, scale_dtype, FORMATS[format].bias)
     midpoint = rounded_scale(zero, scale_dtype) if offsets else zero
     if scale_dtype != "float32":
         # An offset may be small, or 0, beside its scale; alone it must be accurate.
@@ -190,6 +195,7 @@ def nearest_codes(
 
     - binary: 1 where w >= zero, else −1
     - ternary: the sign of w where ``|w| > scale / 2``, else 0
+    - levels that are not one step apart: that nearest to w / scale, the lower one halfway
     - levels one step apart: rint(w / scale), halves to even, within the codes; 0 where the scale
       is 0; with offsets rint((w − offset) / scale)
     """
@@ -199,11 +205,19 @@ def nearest_codes(
         return np.where(w >= np.float32(zero), 1, -1).astype(np.int8)
     if row.search == "ternary":
         return np.where(np.abs(w) > s * np.float32(0.5), np.sign(w), 0).astype(np.int8)
+    if row.search == "levels":
+        table = np.array(row.ascending, np.float64)
+        return nearest_level(w / s if s else np.zeros_like(w), table).astype(np.int8)
     if offsets:
         w, zero = w - np.float32(zero), 0.0
     highest = len(row.levels) - 1 - zero
     steps = np.rint(np.clip(w / s, -zero, highest)) if s else np.zeros_like(w)
     return (steps if symmetric else steps + zero).astype(np.int8)
+
+
+def zero_code(format: str) -> int:
+    """Returns the code of the weights of a group of zeros, whose scale is 0: that nearest to 0."""
+    return 1 if format == "binary" else min(FORMATS[format].levels, key=abs)
 
 
 def absmean(w: Floats) -> float:

@@ -1,5 +1,7 @@
 """From the best scale of a group to the one that is stored."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,19 @@ def better_neighbour(
     The nearer one where they are equal, or where a type of 16 bits does not hold the scale; a
     scale of float32 as it is.
     """
+    return better_of_two(
+        w, scale, lambda x: np.rint(np.clip(x, lowest, highest)), scale_dtype, importance
+    )
+
+
+def better_of_two(
+    w: Floats,
+    scale: float,
+    nearest: Callable[[Floats], Floats],
+    scale_dtype: str,
+    importance: Floats | None,
+) -> float:
+    """Returns :func:`better_neighbour` with whatever codes are nearest to w / scale."""
     if scale_dtype == "float32":
         return scale
     near = rounded_scale(scale, scale_dtype)
@@ -51,7 +66,7 @@ def better_neighbour(
 
     def saved(stored: float) -> float:
         """Returns what the codes under this scale take off the sum of squares."""
-        codes = np.rint(np.clip((1.0 / stored) * w, lowest, highest))
+        codes = nearest((1.0 / stored) * w)
         a, b = lane_sum(h * w * codes), lane_sum(h * (codes * codes))
         return 2.0 * stored * a - stored * stored * b
 

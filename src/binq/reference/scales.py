@@ -12,7 +12,7 @@ SCALE_DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "e8m0": np.dtype(np.uint8),
 }
-SMALLEST_SCALE = {"float16": 2.0**-19, "float32": 0.0, "bfloat16": 2.0**-126, "e8m0": 2.0**-127}
+SMALLEST_SCALE = {"float16": 2.0**-19, "float32": 0.0, "bfloat16": 2.0**-126, "e8m0": 0.0}
 """Smaller scales have fewer than 5 significant bits in float16, fewer than 8 in bfloat16."""
 
 
@@ -21,31 +21,31 @@ def is_offset(stored: NDArray[Any]) -> bool:
     return stored.dtype.kind not in "iu"
 
 
-def scale_values(stored: NDArray[Any]) -> NDArray[np.float32]:
+def scale_values(stored: NDArray[Any], bias: int = 127) -> NDArray[np.float32]:
     """Returns the numbers that stored scales or offsets stand for.
 
-    Bytes are exponents: e stands for 2^(e − 127), but 255, which no number has, for NaN.
+    Bytes are exponents: e stands for 2^(e − bias), but 255, which no number has, for NaN.
     """
     if stored.dtype == np.uint8:
-        exponents = np.where(stored == 255, 0, stored.astype(np.int32) - 127)
+        exponents = np.where(stored == 255, 0, stored.astype(np.int32) - bias)
         powers = np.ldexp(np.float32(1), exponents)
         return np.where(stored == 255, np.float32(np.nan), powers).astype(np.float32)
     return stored.astype(np.float32)
 
 
-def stored_scale(value: float, scale_dtype: str) -> float:
-    """Returns a number of a type as arrays hold it: itself, or in e8m0 its exponent plus 127."""
-    return int(np.frexp(value)[1]) - 1 + 127 if scale_dtype == "e8m0" else value
+def stored_scale(value: float, scale_dtype: str, bias: int = 127) -> float:
+    """Returns a number of a type as arrays hold it: itself, in e8m0 its exponent plus the bias."""
+    return int(np.frexp(value)[1]) - 1 + bias if scale_dtype == "e8m0" else value
 
 
-def rounded_scale(value: float, scale_dtype: str) -> float:
+def rounded_scale(value: float, scale_dtype: str, bias: int = 127) -> float:
     """Returns the nearest number of the type, halves to even; inf where it is beyond the type.
 
     e8m0 has powers of two: halfway between two, the larger; beyond all, the last.
     """
     if scale_dtype == "e8m0":
         fraction, exponent = np.frexp(value)
-        return float(2.0 ** np.clip(int(exponent) - (fraction < 0.75), -127, 127))
+        return float(2.0 ** np.clip(int(exponent) - (fraction < 0.75), -bias, 254 - bias))
     with np.errstate(over="ignore", under="ignore"):
         if scale_dtype != "bfloat16":
             return float(SCALE_DTYPES[scale_dtype].type(value))

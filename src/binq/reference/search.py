@@ -1,6 +1,7 @@
 """The best scale of a group of weights, of all scales: branch and bound over a convex function."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,16 @@ def lane_sum(values: Floats) -> float:
     for half in (4, 2, 1):
         lanes = lanes[:half] + lanes[half:]
     return float(lanes[0])
+
+
+def middles(levels: Floats) -> Floats:
+    """Returns the middles between ascending levels."""
+    return (levels[1:] + levels[:-1]) * 0.5
+
+
+def nearest_level(x: NDArray[np.floating[Any]], levels: Floats) -> Floats:
+    """Returns the level nearest to each number, the lower one halfway."""
+    return levels[np.searchsorted(middles(levels), x, side="left")]
 
 
 class ScaleSearch:
@@ -54,10 +65,49 @@ class ScaleSearch:
         largest = max(w.max() if high else 0.0, -w.min() if low else 0.0)
         if largest <= 0:
             return
-        all_zero = (0.5 / largest, 0.0, 0.0)
         saturated = np.where(w > 0, high, np.where(w < 0, low, 0.0))
+        start = (0.5 / largest, 0.0, 0.0)
+
+        def nearest(x: Floats) -> Floats:
+            return np.rint(np.clip(x, low, high))
+
+        yield from self._cuts(start, saturated, nearest, lowest)
+
+    def level_turns(self, levels: Floats, low: int) -> Iterator[None]:
+        """Searches ascending levels of any distances, such that no scale > 0 is better.
+
+        Keeps the scale and ``low``, which tells one table of levels from another. As u goes to 0
+        all weights have the level nearest to 0, which need not be 0 itself.
+        """
+        w = self.w
+        middle = middles(levels)
+        zero = float(nearest_level(np.zeros(1), levels)[0])
+        # Where the first weight leaves that level.
+        above, below = middle[middle > 0], middle[middle < 0]
+        limits = [
+            above.min() / w.max() if above.size and w.max() > 0 else np.inf,
+            below.max() / w.min() if below.size and w.min() < 0 else np.inf,
+        ]
+        if min(limits) == np.inf:
+            return
+        start = (float(min(limits)), *self.line(np.full_like(w, zero), low))
+        saturated = np.where(w > 0, levels[-1], np.where(w < 0, levels[0], zero))
+
+        def nearest(x: Floats) -> Floats:
+            return nearest_level(x, levels)
+
+        yield from self._cuts(start, saturated, nearest, low)
+
+    def _cuts(
+        self,
+        start: tuple[float, float, float],
+        saturated: Floats,
+        nearest: Callable[[Floats], Floats],
+        lowest: int,
+    ) -> Iterator[None]:
+        """Searches from a point with its line up to infinity, where codes are saturated."""
         ends = (np.inf, *self.line(saturated, lowest))
-        stack = [(all_zero, ends, 0)]
+        stack = [(start, ends, 0)]
         while stack:
             left, right, depth = stack.pop()
             if not self.may_beat(left, right):
@@ -66,17 +116,16 @@ class ScaleSearch:
             if not left[0] < u < right[0]:
                 continue
             yield
-            codes = np.rint(np.clip(u * w, low, high))
-            cut = (u, *self.line(codes, lowest))
+            cut = (u, *self.line(nearest(u * self.w), lowest))
             for part in ((left, cut, depth + 1), (cut, right, depth + 1)):
                 if part[0][1:] != part[1][1:]:
                     stack.append(part)
 
     def line(self, codes: Floats, lowest: int) -> tuple[float, float]:
-        """Returns A and B of the codes, and keeps them if they are the best yet."""
+        """Returns A and B of the codes, and keeps them if they are the best yet of a scale > 0."""
         a = lane_sum(self.products * codes)
         b = lane_sum(self.importance * (codes * codes))
-        if a * a > self.gain * b:
+        if a > 0 and a * a > self.gain * b:
             self.gain = a * a / b
             self.scale = a / b
             self.low = lowest

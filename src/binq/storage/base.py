@@ -274,7 +274,9 @@ def pack_exact(
         zeros = None if zeros is None else zeros[:, :1]
     if zeros is not None and packing.zero == OFFSET:
         zeros = zeros.astype(dtype)
-    return Packed.of_codes(packing, codes.astype(np.int8), stored_scales(scales, dtype), zeros)
+    return Packed.of_codes(
+        packing, codes.astype(np.int8), stored_scales(scales, dtype, packing.kind.bias), zeros
+    )
 
 
 def column_order(

@@ -138,7 +138,7 @@ class Turned(Storage):
 
 
 def _scales(packed: Packed) -> NDArray[Any]:
-    return scale_values(untile_rows(packed.scales, packed.geometry))
+    return scale_values(untile_rows(packed.scales, packed.geometry), packed.packing.kind.bias)
 
 
 def _zeros(packed: Packed) -> NDArray[Any]:

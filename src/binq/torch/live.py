@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from binq.array import QuantizedArray
+from binq.array.choices import DEFAULT_GROUP_SIZE
+from binq.array.packing import Packing
 from binq.methods.quantize import quantize
 from binq.torch.cells import Cell
 from binq.torch.experts import is_experts, lies_input_major, pack_experts
@@ -22,7 +24,7 @@ _ROUTERS = ("router", "gate", "shared_expert_gate")
 def quantize_(
     model: _Model,
     format: str,
-    group_size: int | None = 128,
+    group_size: int | None = DEFAULT_GROUP_SIZE,
     *,
     activations: str = "int16",
     filter: Callable[[str, nn.Module], bool] | None = None,
@@ -72,7 +74,9 @@ def quantize_(
     for module, arrays in plans:
         _pack(module, arrays, cells).activations = activations
     if hasattr(model, "save_pretrained") and find_spec("transformers"):
-        import_module("binq.torch.plugin").mark(model, format, group_size)
+        import_module("binq.torch.plugin").mark(
+            model, format, Packing.checked(format, group_size).group_size
+        )
     return model
 
 

@@ -140,6 +140,19 @@ typedef double binq_doubles;
 #define binq_widen_halves(p, out) ((void)0)
 #endif
 
+/* table[at] of each lane, whose numbers are whole. */
+static inline binq_doubles binq_lookup(const double *table, binq_doubles at) {
+#if defined(__AVX2__)
+    return _mm256_i32gather_pd(table, _mm256_cvtpd_epi32(at), 8);
+#else
+    double lanes[BINQ_DOUBLES];
+    int i;
+    binq_store(lanes, at);
+    for (i = 0; i < BINQ_DOUBLES; i++) lanes[i] = table[(int)lanes[i]];
+    return binq_load(lanes);
+#endif
+}
+
 enum { BINQ_PARTS = 8 / BINQ_DOUBLES };      /* vectors that hold 8 float64 */
 enum { BINQ_SIXTEENTHS = 16 / BINQ_FLOATS }; /* vectors that hold 16 float32 */
 

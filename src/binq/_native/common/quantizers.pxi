@@ -37,6 +37,7 @@ cdef extern from "common/lanes.h" nogil:
     void widen_halves "binq_widen_halves"(const uint16_t *p, float *out)
     doubles rounded "binq_round"(doubles a)  # magnitudes below 2^51 only
     doubles greater "binq_greater"(doubles a, doubles b)
+    doubles lookup "binq_lookup"(const double *table, doubles at)
     doubles blend "binq_blend"(doubles mask, doubles a, doubles b)
 
 
@@ -105,6 +106,7 @@ include "quantizers_rounding.pxi"
 include "quantizers_powers.pxi"
 include "quantizers_offset.pxi"
 include "quantizers_even.pxi"
+include "quantizers_levels.pxi"
 
 
 cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
@@ -346,7 +348,11 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
     cdef uint8_t *packed
     cdef Batch batch
     cdef float least[8]
+    cdef Grid grids[2]
     cdef int status = STATUS_OK
+    if search == SEARCH_LEVELS:
+        set_grid(&grids[0], job.format, False)
+        set_grid(&grids[1], job.format, True)
     batch_init(&batch, job, scratch)
     for tile in range(tile_begin, tile_end):
         memset(job.packed + tile * blocks * size, 0, blocks * size)
@@ -375,6 +381,10 @@ cdef inline int quantize_tiles(const QuantizeJob *job, void *scratch, Py_ssize_t
                     for lane in range(LANES):
                         least[lane] = -least[lane]
                     pack_bits(&batch, least, True, packed + 32 + row, 64, rows)
+                elif search == SEARCH_LEVELS:
+                    find_levels(&batch, job, grids)
+                    status |= round_scales(&batch, job, tile, group, row)
+                    pack_levels(&batch, &grids[0], packed + row * 4, rows)
                 else:
                     find_even(&batch, job)
                     status |= round_scales(&batch, job, tile, group, row)
@@ -413,10 +423,16 @@ cdef int quantize_even(const QuantizeJob *job, void *scratch, Py_ssize_t tile_be
     return quantize_tiles(job, scratch, tile_begin, tile_end, SEARCH_EVEN)
 
 
+cdef int quantize_levels(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,
+                         Py_ssize_t tile_end) noexcept nogil:
+    return quantize_tiles(job, scratch, tile_begin, tile_end, SEARCH_LEVELS)
+
+
 cdef QuantizeKernel QUANTIZERS[SEARCHES]
 QUANTIZERS[SEARCH_TWO_LEVELS] = quantize_two_levels
 QUANTIZERS[SEARCH_TERNARY] = quantize_ternary
 QUANTIZERS[SEARCH_EVEN] = quantize_even
+QUANTIZERS[SEARCH_LEVELS] = quantize_levels
 
 
 cdef int quantize(const QuantizeJob *job, void *scratch, Py_ssize_t tile_begin,

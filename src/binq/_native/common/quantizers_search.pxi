@@ -95,7 +95,8 @@ cdef void evaluate_saturated(const Best *best, Search *search) noexcept nogil:
 
 
 cdef void keep_best(Best *best, const Search *search) noexcept nogil:
-    if search.a * search.a > best.gain * search.b:
+    # Levels that are not one step apart may all be of the wrong sign.
+    if search.a > 0.0 and search.a * search.a > best.gain * search.b:
         best.gain = search.a * search.a / search.b
         best.scale = search.a / search.b
         best.zero_point = -search.low
