@@ -19,8 +19,11 @@ def check(written, name=DOWN):
             if tensor.name == name:
                 found = tensor.exact_format(source)
                 if found is not None:
-                    packed = tensor.exact_rows(source, found, 0, 0, tensor.shape[-2])
-                    np.testing.assert_array_equal(packed.dequantize(), written.values[name])
+                    rows, columns = tensor.shape[-2:]
+                    each = written.values[name].reshape(-1, rows, columns)
+                    for matrix in range(tensor.matrices):
+                        packed = tensor.exact_rows(source, found, matrix, 0, rows)
+                        np.testing.assert_array_equal(packed.dequantize(), each[matrix])
     return found
 
 

@@ -78,9 +78,15 @@ def test_other_kept_types_become_the_nearer_of_two_16_bit_types(tmp_path, scale,
 
 
 def test_numbers_too_small_for_float16_become_bfloat16(tmp_path):
-    blocks = np.random.default_rng(2).integers(0, 256, (64 * 256 // 32, 17), dtype=np.uint8)
-    blocks[:, 0] = 90  # 2**-37
-    path = gguf(tmp_path, {EMBED: (GGUF_TYPES["MXFP4"], (64, 256), blocks.tobytes())})
+    # Of NVFP4, which no format holds.
+    blocks = np.random.default_rng(2).integers(0, 256, (64 * 256 // 64, 36), dtype=np.uint8)
+    blocks[:, :4] = 0x38  # 1.0
+    scale = np.array([2.0**-37], F32)
+    tensors = {
+        EMBED: (40, (64, 256), blocks.tobytes()),
+        EMBED.replace("weight", "scale"): (GGUF_TYPES["F32"], (1,), scale.tobytes()),
+    }
+    path = gguf(tmp_path, tensors)
     report = binq.quantize_checkpoint(path, tmp_path / "t")
     made = load(tmp_path / "t")[EMBED]
     with Checkpoint(path) as source:

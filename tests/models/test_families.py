@@ -11,6 +11,7 @@ import binq
 from binq.convert.verify import verify
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
+from binq.formats.scales import scale_dtype
 from binq.models import UNKNOWN, logical_tensors
 
 
@@ -63,7 +64,7 @@ def test_lossless_forms_are_lossless(written):
             expected = written.values[tensor.name].reshape(tensor.matrices, *tensor.shape[-2:])
             packed = tensor.exact_rows(source, exact, 0, 0, tensor.shape[-2])
             assert packed._data.packing == exact.packing
-            assert packed.scales.dtype == exact.scale_dtype
+            assert packed.scales.dtype == scale_dtype(exact.scale_dtype)
             np.testing.assert_array_equal(packed.dequantize(), expected[0], tensor.name)
 
 

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
+from binq.formats.scales import E8M0, NOT_A_NUMBER
 from binq.formats.zeros import OFFSET
 from binq.storage.base import CodedStorage, Exact, Storage, all_blocks, fits_float16, pack_exact
 from binq.storage.gguf_types import (
     AFFINE,
     CODED,
+    LEVELED,
     LIBRARY,
     VALUED,
     Bytes,
@@ -33,6 +35,7 @@ _OFFSETS = Packing("int4", 32, OFFSET)
 # they added up. What passes has 60 dB and more.
 _LEAST_SIGNAL = 8.0
 _MOST_NOISE = 1e-5
+_MOST_ROUNDING = 1e-6  # where all of a group is off by the same part: 60 dB
 
 
 def _read_blocks(
@@ -192,6 +195,60 @@ class GgufAffine(GgufValued):
         return scales.reshape(stop - start, -1), offsets.reshape(stop - start, -1)
 
 
+@dataclass(frozen=True)
+class GgufLeveled(GgufValued):
+    """A tensor of nibbles that stand for uneven levels, in groups of 32.
+
+    The formats iq4nl and mxfp4 have the same codes. Scales are powers of two or float16; those of
+    IQ4_XS have 17 bits and are rounded, which leaves more than 60 dB.
+    """
+
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
+        if 0 in self.shape:
+            return None
+        exact = Exact(Packing(LEVELED[self.type].format, 32), self._scale_type)
+        for block in all_blocks(self):
+            scales = self._read_scales(source, *block)
+            if scales.dtype == E8M0:
+                if (scales == NOT_A_NUMBER).any():
+                    return None
+            elif not (np.isfinite(scales).all() and fits_float16(scales)):
+                return None
+        return exact
+
+    def near_format(self, source: "Checkpoint") -> Exact | None:
+        if self._scale_type == "e8m0" or 0 in self.shape:
+            return None
+        signal = noise = 0.0
+        for block in all_blocks(self):
+            scales = self._read_scales(source, *block)
+            signal += float(np.square(scales, dtype=np.float64).sum())
+            noise += float(np.square(_rounding(scales)).sum())
+        # Each level of a group is off by the same part.
+        packing = Packing(LEVELED[self.type].format, 32)
+        return Exact(packing, rounded=True) if noise < _MOST_ROUNDING * signal else None
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
+        blocks = _read_blocks(source, self, matrix, start, stop)
+        nibbles = LEVELED[self.type].nibbles(blocks).reshape(stop - start, -1)
+        scales = self._read_scales(source, matrix, start, stop)
+        if scales.dtype != E8M0:
+            scales = scales.astype(np.float16)
+        return Packed.of_nibbles(exact.packing, nibbles, scales)
+
+    @property
+    def _scale_type(self) -> str:
+        return "e8m0" if self.type == "MXFP4" else "float16"
+
+    def _read_scales(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[Any]:
+        blocks = _read_blocks(source, self, matrix, start, stop)
+        return LEVELED[self.type].scales(blocks).reshape(stop - start, -1)
+
+
 def _rounding(values: NDArray[np.float32]) -> NDArray[np.float64]:
     """Returns how far float16 is from values, inf where it overflows."""
     with np.errstate(over="ignore", under="ignore"):
@@ -207,6 +264,8 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
             found[name] = GgufCoded(name, _matrix(info.shape), info.dtype)
         elif info.dtype in AFFINE:
             found[name] = GgufAffine(name, _matrix(info.shape), info.dtype)
+        elif info.dtype in LEVELED:
+            found[name] = GgufLeveled(name, _matrix(info.shape), info.dtype)
         elif info.dtype == "NVFP4" and name.removesuffix("weight") + "scale" in names:
             found[name] = _scaled(source, name)
         elif info.dtype in VALUED:

@@ -64,6 +64,18 @@ class Affine(NamedTuple):
     lines: Callable[[Bytes], tuple[Floats, Floats]]
 
 
+class Leveled(NamedTuple):
+    """What a type of stored nibbles has beside its values: which format of binq holds them.
+
+    The format, and functions from blocks (n, nbytes) to nibbles (n, weights) and to scales
+    (n, groups), in groups of 32: bytes that are powers of two, or float32.
+    """
+
+    format: str
+    nibbles: Callable[[Bytes], Bytes]
+    scales: Callable[[Bytes], NDArray[Any]]
+
+
 def halfs(data: Bytes) -> Floats:
     """Returns (n, 1) float32 from the bytes (n, 2) of float16."""
     return np.ascontiguousarray(data).view("<f2").astype(np.float32)
@@ -166,12 +178,19 @@ def _iq4_nl(blocks: Bytes) -> Floats:
 
 def _iq4_xs(blocks: Bytes) -> Floats:
     """Eight groups of IQ4_NL, whose 6-bit scales lie in two places and have 32 for zero."""
+    nibbles = _nibbles_of_iq4_xs(blocks).reshape(-1, 8, 32)
+    return _grouped(IQ4_LEVELS.take(nibbles), _scales_of_iq4_xs(blocks))
+
+
+def _nibbles_of_iq4_xs(blocks: Bytes) -> Bytes:
+    return _nibbles(blocks[:, 8:].reshape(-1, 8, 16)).reshape(len(blocks), 256)
+
+
+def _scales_of_iq4_xs(blocks: Bytes) -> Floats:
     high = np.ascontiguousarray(blocks[:, 2:4]).view("<u2")
     upper = (high >> np.arange(0, 16, 2, dtype=np.uint16)).astype(np.uint8) & np.uint8(3)
     lower = unpack(blocks[:, 4:8], 4, 8)
-    scales = (lower | upper << 4).view(np.int8) - np.int8(32)
-    data = blocks[:, 8:].reshape(-1, 8, 16)
-    return _grouped(IQ4_LEVELS.take(_nibbles(data)), halfs(blocks[:, 0:2]) * scales)
+    return halfs(blocks[:, 0:2]) * ((lower | upper << 4).view(np.int8) - np.int8(32))
 
 
 def _q2_k(blocks: Bytes) -> Floats:
@@ -281,6 +300,15 @@ AFFINE = {
         lambda blocks: (halfs(blocks[:, 0:2]), halfs(blocks[:, 2:4])),
     ),
     "Q4_K": Affine(lambda blocks: _pairs(blocks[:, 16:]).reshape(-1, 256), _lines_of_q4_k),
+}
+LEVELED = {
+    "IQ4_NL": Leveled(
+        "iq4nl", lambda blocks: _nibbles(blocks[:, 2:]), lambda blocks: halfs(blocks[:, 0:2])
+    ),
+    "IQ4_XS": Leveled("iq4nl", _nibbles_of_iq4_xs, _scales_of_iq4_xs),
+    "MXFP4": Leveled(
+        "mxfp4", lambda blocks: _nibbles(blocks[:, 1:]), lambda blocks: blocks[:, 0:1]
+    ),
 }
 LIBRARY = {
     name: Valued(256, nbytes, partial(_by_library, name))

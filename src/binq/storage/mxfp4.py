@@ -8,8 +8,14 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.array.packed import Packed
+from binq.array.packing import Packing
 from binq.errors import FormatError
-from binq.storage.base import Storage
+from binq.formats.scales import NOT_A_NUMBER
+from binq.storage.base import Exact, Storage, all_blocks
 from binq.storage.scaled import E8M0, Scaled
 
 if TYPE_CHECKING:
@@ -35,6 +41,36 @@ class Mxfp4(Scaled):
     @property
     def dtype(self) -> str:
         return "MXFP4"
+
+    def exact_format(self, source: "Checkpoint") -> Exact | None:
+        """Returns mxfp4 with the powers of two as they are, unless one is 255, which is NaN."""
+        if 0 in self.shape:
+            return None
+        for block in all_blocks(self):
+            if (self._read_exponents(source, *block) == NOT_A_NUMBER).any():
+                return None
+        return Exact(Packing("mxfp4", BLOCK), "e8m0")
+
+    def exact_rows(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> Packed:
+        rows, columns = self.shape[-2:]
+        at, width = matrix * rows, columns // 2
+        codes = source.read_bytes(self.name, (at + start) * width, (at + stop) * width)
+        nibbles = np.stack((codes & np.uint8(15), codes >> np.uint8(4)), axis=-1)
+        return Packed.of_nibbles(
+            exact.packing,
+            nibbles.reshape(stop - start, columns),
+            self._read_exponents(source, matrix, start, stop),
+        )
+
+    def _read_exponents(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> NDArray[np.uint8]:
+        rows, blocks = self.grid
+        at = matrix * rows
+        stored = source.read_bytes(self.scales, (at + start) * blocks, (at + stop) * blocks)
+        return stored.reshape(stop - start, blocks)
 
 
 def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) -> dict[str, Storage]:
