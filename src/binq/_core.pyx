@@ -361,10 +361,13 @@ cdef class PackedMatrix:
         r.scale_word = SCALE_SPECS[w.scale_type].bytes
         r.offset_word = SCALE_SPECS[w.offset_type].bytes
         r.group_bytes = (w.group_size >> 3) * block_bytes(SPECS[w.format].layout)
-        r.groups_at_once = max(<Py_ssize_t>1, min(w.groups, TILE_BYTES // r.group_bytes))
+        r.in_place = kernels.reads_rows_alone
+        r.groups_at_once = SCALES_AT_ONCE if r.in_place else TILE_BYTES // r.group_bytes
+        r.groups_at_once = max(<Py_ssize_t>1, min(w.groups, r.groups_at_once))
         r.scratch_bytes = aligned(r.groups_at_once * (
-            r.group_bytes + TILE_ROWS * (r.scale_word + r.offset_word) + TILE_ROWS // 2))
-        blocks = (r.count + TILE_ROWS - 1) // TILE_ROWS
+            (0 if r.in_place else r.group_bytes)
+            + TILE_ROWS * (r.scale_word + r.offset_word) + TILE_ROWS // 2))
+        blocks = r.count if r.in_place else (r.count + TILE_ROWS - 1) // TILE_ROWS
         threads = threads_for(<double>r.count * w.in_features * SLOW)
         with nogil:
             r.scratch = <char *>allocate(threads * r.scratch_bytes)

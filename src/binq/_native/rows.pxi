@@ -1,9 +1,11 @@
 # Single rows of packed weights: their bytes are moved into tiles of their own, never decoded, so
-# that the kernels for whole tiles serve any choice of rows in every format.
+# that the kernels for whole tiles serve any choice of rows in every format. A kernel that reads a
+# row's bytes alone gets them where they lie, as those of the first row, and only their scales move.
 
 cdef enum:
     HALF_BYTES = 0            # two rows share a byte: r the low, r + 16 the high nibble
     TILE_BYTES = 1 << 14      # of a tile that is filled row by row: it stays in the first cache
+    SCALES_AT_ONCE = 64       # groups of a row whose scales are moved at once
 
 
 cdef struct RowsJob:
@@ -20,6 +22,7 @@ cdef struct RowsJob:
     Py_ssize_t groups_at_once  # of a tile: what the first cache holds
     char *scratch
     Py_ssize_t scratch_bytes
+    bint in_place             # rows are read where they lie
 
 
 cdef void take_row(const uint8_t *stored, Py_ssize_t nbytes, Py_ssize_t word, Py_ssize_t lane,
@@ -59,13 +62,17 @@ cdef void take_block(const RowsJob *r, Weights *w, const int64_t *rows, Py_ssize
     cdef const Weights *whole = r.w
     cdef Py_ssize_t scale_first = first if whole.scale_groups == whole.groups else 0
     cdef Py_ssize_t i, tile, lane, block
+    cdef const uint8_t *packed
     if w.zero_points != NULL:
         memset(<void *>w.zero_points, 0, w.scale_groups * (TILE_ROWS // 2))
     for i in range(w.out_features):
         tile = rows[i] // TILE_ROWS
         lane = rows[i] % TILE_ROWS
-        take_row(whole.packed + (tile * whole.groups + first) * r.group_bytes,
-                 groups * r.group_bytes, r.word, lane, <uint8_t *>w.packed, i)
+        packed = whole.packed + (tile * whole.groups + first) * r.group_bytes
+        if r.in_place:
+            w.packed = packed + lane * r.word
+        else:
+            take_row(packed, groups * r.group_bytes, r.word, lane, <uint8_t *>w.packed, i)
         block = (tile * whole.scale_groups + scale_first) * TILE_ROWS
         take_row(<const uint8_t *>whole.scales + block * r.scale_word,
                  w.scale_groups * TILE_ROWS * r.scale_word, r.scale_word, lane,
@@ -80,14 +87,15 @@ cdef void take_block(const RowsJob *r, Weights *w, const int64_t *rows, Py_ssize
 
 
 cdef void rows_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
-    # Items are blocks of 32 of the rows.
+    # Items are blocks of 32 of the rows, or rows that are read where they lie.
     cdef RowsJob *r = <RowsJob *>job
     cdef const Weights *whole = r.w
     cdef Weights w = whole[0]
     cdef Py_ssize_t block, first, groups, column
+    cdef Py_ssize_t rows_at_once = 1 if r.in_place else TILE_ROWS
     cdef bint one_scale = whole.scale_groups != whole.groups
     cdef uint8_t *packed = <uint8_t *>(r.scratch + slot * r.scratch_bytes)
-    cdef uint8_t *scales = packed + r.groups_at_once * r.group_bytes
+    cdef uint8_t *scales = packed + (0 if r.in_place else r.groups_at_once * r.group_bytes)
     cdef uint8_t *zeros = scales + r.groups_at_once * TILE_ROWS * r.scale_word
     w.packed = packed
     w.scales = scales
@@ -95,7 +103,7 @@ cdef void rows_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexc
     w.offsets = NULL if whole.offsets == NULL else zeros
     w.tiles = 1
     for block in range(begin, end):
-        w.out_features = min(<Py_ssize_t>TILE_ROWS, r.count - block * TILE_ROWS)
+        w.out_features = min(rows_at_once, r.count - block * rows_at_once)
         first = 0
         while first < whole.groups:
             groups = min(r.groups_at_once, whole.groups - first)
@@ -103,8 +111,8 @@ cdef void rows_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexc
             w.in_features = min(groups * whole.group_size, whole.in_features - column)
             w.groups = groups
             w.scale_groups = 1 if one_scale else groups
-            take_block(r, &w, r.rows + block * TILE_ROWS, first, groups)
-            r.dequantize(&w, r.out + block * TILE_ROWS * whole.in_features + column,
+            take_block(r, &w, r.rows + block * rows_at_once, first, groups)
+            r.dequantize(&w, r.out + block * rows_at_once * whole.in_features + column,
                          whole.in_features, 0, 1)
             first += groups
 

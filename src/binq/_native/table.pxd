@@ -20,7 +20,7 @@ cdef extern from "float_mode.h":
     pass
 
 cdef enum:
-    TABLE_VERSION = 5
+    TABLE_VERSION = 6
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
     ATTENTION_ROWS = 4        # queries that share what they read of keys and values
     TIERS = 3                 # kernels of one product, for few, some and many rows of x
@@ -220,6 +220,7 @@ ctypedef struct KernelTable:
     QuantizeKernel quantize
     Py_ssize_t (*quantize_scratch_bytes)(const QuantizeJob *job) noexcept nogil
     DequantizeKernel dequantize
+    bint reads_rows_alone     # whether dequantize reads packed bytes of rows that it writes alone
     UnpackKernel unpack
     PackKernel pack
     MeasureKernel measure

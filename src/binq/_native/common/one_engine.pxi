@@ -47,6 +47,7 @@ cdef void fill_table(KernelTable *table, const char *name) noexcept:
     table.quantize_scratch_bytes = quantize_scratch_bytes
     table.quantize = quantize
     table.dequantize = dequantize
+    table.reads_rows_alone = False
     table.unpack = unpack
     table.pack = pack
     table.measure = measure

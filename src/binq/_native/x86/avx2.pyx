@@ -46,6 +46,7 @@ kernel_table.name = "avx2"
 kernel_table.quantize_scratch_bytes = quantize_scratch_bytes
 kernel_table.quantize = quantize
 kernel_table.dequantize = dequantize
+kernel_table.reads_rows_alone = True
 kernel_table.unpack = unpack
 kernel_table.pack = pack
 kernel_table.measure = measure
