@@ -17,7 +17,7 @@ FLOORS = (
     ("__main__",),
     ("__init__", "checkpoint"),
     ("cli", "torch"),
-    ("onnx_command",),
+    ("onnx_command", "generate_command"),
     ("run", "bench", "selftest", "arguments"),
     ("export",),
     ("convert",),

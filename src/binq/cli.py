@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from binq import arguments, onnx_command
+from binq import arguments, generate_command, onnx_command
 from binq._version import __version__
 from binq.array.choices import DEFAULT_GROUP_SIZE
 from binq.formats import FORMATS
@@ -97,14 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_dequantize(commands)
     _add_export(commands)
 
-    generate = _command(
-        commands,
-        "generate",
-        "write text with a model, on this processor",
-        '  binq generate packed "Why is the sky blue?"',
-    )
-    arguments.add_generation(generate)
-    generate.set_defaults(run=_generate)
+    generate = _command(commands, "generate", "answer with a model", "  binq generate packed Hello")
+    generate_command.add_options(generate)
+    generate.set_defaults(run=generate_command.run)
 
     inspect = _command(
         commands,
@@ -466,13 +461,6 @@ def _check_plot(path: Path) -> None:
         raise ValueError(f"--plot must end in .png, .svg or .pdf, got {path}")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--plot: the folder {path.parent} does not exist")
-
-
-def _generate(options: argparse.Namespace) -> int:
-    from binq.run.command import run
-
-    run(options)
-    return OK
 
 
 def _inspect(options: argparse.Namespace) -> int:
