@@ -38,7 +38,8 @@ from the median, with the fastest run behind it; 1 thread unless said.
 onnxruntime chooses its own kernels (AVX-512 VNNI where the machine has it, whatever binq runs), \
 and llama.cpp runs what its build was compiled for. `binq bench` measures your machine in seconds; \
 `make bench` adds a section for it here. Its first run compiles llama.cpp, which takes ten \
-minutes; later ones use what it built. Where you have built ik_llama.cpp, \
+minutes; later ones use what it built. Whole models, tokens a second and memory: [benchmarks of \
+whole models](benchmarks-running.md). Where you have built ik_llama.cpp, \
 `BINQ_BENCH_IK=FOLDER make bench` (the folder that holds libggml.so) adds its types."""
 
 

@@ -43,12 +43,14 @@ class Process:
         self.version = ""
         self.running: subprocess.Popen[str] | None = None
         for python in pythons:
+            # A file: a full pipe that nobody reads would stop the contestant.
+            self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
             command = [python, str(HERE / "contestants.py"), library, *arguments]
             self.running = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stderr=self.complaints,
                 text=True,
             )
             answer = self._answer()
@@ -67,8 +69,8 @@ class Process:
             if line.startswith("{"):
                 found: Row = json.loads(line)
                 return found
-        assert self.running.stderr is not None
-        lines = self.running.stderr.read().strip().splitlines() or ["no answer"]
+        self.complaints.seek(0)
+        lines = self.complaints.read().strip().splitlines() or ["no answer"]
         return {"failure": lines[-1]}
 
     def time(self, prompt: int, new: int) -> Row:
@@ -84,6 +86,7 @@ class Process:
         if self.running is not None:
             self.running.communicate()
             self.running = None
+            self.complaints.close()
 
 
 def timed(
