@@ -38,11 +38,15 @@ def multiply_each(
         ]
         return _finished(results, [None] * len(results), outs)
     added = []
+    lead = shape[:-1]
+    results = []
     for number, q in enumerate(weights):
-        check_in_features(shape, q.shape, f"q[{number}]")
+        q_shape = q.shape
+        if not shape or shape[-1] != q_shape[1]:
+            check_in_features(shape, q_shape, f"q[{number}]")
         bias = biases[number]
-        added.append(None if bias is None else check_bias(bias, q.shape, len(shape) > 1))
-    results = [np.empty((*shape[:-1], q.shape[-2]), _FLOAT32) for q in weights]
+        added.append(None if bias is None else check_bias(bias, q_shape, len(shape) > 1))
+        results.append(np.empty((*lead, q_shape[0]), _FLOAT32))
     flat = tuple(results)
     if len(shape) != 2:
         flat = tuple(y.reshape(-1, y.shape[-1]) for y in results)
@@ -52,7 +56,11 @@ def multiply_each(
             x.floats(q, activations)
         x.multiply(matrices, flat)
     else:
-        mode = _MODES[check_choice("activations", activations, _MODES)]
+        try:
+            mode = _MODES[activations]
+        except (KeyError, TypeError):
+            check_choice("activations", activations, _MODES)
+            raise
         rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])
         _core.multiply_shared(matrices, rows, flat, mode)
     return _finished(results, added, outs)
@@ -157,6 +165,8 @@ def _finished(
             check_out(out, y.shape, _FLOAT32)
         if bias is not None:
             y += bias
+    if not any(out is not None for out in outs):
+        return results
     for number, out in enumerate(outs):
         if out is not None:
             out[...] = results[number]

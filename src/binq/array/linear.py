@@ -140,7 +140,8 @@ def _linear_each(
     if not isinstance(qs, list | tuple):
         _weights("q", qs)
     for number, q in enumerate(qs):
-        _weights(f"q[{number}]", q)
+        if not isinstance(q, QuantizedArray):
+            _weights(f"q[{number}]", q)
     biases, outs = _spread("bias", bias, len(qs)), _spread("out", out, len(qs))
     if experts is None:
         return multiply_each(x, [q._data for q in qs], biases, activations, outs)
