@@ -125,7 +125,7 @@ def test_parts_and_finalize(source, tmp_path, capsys):
         ["quantize", "only-one"],
         ["quantize", "a", "", "--overwrite"],
         ["verify", ""],
-        ["quantize", "a", "b", "--format", "int8"],
+        ["quantize", "a", "b", "--format", "int5"],
         ["quantize", "a", "b", "--group-size", "33"],
         ["quantize", "a", "b", "--group-size", "many"],
         ["quantize", "a", "b", "--method", "absmean"],
@@ -134,7 +134,7 @@ def test_parts_and_finalize(source, tmp_path, capsys):
         ["quantize", "a", "b", "--part", "0/2"],
         ["quantize", "a", "b", "--part", "3/2"],
         ["quantize", "a", "b", "--part", "1/2", "--finalize"],
-        ["quantize", "a", "b", "--embeddings", "int3"],
+        ["quantize", "a", "b", "--embeddings", "int5"],
         ["quantize", "a", "b", "--lm-head", "int4:g7"],
         ["quantize", "a", "b", "--max-shard-size", "big"],
         ["bench", "--features", "0"],
@@ -156,7 +156,7 @@ def test_wrong_usage_says_what_is_allowed(capsys):
         (["--part", "3"], "argument --part: must be I/N with I from 1 to N, got '3'"),
         (["--group-size", "x"], "argument --group-size: must be a number or 'row', got 'x'"),
         (["--max-shard-size", "0"], "must be a number of GB above 0, got '0'"),
-        (["--embeddings", "int3"], "--embeddings 'int3': format must be one of"),
+        (["--embeddings", "int5"], "--embeddings 'int5': format must be one of"),
     ):
         with pytest.raises(SystemExit):
             run("quantize", "a", "b", *arguments)
