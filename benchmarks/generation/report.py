@@ -58,9 +58,9 @@ def _document(machines: list[Row]) -> str:
         "class. "
         "All contestants of a group hold their models at once and take turns; the first round is "
         "left out. Tokens a second are from the median, the best in brackets; `×` is binq's "
-        "median over llama.cpp's of the same weights. *memory* is what the process holds, mapped "
-        "files among it: PyTorch alone holds some 0.3 GB. The 4B model has 4 of its 36 layers and "
-        "a fifth of its vocabulary.",
+        "median over llama.cpp's of the same weights, and best over best. *memory* is what "
+        "the process holds, mapped files among it: PyTorch alone holds some 0.3 GB. "
+        "The 4B model has 4 of its 36 layers and a fifth of its vocabulary.",
     ]
     for machine in machines:
         parts += [f"## {machine['title']}", _versions(machine)]
@@ -75,7 +75,7 @@ def _versions(machine: Row) -> str:
     listed = ", ".join(f"{library} {version}" for library, version in found.items())
     return (
         f"{machine['date']}; {listed}. A prompt of {machine['prompt']} tokens, then "
-        f"{machine['new']} one by one."
+        f"{machine['new']} one by one. {machine.get('note', '')}".rstrip()
     )
 
 
@@ -122,7 +122,10 @@ def _cells(row: Row | None, rival: Row | None, kind: str) -> list[str]:
         return ["", ""]
     if "failure" in row:
         return [row["failure"].replace("|", "/")[:60], ""]
-    ratio = f"{row[kind] / rival[kind]:.2f}" if rival else ""
+    ratio = ""
+    if rival:
+        best = f"{kind}_best"
+        ratio = f"{row[kind] / rival[kind]:.2f} ({row[best] / rival[best]:.2f})"
     return [f"{row[kind]:.1f} ({row[f'{kind}_best']:.1f})", ratio]
 
 
