@@ -124,7 +124,7 @@ class Torch(Contestant):
         model = model.to_empty(device="cpu").eval()
         torch.manual_seed(0)
         for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
+            torch.nn.init.uniform_(parameter, -0.03, 0.03)
         # Of buffers there are the frequencies of the rotary embedding.
         rotary = model.model.rotary_emb
         model.model.rotary_emb = type(rotary)(config=config)
