@@ -30,9 +30,21 @@ def test_values_survive(packed, tmp_path, format, symmetric, group_size):
         assert (one.zero_points is None) == (other.zero_points is None)
 
 
-def test_int2(packed, tmp_path):
-    source = packed("int2")
+@pytest.mark.parametrize("format", ["int2", "int3", "mxfp4"])
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_other_formats(packed, tmp_path, format, group_size):
+    source = packed(format, group_size=group_size)
     binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    assert same_weights(source, tmp_path / "out")
+
+
+def test_integers_and_floats_side_by_side(packed, tmp_path):
+    source = packed("int4", rules=["*.down_proj.weight=mxfp4:g32"])
+    binq.export_checkpoint(source, tmp_path / "out", to=FORM)
+    settings = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert settings["format"] == "mixed-precision"
+    formats = {group["format"] for group in settings["config_groups"].values()}
+    assert formats == {"pack-quantized", "mxfp4-pack-quantized"}
     assert same_weights(source, tmp_path / "out")
 
 

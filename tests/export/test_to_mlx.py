@@ -17,6 +17,10 @@ CASES = [
     ("binary", {"symmetric": False}, 1, 128),
     ("ternary", {"group_size": 256}, 2, 128),
     ("int2", {"group_size": 64}, 2, 64),
+    ("int2", {"symmetric": False}, 2, 128),
+    ("int3", {}, 3, 128),
+    ("int3", {"symmetric": False, "group_size": 32}, 3, 32),
+    ("mxfp4", {"group_size": 32}, 4, 32),
     ("int4", {}, 4, 128),
     ("int4", {"group_size": None}, 4, 128),
     ("int4", {"symmetric": False, "group_size": 32}, 4, 32),
@@ -35,7 +39,8 @@ def test_values_survive(packed, tmp_path, format, settings, width, group):
     source = packed(format, **settings)
     binq.export_checkpoint(source, tmp_path / "out", to="mlx")
     found = settings_of(tmp_path / "out")
-    assert found == {"group_size": group, "bits": width, "mode": "affine"}
+    mode = "mxfp4" if format == "mxfp4" else "affine"
+    assert found == {"group_size": group, "bits": width, "mode": mode}
     assert same_weights(source, tmp_path / "out")
     with binq.load(tmp_path / "out") as tensors:
         assert tensors.metadata["format"] == "mlx"
@@ -83,6 +88,12 @@ def test_a_ragged_last_group_becomes_smaller_groups(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "name", "text"),
     [
+        (binq.quantize(np.ones((32, 64)), "iq4nl"), UP, "weights of format 'iq4nl'"),
+        (
+            binq.quantize(np.full((32, 64), 0.1), "mxfp4", scale_dtype="float16"),
+            UP,
+            "powers of two",
+        ),
         (binq.quantize(np.ones((32, 48)), "int4"), UP, "rows of 48 in whole groups of 32"),
         (binq.quantize(np.ones((2, 32, 64)), "int4"), UP, "a stack of matrices"),
         (binq.quantize(np.ones((32, 64)), "int4"), "experts.up_proj", "does not end in .weight"),

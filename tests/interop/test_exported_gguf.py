@@ -136,6 +136,9 @@ def test_llama_cpp_multiplies_packed_experts(models, tmp_path, family):
         ("ternary", {}),
         ("binary", {}),
         ("int2", {"group_size": 64}),
+        ("int3", {}),
+        ("mxfp4", {"group_size": 32}),
+        ("iq4nl", {}),
     ],
     ids=str,
 )
@@ -154,6 +157,9 @@ def test_llama_cpp_multiplies_the_packed_weights(models, tmp_path, family, forma
         ("int4", {"symmetric": False, "group_size": 64}),
         ("ternary", {"group_size": 256}),
         ("ternary", {"group_size": 32}),
+        ("int3", {}),
+        ("mxfp4", {"group_size": 32}),
+        ("iq4nl", {"group_size": 32}),
     ],
     ids=str,
 )

@@ -35,8 +35,8 @@ from binq.storage.gguf_writer import exact_type, write_blocks
 
 # general.file_type of a file most of whose weights have a type.
 _FILE_TYPES = {
-    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "BF16": 32, "TQ2_0": 37,
-    "Q1_0": 40, "Q2_0": 41,
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "IQ4_NL": 25, "BF16": 32,
+    "TQ2_0": 37, "MXFP4": 38, "Q1_0": 40, "Q2_0": 41,
 }  # fmt: skip
 _FLOATS = ("F32", "F16", "BF16")
 _NEEDED = ("token_embd.weight", "output_norm.weight")

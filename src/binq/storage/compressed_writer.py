@@ -17,10 +17,12 @@ from binq.errors import UnsupportedFormatError
 from binq.formats.zeros import CODE, NONE, unpack_zeros
 from binq.storage.bits import pack
 from binq.storage.groups import smaller_group, spread
+from binq.storage.nibbles import MXFP4, MXFP4_GROUP, mxfp4_scales, stored_nibbles
 
 # Formats whose weights are ``scale * (code - zero point)``, and the bits that hold their codes.
 _BITS = {"binary": 2, "ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8}
 _TEXT = "language_model."
+_INTEGERS, _FLOATS = "pack-quantized", "mxfp4-pack-quantized"
 _SUFFIX = ".weight"
 _HEAD = "lm_head.weight"
 _EMBEDDING = re.compile(r"(^|[._])(embed\w*|word_embeddings|wte)$")
@@ -37,6 +39,10 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
         raise ValueError(f"the name of a weight must end in {_SUFFIX!r}, got {name!r}")
     bits = _check(name, weights)
     data = weights._data
+    if weights.format == MXFP4:
+        nibbles = stored_nibbles(weights)
+        pairs = nibbles[..., ::2] | nibbles[..., 1::2] << np.uint8(4)
+        return {f"{name}_packed": pairs, f"{name}_scale": mxfp4_scales(name, weights)}
     half = 1 << (bits - 1)
     zeros = None
     codes = weights.codes()
@@ -77,32 +83,36 @@ def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) ->
 
     - kept: the names of weights that are not packed, which are not to be taken for such layers
     """
-    modules: dict[tuple[int, int | None, bool], list[str]] = {}
+    modules: dict[tuple[str, int, int | None, bool], list[str]] = {}
     for name, q in weights.items():
-        kind = (_check(name, q), _group(q), q._data.packing.zero == NONE)
+        form = _FLOATS if q.format == MXFP4 else _INTEGERS
+        kind = (form, _check(name, q), _group(q), q._data.packing.zero == NONE)
         modules.setdefault(kind, []).append(name.removesuffix(_SUFFIX))
     heads = [] if _HEAD in weights else [_HEAD]  # a tied one has no tensor
     ignored = {name.removesuffix(_SUFFIX) for name in (*kept, *heads) if name.endswith(_SUFFIX)}
     packed = {name for names in modules.values() for name in names}
-    groups = {}
-    for number, ((bits, size, symmetric), names) in enumerate(modules.items()):
+    groups: dict[str, Any] = {}
+    for number, ((form, bits, size, symmetric), names) in enumerate(modules.items()):
         groups[f"group_{number}"] = {
-            "format": "pack-quantized",
+            "format": form,
             "targets": _targets(names, {*ignored, *packed} - set(names)),
             "input_activations": None,
             "output_activations": None,
             "weights": {
                 "num_bits": bits,
-                "type": "int",
+                "type": "float" if form == _FLOATS else "int",
                 "symmetric": symmetric,
                 "strategy": "channel" if size is None else "group",
                 "group_size": size,
                 "dynamic": False,
             },
         }
+        if form == _FLOATS:
+            groups[f"group_{number}"]["weights"] |= {"scale_dtype": "torch.uint8"}
+    forms = {kind[0] for kind in modules}
     return {
         "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
+        "format": forms.pop() if len(forms) == 1 else "mixed-precision",
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": _spellings(ignored),
@@ -167,6 +177,9 @@ def _check(name: str, weights: QuantizedArray) -> int:
     """Returns the bits of the codes. Raises UnsupportedFormatError for what they cannot hold."""
     packing = weights._data.packing
     what = ""
+    if packing.format == MXFP4:
+        mxfp4_scales(name, weights)
+        return 4
     if packing.format not in _BITS:
         what = f"weights of format {packing.format!r}"
     elif packing.zero not in (NONE, CODE):
@@ -186,6 +199,8 @@ def _is_ragged(weights: QuantizedArray) -> bool:
 def _group(weights: QuantizedArray) -> int | None:
     """Returns the group size that is written: several smaller groups where the last is ragged."""
     size, columns = weights.group_size, weights.shape[-1]
+    if weights.format == MXFP4:
+        return MXFP4_GROUP
     if _is_ragged(weights):
         return smaller_group(size, columns, (32, 64, 128))
     # A group of the row's own size is one like those of longer rows.

@@ -7,7 +7,7 @@ functions that read them, in :mod:`binq.storage.gguf_types`.
 
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from numpy.typing import NDArray
 from binq.array.array import QuantizedArray
 from binq.array.checks import check_choice
 from binq.errors import UnsupportedFormatError
+from binq.formats import get_format
+from binq.formats.scales import E8M0, fits_scale, stored_scales
 from binq.formats.zeros import CODE, OFFSET
 from binq.storage.base import fits_float16, to_float32
 from binq.storage.bits import pack
 from binq.storage.gguf_types import CODED, VALUED, Bytes
+from binq.storage.groups import spread
+from binq.storage.nibbles import stored_nibbles
 
 _ROWS = 1 << 10  # written at a time
 _NO_NUMBER = "a code or a scale is not one of its numbers"
@@ -36,10 +40,9 @@ class _Rows(NamedTuple):
 def write_blocks(weights: QuantizedArray, type: str | None = None) -> tuple[str, Bytes]:
     """Returns a GGUF type and its blocks of weights, uint8 (..., out_features, bytes of a row).
 
-    - weights: a QuantizedArray; binary, ternary and int4 weights have a type that holds them where
-      a row is whole blocks
-    - type: ``"Q1_0"``, ``"TQ2_0"``, ``"Q2_0"``, ``"Q4_0"``, ``"Q4_1"``, ``"Q5_0"`` or ``"Q8_0"``;
-      None: the smallest that holds the weights exactly
+    - weights: a QuantizedArray; each format has a type that holds it where a row is whole blocks
+    - type: ``"Q1_0"``, ``"TQ2_0"``, ``"Q2_0"``, ``"MXFP4"``, ``"IQ4_NL"``, ``"Q4_0"``, ``"Q4_1"``,
+      ``"Q5_0"`` or ``"Q8_0"``; None: the smallest that holds the weights exactly
 
     Raises UnsupportedFormatError, with the reason for each type, where none holds them; TypeError
     for what is no QuantizedArray, ValueError for a type that is not written.
@@ -94,6 +97,8 @@ def _holds(part: QuantizedArray, kind: "_Type") -> bool:
     """Returns whether every number of some rows is one of a type's."""
     if kind.minimum:
         return _blocks(part, kind) is not None
+    if kind.levels:
+        return _scale_bytes(to_float32(part.group_scales()), kind) is not None
     rows = _rows(part)
     fitted = _fitted(rows.codes, rows.scales, kind)
     if fitted is None or not fits_float16(rows.scales):
@@ -111,16 +116,18 @@ def _refused(weights: QuantizedArray, reasons: list[str]) -> UnsupportedFormatEr
 class _Type(NamedTuple):
     """A type that is written: its block, its integers, and the function that packs them.
 
-    A type with ``minimum`` has ``d * q + m``, any other ``d * q``.
+    A type with ``minimum`` has ``d * q + m``, any other ``d * q``. One with ``levels`` holds the
+    format of that name alone, whose nibbles are its own.
     """
 
     weights: int
     nbytes: int
     low: int
     high: int
-    write: Callable[[NDArray[np.int16]], Bytes]
+    write: Callable[[NDArray[Any]], Bytes]
     scale_first: bool = True
     minimum: bool = False
+    levels: str = ""
 
 
 def _why_not(weights: QuantizedArray, kind: _Type) -> str:
@@ -131,6 +138,8 @@ def _why_not(weights: QuantizedArray, kind: _Type) -> str:
         return f"rows of {columns} are no whole blocks of {kind.weights}"
     if size is not None and size % kind.weights and size < columns:
         return f"groups of {size} are no whole blocks of {kind.weights}"
+    if kind.levels and packing.format != kind.levels:
+        return f"its levels are those of {kind.levels}"
     if (packing.zero == OFFSET) != kind.minimum:
         return "it has no offset" if packing.zero == OFFSET else "the weights have no offset"
     return ""
@@ -153,6 +162,8 @@ def _write(weights: QuantizedArray, kind: _Type) -> Bytes | None:
 
 
 def _blocks(part: QuantizedArray, kind: _Type) -> Bytes | None:
+    if kind.levels:
+        return _leveled(part, kind)
     rows = _rows(part)
     codes, scales, offsets = rows.codes, rows.scales, rows.offsets
     if offsets is not None:
@@ -178,6 +189,26 @@ def _blocks(part: QuantizedArray, kind: _Type) -> Bytes | None:
     blocks = np.concatenate([half, _half_bytes(offsets[:, places]), data], axis=1)
     values = VALUED["Q4_1"].values(blocks).reshape(part.shape)
     return blocks if np.array_equal(values, part.dequantize()) else None
+
+
+def _leveled(part: QuantizedArray, kind: _Type) -> Bytes | None:
+    """Returns blocks of nibbles as they are stored, None for scales that the type has not."""
+    columns = part.shape[-1]
+    scales = to_float32(part.group_scales())
+    stored = _scale_bytes(spread(scales, part.group_size, columns, kind.weights), kind)
+    if stored is None:
+        return None
+    nibbles = stored_nibbles(part).reshape(-1, kind.weights)
+    return np.concatenate([stored, kind.write(nibbles)], axis=1)
+
+
+def _scale_bytes(scales: NDArray[np.float32], kind: _Type) -> Bytes | None:
+    if kind.levels != "mxfp4":
+        return _half_bytes(scales) if fits_float16(scales) else None
+    bias = get_format(kind.levels).bias
+    if not fits_scale(scales, E8M0, bias):
+        return None
+    return stored_scales(scales, E8M0, bias).reshape(-1, 1)
 
 
 def _fitted(
@@ -226,7 +257,7 @@ def _strips(codes: NDArray[np.int16]) -> Bytes:
     return joined.reshape(-1, 64)
 
 
-def _nibbles(codes: NDArray[np.int16]) -> Bytes:
+def _nibbles(codes: NDArray[Any]) -> Bytes:
     """Weights 0 to 15 in the low nibbles, 16 to 31 in the high ones."""
     small = codes.astype(np.uint8)
     low, high = small[:, :16], small[:, 16:]
@@ -253,6 +284,8 @@ _TYPES = {
     "Q1_0": _of("Q1_0", _bits),
     "TQ2_0": _of("TQ2_0", _strips)._replace(high=1),  # its fourth code is not meant to be used
     "Q2_0": _of("Q2_0", _crumbs),
+    "MXFP4": _Type(32, 17, 0, 15, _nibbles, levels="mxfp4"),
+    "IQ4_NL": _Type(32, 18, 0, 15, _nibbles, levels="iq4nl"),
     "Q4_0": _of("Q4_0", lambda codes: _nibbles(codes + 8)),
     "Q4_1": _Type(32, 20, 0, 15, _nibbles, minimum=True),
     "Q5_0": _of("Q5_0", _five),

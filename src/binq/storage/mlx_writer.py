@@ -7,7 +7,7 @@ groups of 32, 64 and 128; others become several of these. Source: mlx.core.quant
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from binq.formats.zeros import CODE, OFFSET
 from binq.storage.base import few_bits, to_float32
 from binq.storage.bits import pack
 from binq.storage.groups import smaller_group, spread
+from binq.storage.nibbles import MXFP4, MXFP4_GROUP, mxfp4_scales, stored_nibbles
 
 _SIZES = (32, 64, 128)
 # What is added to the codes of a format so that the lowest is 0, and the bits that hold the sums.
@@ -27,12 +28,15 @@ _STACK = re.compile(r"\.(switch_mlp|switch_glu|experts)\.")  # where mlx-lm has 
 
 
 def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
-    """Returns ``X.weight``, ``X.scales`` and ``X.biases``.
+    """Returns ``X.weight``, ``X.scales`` and, but for mxfp4, ``X.biases``.
 
     Raises UnsupportedFormatError for what MLX cannot hold: levels that are no integers, rows that
     are no whole groups, and offsets or float32 scales whose sums float32 would round.
     """
     group = _group(name, weights)
+    if weights.format == MXFP4:
+        nibbles = pack(stored_nibbles(weights), 4).view(np.uint32)
+        return {name: nibbles, f"{_module(name)}.scales": mxfp4_scales(name, weights)}
     codes, bits, scales, biases = _affine(name, weights)
     columns, own = weights.shape[-1], weights.group_size
     return {
@@ -45,7 +49,10 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
 def check(name: str, weights: QuantizedArray) -> None:
     """Raises UnsupportedFormatError for weights that MLX cannot hold."""
     _group(name, weights)
-    _levels(name, weights)
+    if weights.format == MXFP4:
+        mxfp4_scales(name, weights)
+    else:
+        _levels(name, weights)
 
 
 def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
@@ -53,13 +60,27 @@ def settings(weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
 
     What most modules have stands at its top, what others have under their names.
     """
-    kinds = {_module(name): (_group(name, q), _bits(q)) for name, q in weights.items()}
-    ((group, bits), _), *_ = Counter(kinds.values()).most_common(1)
-    found: dict[str, Any] = {"group_size": group, "bits": bits, "mode": "affine"}
+    kinds = {_module(name): _kind(name, q) for name, q in weights.items()}
+    (most, _), *_ = Counter(kinds.values()).most_common(1)
+    found: dict[str, Any] = most._asdict()
     for module, kind in kinds.items():
-        if kind != (group, bits):
-            found[module] = {"group_size": kind[0], "bits": kind[1], "mode": "affine"}
+        if kind != most:
+            found[module] = kind._asdict()
     return found
+
+
+class _Kind(NamedTuple):
+    """What MLX's settings say of a module."""
+
+    group_size: int
+    bits: int
+    mode: str
+
+
+def _kind(name: str, weights: QuantizedArray) -> _Kind:
+    if weights.format == MXFP4:
+        return _Kind(_group(name, weights), 4, "mxfp4")
+    return _Kind(_group(name, weights), _bits(weights), "affine")
 
 
 def _module(name: str) -> str:
@@ -74,12 +95,13 @@ def _group(name: str, weights: QuantizedArray) -> int:
     """Returns the size of the groups that MLX has of some weights."""
     what = ""
     columns = weights.shape[-1]
-    group = smaller_group(weights.group_size, columns, _SIZES)
+    mxfp4 = weights.format == MXFP4
+    group = smaller_group(weights.group_size, columns, (MXFP4_GROUP,) if mxfp4 else _SIZES)
     if not name.endswith(_SUFFIX):
         what = "a weight whose name does not end in .weight"
     elif len(weights.shape) > 2 and not _STACK.search(name):
         what = "a stack of matrices under this name"
-    elif weights.format != "binary" and weights.format not in _LOWEST:
+    elif not mxfp4 and weights.format != "binary" and weights.format not in _LOWEST:
         what = f"weights of format {weights.format!r}"
     elif group is None or 0 in weights.shape:
         what = f"rows of {columns} in whole groups of 32"
