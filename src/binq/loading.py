@@ -4,7 +4,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -23,7 +23,7 @@ from binq.files.safetensors import SafetensorsFile
 from binq.files.seal import SEAL
 from binq.files.stored import StoredPacked
 from binq.formats.layout import TILE_ROWS
-from binq.formats.scales import scale_dtype, scale_name
+from binq.formats.scales import scale_name
 from binq.models import find_family, logical_tensors
 from binq.models.gguf_folder import folder_of
 from binq.models.kept import kept_tensors, settings_of
@@ -349,12 +349,9 @@ class _LogicalEntry(_Entry):
 def _exact_array(source: Checkpoint, tensor: LogicalTensor, exact: Exact) -> QuantizedArray:
     """Returns weights in the format that holds them without loss, filled block by block."""
     packing = exact.packing.fitted(tensor.shape[-1])
-    exact = Exact(packing, exact.scale_dtype)
+    exact = replace(exact, packing=packing)
     shape = tensor.shape
-    parts = [
-        _memory.zeros(part.shape, part.dtype)
-        for part in packing.parts(shape, scale_dtype(exact.scale_dtype))
-    ]
+    parts = [_memory.zeros(part.shape, part.dtype) for part in exact.parts(shape)]
     for matrix, index in enumerate(np.ndindex(shape[:-2])):
         for start, stop in tensor.blocks(SCAN_BYTES):
             block = tensor.exact_rows(source, exact, matrix, start, stop)._data

@@ -310,3 +310,25 @@ class TestCompile:
         np.testing.assert_array_equal(
             compiled(normal(2, 96)).detach(), other(normal(2, 96)).detach()
         )
+
+
+@pytest.mark.parametrize(
+    ("format", "settings"),
+    [
+        ("int4", {"scale_dtype": "bfloat16"}),
+        ("int4", {"scale_dtype": "bfloat16", "symmetric": False, "zero": "offset"}),
+        ("mxfp4", {}),
+        ("iq4nl", {}),
+    ],
+)
+def test_state_dicts_hold_every_type_of_scales(format, settings):
+    w = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float32)
+    layer = binq.torch.QuantizedLinear(binq.quantize(w, format, **settings))
+    other = binq.torch.QuantizedLinear(binq.quantize(2 * w, format, **settings))
+    state = layer.state_dict()
+    kind = {"mxfp4": torch.uint8, "iq4nl": torch.float16}.get(format, torch.bfloat16)
+    assert all(part.dtype == kind for name, part in state.items() if "packed" not in name)
+    other.load_state_dict(state)
+    x = torch.ones(3, 128)
+    assert torch.equal(other(x), layer(x))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))

@@ -38,9 +38,10 @@ def test_compressed_tensors(tmp_path, bits, group, symmetric):
     if bits == 1:
         assert (found.packing.format, found.packing.group_size) == ("ternary", group)
     elif bits <= 3 or (bits == 4 and symmetric):
-        format = f"int{bits if symmetric else bits + 1}"
-        assert (found.packing.format, found.packing.group_size) == (format, group)
-        assert found.packing.symmetric
+        # The products of bfloat16 scales and zero points are offsets of float16.
+        assert (found.packing.format, found.packing.group_size) == (f"int{bits}", group)
+        assert found.packing.symmetric == symmetric
+        assert found.offset_dtype == (None if symmetric else "float16")
     elif bits == 4:
         assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
             "int4",

@@ -61,12 +61,13 @@ class Row(NamedTuple):
     growth: float = 9 / 8
 
 
-def growth_of(bits, symmetric):
+def growth_of(bits, group, symmetric):
     """Returns the growth of integers with zero points.
 
-    int4 alone has zero points that are codes: it holds those of 2 and 3 bits too, in 4.
+    Zero points of 2 and 3 bits become offsets of 2 or 4 bytes: in groups of 32 that is more than
+    an eighth, as int4 alone has zero points that are codes.
     """
-    return 9 / 8 if symmetric or bits in (4, 8) else 4 / bits
+    return 9 / 8 if symmetric or bits in (4, 8) or group > 32 else 1.4
 
 
 def gguf(kind):
@@ -187,7 +188,9 @@ ROWS = {
     },
     **{
         f"GPTQ {bits} bits g{group}{'' if zero else ' asymmetric'}": Row(
-            gptq_of(bits, group, zero), f"int{bits}", growth=growth_of(bits, zero is not None)
+            gptq_of(bits, group, zero),
+            f"int{bits}",
+            growth=growth_of(bits, group, zero is not None),
         )
         for bits in (2, 3, 4, 8)
         for group in (32, 128)
@@ -197,7 +200,7 @@ ROWS = {
     "AWQ g128": Row(awq_of(128), "int4"),
     **{
         f"compressed-tensors {bits} bits g{group}{'' if symmetric else ' asymmetric'}": Row(
-            ct(bits, group, symmetric), f"int{bits}", growth=growth_of(bits, symmetric)
+            ct(bits, group, symmetric), f"int{bits}", growth=growth_of(bits, group, symmetric)
         )
         for bits in (2, 3, 4, 8)
         for group in (32, 128)

@@ -1,6 +1,6 @@
 """What becomes of one tensor, and the settings that decide it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from binq.convert.evidence import Evidence, EvidenceFile
 from binq.convert.rules import Choice
@@ -113,5 +113,6 @@ class Item:
                 return self.bytes_before(source)
             return self.tensor.size * BITS[self.kept_dtype] // 8
         packing = self.description.packing
-        dtype = scale_dtype(self.exact.scale_dtype if self.exact else packing.kind.scale_dtype)
-        return packing.nbytes(self.tensor.shape, dtype)
+        if self.exact is not None:
+            return replace(self.exact, packing=packing).nbytes(self.tensor.shape)
+        return packing.nbytes(self.tensor.shape, scale_dtype(packing.kind.scale_dtype))

@@ -131,8 +131,14 @@ class _Packer:
 
     def description(self, item: Item) -> Description:
         """Returns what the file says of a packed tensor."""
+        return item.description.with_types(*self.dtypes(item))
+
+    def dtypes(self, item: Item) -> tuple[np.dtype[Any], np.dtype[Any]]:
+        """Returns the dtypes of scales and offsets of a tensor."""
+        if item.exact is not None:
+            return item.exact.dtypes
         dtype = scale_dtype(self.scale_dtype(item))
-        return item.description.with_types(dtype, dtype)
+        return dtype, dtype
 
     def restart(self, item: Item, name: str) -> None:
         """Goes back to the first block of a tensor, with scales of another type."""
@@ -286,8 +292,8 @@ def _try_quantize(
 ) -> TensorReport | None:
     """Writes one packed tensor; None where a scale does not fit its type."""
     tensor, d = item.tensor, item.description
-    dtype = scale_dtype(packer.scale_dtype(item))
-    parts = d.packing.parts(d.shape, dtype)
+    dtype, offset_dtype = packer.dtypes(item)
+    parts = d.packing.parts(d.shape, dtype, offset_dtype)
     names = d.part_names(tensor.name)
     errors, health = Errors(), Health(tensor.matrices)
     small: list[list[NDArray[Any]]] = [[] for _ in names[1:]]

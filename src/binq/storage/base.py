@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.packed import Packed
-from binq.array.packing import Packing
+from binq.array.packing import Packing, Part
 from binq.errors import FormatError
 from binq.formats import FORMATS
 from binq.formats.scales import (
@@ -40,11 +40,26 @@ class Exact:
     """The packing that holds a tensor without loss, and the dtype that its scales need.
 
     ``rounded``: the codes are without loss, but the scales are rounded to that dtype.
+    ``offset_dtype``: that of offsets, where it is not that of the scales.
     """
 
     packing: Packing
     scale_dtype: str = "float16"
     rounded: bool = False
+    offset_dtype: str | None = None
+
+    def parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        """Returns the stored arrays of weights of a shape."""
+        return self.packing.parts(shape, *self.dtypes)
+
+    def nbytes(self, shape: tuple[int, ...]) -> int:
+        """Returns the bytes of weights of a shape, padding included."""
+        return self.packing.nbytes(shape, *self.dtypes)
+
+    @property
+    def dtypes(self) -> tuple[np.dtype[Any], np.dtype[Any]]:
+        """Returns the dtypes of scales and offsets."""
+        return scale_dtype(self.scale_dtype), scale_dtype(self.offset_dtype or self.scale_dtype)
 
 
 class Storage(ABC):
@@ -144,7 +159,8 @@ class CodedStorage(Storage):
         if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
         nonzero = signed = unsigned = True
-        fit = ScaleFit()
+        fit, offset_fit = ScaleFit(), ScaleFit()
+        offsets = True
         first = last = 0  # the lowest and highest code that was seen
         lowest = highest = 0  # that there may be
         low, high = self.levels
@@ -153,6 +169,10 @@ class CodedStorage(Storage):
             if not np.isfinite(scales).all():
                 return None
             fit.add(scales)
+            if zeros is not None:
+                # Of few bits: exact, and so are scale · code and its sum with the offset.
+                offset_fit.add(-scales * zeros.astype(np.float32))
+                offsets = offsets and few_bits(scales)
             least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
             signed = signed and low - most >= -8 and high - least <= 7
             unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
@@ -167,11 +187,19 @@ class CodedStorage(Storage):
             return Exact(Packing("binary" if nonzero else "ternary", group), fit.name)
         if _of_bits(2, first, last):
             return Exact(Packing("int2", group), fit.name)
+        found = None
         if _of_bits(3, lowest, highest):
-            return Exact(Packing("int3", group), fit.name)
-        if signed or unsigned:
-            return Exact(Packing("int4", group, NONE if signed else CODE), fit.name)
-        return None
+            found = Exact(Packing("int3", group), fit.name)
+        elif signed or unsigned:
+            found = Exact(Packing("int4", group, NONE if signed else CODE), fit.name)
+        if offsets and unsigned and high < 8:
+            # Integers of 2 and 3 bits with zero points of their own: an offset a group may take
+            # less than a third or fourth bit of each.
+            packing = Packing(even_format(max(2, high.bit_length())), group, OFFSET)
+            other = Exact(packing, fit.name, offset_dtype=offset_fit.name)
+            if found is None or other.nbytes(self.shape) < found.nbytes(self.shape):
+                return other
+        return found
 
     def exact_rows(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
@@ -183,6 +211,8 @@ class CodedStorage(Storage):
                 codes, scales = -codes, -scales  # codes to 2**(bits - 1) - 1, scales of either sign
         else:
             codes = self.read_codes(source, matrix, start, stop)
+            if exact.packing.zero == OFFSET and zeros is not None:
+                zeros = np.float32(0) - scales * zeros.astype(np.float32)
         return pack_exact(exact, codes, scales, zeros)
 
     def _centred(
@@ -267,13 +297,14 @@ def pack_exact(
     zeros: NDArray[Any] | None = None,
 ) -> Packed:
     """Returns codes as packed weights whose scales have the dtype that ``exact`` names."""
-    packing, dtype = exact.packing, scale_dtype(exact.scale_dtype)
+    packing = exact.packing
+    dtype, offset_dtype = exact.dtypes
     # The row's own length may be shorter than the stored group: then there is one scale.
     if packing.group_size is None:
         scales = scales[:, :1]
         zeros = None if zeros is None else zeros[:, :1]
     if zeros is not None and packing.zero == OFFSET:
-        zeros = zeros.astype(dtype)
+        zeros = zeros.astype(offset_dtype)
     return Packed.of_codes(
         packing, codes.astype(np.int8), stored_scales(scales, dtype, packing.kind.bias), zeros
     )
