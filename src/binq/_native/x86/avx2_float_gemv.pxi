@@ -1,149 +1,133 @@
-# Products of binary and ternary weights with few rows of float32 activations, without a
-# multiplication: a table of 16 sums of x lies in two registers, and four bits of a row of weights
-# say which of them is added, for 8 rows of weights at once.
+# float_gemv.pxi with tables of bytes: four byte shuffles look up the four bytes of a float for 32
+# rows of weights at once, and three steps of interleaving put them together. A permutation of
+# floats looks up 8 entries for 8 rows, so that 16 entries took two of them, a blend and two shifts.
 #
-#   binary   bits of k 0-3           ->  +-x0 +-x1 +-x2 +-x3
-#   ternary  bits of k 0-1, 2 planes ->  t0 x0 + t1 x1, and k 2-3 likewise; both are added first
-#
-# So every row of x is added up as in lut_gemm.pxi, and a row alone equals the row of a batch.
-#
-# A prepared buffer holds, a table for each nibble of weights,
-#   tables float32 [group][row][group_size / 4][planes][16], sums of x float32 [group][row]
+#   nibbles of 32 rows  ──4 vpshufb──>  byte 0 | byte 1 | byte 2 | byte 3, 32 rows each
+#                       ──4 vpunpck──>  bytes 0 1 | bytes 2 3, 16 rows each
+#                       ──4 vpunpck──>  float32, 8 rows each: 0-3, 16-19 | 4-7, 20-23 | ...
 
-cdef Py_ssize_t float_gemv_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    return w.groups * rows * (w.group_size * 16 * LAYOUTS[SPECS[w.format].layout].planes + 4)
-
-
-cdef Py_ssize_t float_gemv_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    return rows * 128
-
-
-cdef inline __m256 signed_f32x8(__m256 x_f32x8, __m256i signs_i32x8) noexcept nogil:
-    # x or -x, by the sign bits.
-    return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(x_f32x8), signs_i32x8))
-
-
-cdef inline void sign_table(const float *x, float *table) noexcept nogil:
-    # Bit i of an entry set adds x[i], clear subtracts it.
-    cdef int top = <int>0x80000000
-    cdef __m256 low_f32x8 = _mm256_add_ps(
-        signed_f32x8(_mm256_broadcast_ss(x), _mm256_setr_epi32(top, 0, top, 0, top, 0, top, 0)),
-        signed_f32x8(_mm256_broadcast_ss(x + 1), _mm256_setr_epi32(top, top, 0, 0, top, top, 0, 0)))
-    cdef __m256 third_f32x8 = signed_f32x8(
-        _mm256_broadcast_ss(x + 2), _mm256_setr_epi32(top, top, top, top, 0, 0, 0, 0))
-    cdef __m256 fourth_f32x8 = _mm256_broadcast_ss(x + 3)
-    _mm256_storeu_ps(table, _mm256_add_ps(low_f32x8, _mm256_sub_ps(third_f32x8, fourth_f32x8)))
-    _mm256_storeu_ps(table + 8, _mm256_add_ps(low_f32x8, _mm256_add_ps(third_f32x8, fourth_f32x8)))
+cdef inline void turn_table(float *table) noexcept nogil:
+    # 16 floats to 4 x 16 bytes.
+    cdef __m128i order_u8x16 = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
+    cdef __m128i *quads = <__m128i *>table
+    cdef __m128i a = _mm_shuffle_epi8(_mm_loadu_si128(quads), order_u8x16)
+    cdef __m128i b = _mm_shuffle_epi8(_mm_loadu_si128(quads + 1), order_u8x16)
+    cdef __m128i c = _mm_shuffle_epi8(_mm_loadu_si128(quads + 2), order_u8x16)
+    cdef __m128i d = _mm_shuffle_epi8(_mm_loadu_si128(quads + 3), order_u8x16)
+    cdef __m128i first = _mm_unpacklo_epi32(a, b)
+    cdef __m128i second = _mm_unpacklo_epi32(c, d)
+    _mm_storeu_si128(quads, _mm_unpacklo_epi64(first, second))
+    _mm_storeu_si128(quads + 1, _mm_unpackhi_epi64(first, second))
+    first = _mm_unpackhi_epi32(a, b)
+    second = _mm_unpackhi_epi32(c, d)
+    _mm_storeu_si128(quads + 2, _mm_unpacklo_epi64(first, second))
+    _mm_storeu_si128(quads + 3, _mm_unpackhi_epi64(first, second))
 
 
-cdef inline void trit_table(const float *x, float *table) noexcept nogil:
-    # Bits of an entry: first plane of k 0 and 1, second plane of k 0 and 1. t is their sum less 1.
-    cdef __m256i first_i32x8 = _mm256_setr_epi32(-1, 0, -1, 0, 0, 1, 0, 1)
-    cdef __m256i second_i32x8 = _mm256_setr_epi32(-1, -1, 0, 0, -1, -1, 0, 0)
-    cdef __m256i one_i32x8 = _mm256_set1_epi32(1)
-    cdef __m256 low_f32x8 = _mm256_mul_ps(
-        _mm256_broadcast_ss(x), _mm256_cvtepi32_ps(first_i32x8))
-    _mm256_storeu_ps(table, _mm256_add_ps(low_f32x8, _mm256_mul_ps(
-        _mm256_broadcast_ss(x + 1), _mm256_cvtepi32_ps(second_i32x8))))
-    _mm256_storeu_ps(table + 8, _mm256_add_ps(low_f32x8, _mm256_mul_ps(
-        _mm256_broadcast_ss(x + 1),
-        _mm256_cvtepi32_ps(_mm256_add_epi32(second_i32x8, one_i32x8)))))
+cdef struct Entries:
+    # Floats of 32 rows of weights: 0-3, 16-19 | 4-7, 20-23 | 8-11, 24-27 | 12-15, 28-31. Named one
+    # by one: GCC keeps an array in memory.
+    __m256 a
+    __m256 b
+    __m256 c
+    __m256 d
 
 
-cdef inline void prepare_float_tables(const Weights *w, const float *x, Py_ssize_t x_stride,
-                                    Py_ssize_t rows, void *prepared, uint8_t *unfit,
-                                    Py_ssize_t row_begin, Py_ssize_t row_end,
-                                    int planes) noexcept nogil:
-    cdef Py_ssize_t size = w.group_size * 4 * planes
-    cdef float *tables = <float *>prepared
-    cdef float *sums = tables + w.groups * rows * size
-    cdef float values[256]
-    cdef float *table
-    cdef Py_ssize_t row, group, at, count, k
-    for row in range(row_begin, row_end):
-        unfit[row] = not is_fit_row(x + row * x_stride, w.in_features)
-        for group in range(w.groups):
-            at = group * rows + row
-            count = min(w.group_size, w.in_features - group * w.group_size)
-            memset(values, 0, sizeof(values))
-            if not unfit[row]:
-                memcpy(values, x + row * x_stride + group * w.group_size, count * sizeof(float))
-            sums[at] = sum_of(values, count) if w.zero == ZERO_OFFSET else 0.0
-            for k in range(0, w.group_size, 4):
-                table = tables + at * size + k * 4 * planes
-                if planes == 1:
-                    sign_table(values + k, table)
-                else:
-                    trit_table(values + k, table)
-                    trit_table(values + k + 2, table + 16)
+cdef inline __m256i byte_of(const float *table, int byte, __m256i nibbles_u8x32) noexcept nogil:
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(
+        _mm_loadu_si128(<const __m128i *>table + byte)), nibbles_u8x32)
 
 
-cdef void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,
-                             Py_ssize_t rows, void *prepared, uint8_t *unfit,
-                             Py_ssize_t row_begin, Py_ssize_t row_end, int mode) noexcept nogil:
-    if SPECS[w.format].layout == ONE_PLANE:
-        prepare_float_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 1)
-    else:
-        prepare_float_tables(w, x, x_stride, rows, prepared, unfit, row_begin, row_end, 2)
+cdef inline void look_up_floats(const float *table, __m256i nibbles_u8x32,
+                                Entries *entries) noexcept nogil:
+    cdef __m256i first_u8x32 = byte_of(table, 0, nibbles_u8x32)
+    cdef __m256i second_u8x32 = byte_of(table, 1, nibbles_u8x32)
+    cdef __m256i third_u8x32 = byte_of(table, 2, nibbles_u8x32)
+    cdef __m256i fourth_u8x32 = byte_of(table, 3, nibbles_u8x32)
+    cdef __m256i low_u16x16 = _mm256_unpacklo_epi8(first_u8x32, second_u8x32)
+    cdef __m256i high_u16x16 = _mm256_unpacklo_epi8(third_u8x32, fourth_u8x32)
+    entries.a = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low_u16x16, high_u16x16))
+    entries.b = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low_u16x16, high_u16x16))
+    low_u16x16 = _mm256_unpackhi_epi8(first_u8x32, second_u8x32)
+    high_u16x16 = _mm256_unpackhi_epi8(third_u8x32, fourth_u8x32)
+    entries.c = _mm256_castsi256_ps(_mm256_unpacklo_epi16(low_u16x16, high_u16x16))
+    entries.d = _mm256_castsi256_ps(_mm256_unpackhi_epi16(low_u16x16, high_u16x16))
 
 
-cdef inline __m256 entry_of(const float *table, __m256i nibbles_u32x8,
-                            __m256i tops_i32x8) noexcept nogil:
-    # The entry that the low 4 bits of each dword name; the fourth is also the sign bit of tops.
-    return _mm256_blendv_ps(
-        _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), nibbles_u32x8),
-        _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), nibbles_u32x8),
-        _mm256_castsi256_ps(tops_i32x8))
+cdef inline void add_entries(Entries *sums, const Entries *entries) noexcept nogil:
+    sums.a = _mm256_add_ps(sums.a, entries.a)
+    sums.b = _mm256_add_ps(sums.b, entries.b)
+    sums.c = _mm256_add_ps(sums.c, entries.c)
+    sums.d = _mm256_add_ps(sums.d, entries.d)
 
 
-cdef inline __m256 low_entry(const float *table, __m256i bytes_u32x8) noexcept nogil:
-    return entry_of(table, bytes_u32x8, _mm256_slli_epi32(bytes_u32x8, 28))
+cdef inline void add_four(const float *tables, __m256i nibbles_u8x32, Entries *sums) noexcept nogil:
+    # Binary: four k.
+    cdef Entries entries
+    look_up_floats(tables, nibbles_u8x32, &entries)
+    add_entries(sums, &entries)
 
 
-cdef inline __m256 high_entry(const float *table, __m256i bytes_u32x8) noexcept nogil:
-    return entry_of(table, _mm256_srli_epi32(bytes_u32x8, 4), _mm256_slli_epi32(bytes_u32x8, 24))
+cdef inline void add_two_pairs(const float *tables, __m256i first_u8x32, __m256i second_u8x32,
+                               Entries *sums) noexcept nogil:
+    # Ternary: two k and the next two, added to each other first.
+    cdef Entries entries, others
+    look_up_floats(tables, first_u8x32, &entries)
+    look_up_floats(tables + 16, second_u8x32, &others)
+    add_entries(&entries, &others)
+    add_entries(sums, &entries)
 
 
-cdef inline __m256i load_8_bytes(const uint8_t *bytes) noexcept nogil:
-    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(<const __m128i *>bytes))
+cdef inline void finish_floats(__m256 sums_f32x8, const TileScales *t, int r, float x_sum,
+                               float *y) noexcept nogil:
+    cdef __m256 y_f32x8 = _mm256_fmadd_ps(
+        sums_f32x8, t.scales_f32x8[r], _mm256_loadu_ps(y + r * 8))
+    if t.has_offsets:
+        y_f32x8 = _mm256_add_ps(
+            y_f32x8, _mm256_mul_ps(_mm256_set1_ps(x_sum), t.offsets_f32x8[r]))
+    _mm256_storeu_ps(y + r * 8, y_f32x8)
 
 
 cdef inline void float_gemv_group(const uint8_t *packed, Py_ssize_t k8s, const float *tables,
                                   const TileScales *t, float x_sum, float *y,
                                   int planes) noexcept nogil:
     # One kernel group of one row of x and 32 columns, added to y.
-    cdef __m256 sums_f32x8[4]
-    cdef __m256i bytes_u32x8, others_u32x8
-    cdef uint8_t pairs[64]
+    cdef Entries sums
+    cdef __m256i first_u8x32, second_u8x32, pairs_u8x32, others_u8x32
+    cdef __m256i mask_u8x32 = _mm256_set1_epi8(15)
+    cdef __m256i two_u8x32 = _mm256_set1_epi8(0x33)
     cdef Py_ssize_t k8
-    cdef int r
-    for r in range(4):
-        sums_f32x8[r] = _mm256_setzero_ps()
+    sums.a = _mm256_setzero_ps()
+    sums.b = _mm256_setzero_ps()
+    sums.c = _mm256_setzero_ps()
+    sums.d = _mm256_setzero_ps()
     for k8 in range(k8s):
         _mm_prefetch(<const char *>packed + FLOAT_GEMV_AHEAD, _MM_HINT_T1)
-        if planes == 2:
-            pair_bits(packed, pairs)
-        for r in range(4):
-            if planes == 1:
-                bytes_u32x8 = load_8_bytes(packed + r * 8)
-                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], low_entry(tables, bytes_u32x8))
-                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], high_entry(tables + 16, bytes_u32x8))
-            else:
-                bytes_u32x8 = load_8_bytes(pairs + r * 8)
-                others_u32x8 = load_8_bytes(pairs + 32 + r * 8)
-                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], _mm256_add_ps(
-                    low_entry(tables, bytes_u32x8), low_entry(tables + 16, others_u32x8)))
-                sums_f32x8[r] = _mm256_add_ps(sums_f32x8[r], _mm256_add_ps(
-                    high_entry(tables + 32, bytes_u32x8), high_entry(tables + 48, others_u32x8)))
+        first_u8x32 = _mm256_loadu_si256(<const __m256i *>packed)
+        if planes == 1:
+            add_four(tables, _mm256_and_si256(first_u8x32, mask_u8x32), &sums)
+            add_four(tables + 16, _mm256_and_si256(
+                _mm256_srli_epi16(first_u8x32, 4), mask_u8x32), &sums)
+        else:
+            # 8 k of both planes as nibbles for trit_table: k 0-1 | 4-5, then k 2-3 | 6-7.
+            second_u8x32 = _mm256_loadu_si256(<const __m256i *>(packed + 32))
+            pairs_u8x32 = _mm256_or_si256(
+                _mm256_and_si256(first_u8x32, two_u8x32),
+                _mm256_slli_epi16(_mm256_and_si256(second_u8x32, two_u8x32), 2))
+            others_u8x32 = _mm256_or_si256(
+                _mm256_and_si256(_mm256_srli_epi16(first_u8x32, 2), two_u8x32),
+                _mm256_andnot_si256(two_u8x32, second_u8x32))
+            add_two_pairs(tables, _mm256_and_si256(pairs_u8x32, mask_u8x32),
+                          _mm256_and_si256(others_u8x32, mask_u8x32), &sums)
+            add_two_pairs(tables + 32, _mm256_and_si256(
+                _mm256_srli_epi16(pairs_u8x32, 4), mask_u8x32), _mm256_and_si256(
+                _mm256_srli_epi16(others_u8x32, 4), mask_u8x32), &sums)
         packed += 32 * planes
         tables += 32 * planes
-    for r in range(4):
-        sums_f32x8[r] = _mm256_fmadd_ps(
-            sums_f32x8[r], t.scales_f32x8[r], _mm256_loadu_ps(y + r * 8))
-        if t.has_offsets:
-            sums_f32x8[r] = _mm256_add_ps(
-                sums_f32x8[r], _mm256_mul_ps(_mm256_set1_ps(x_sum), t.offsets_f32x8[r]))
-        _mm256_storeu_ps(y + r * 8, sums_f32x8[r])
+    finish_floats(_mm256_permute2f128_ps(sums.a, sums.b, 0x20), t, 0, x_sum, y)
+    finish_floats(_mm256_permute2f128_ps(sums.c, sums.d, 0x20), t, 1, x_sum, y)
+    finish_floats(_mm256_permute2f128_ps(sums.a, sums.b, 0x31), t, 2, x_sum, y)
+    finish_floats(_mm256_permute2f128_ps(sums.c, sums.d, 0x31), t, 3, x_sum, y)
 
 
 cdef inline void float_gemv_piece(const Weights *w, const void *prepared, Py_ssize_t rows,

@@ -5,7 +5,7 @@ VNNI make faster in place of its own.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
-from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from binq._native.x86.immintrin cimport *
@@ -33,7 +33,8 @@ include "engines.pxi"
 
 
 cdef void wider(MatmulKernel *tier, Py_ssize_t most_rows) noexcept:
-    # FLOAT_GEMV of AVX2 with the wider loop; x is prepared alike.
+    # FLOAT_GEMV with the wider loop, and tables as that reads them.
+    tier.prepare = float_gemv_prepare
     tier.multiply = float_gemv_multiply
     tier.most_rows = most_rows
 

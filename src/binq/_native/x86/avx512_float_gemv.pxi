@@ -1,6 +1,22 @@
-# Products of binary and ternary weights with few rows of float32 activations, as
-# avx2_float_gemv.pxi with the same tables: all 16 entries in one register, 16 rows of weights at
-# once.
+# float_gemv.pxi with all 16 entries of a table in one register: a permutation looks up 16 rows of
+# weights at once.
+
+cdef inline void turn_table(float *table) noexcept nogil:
+    pass
+
+
+cdef inline void pair_bits(const uint8_t *packed, uint8_t *pairs) noexcept nogil:
+    # 8 k of both planes as nibbles for trit_table: k 0-1 | 4-5, then k 2-3 | 6-7.
+    cdef __m256i two_u8x32 = _mm256_set1_epi8(0x33)
+    cdef __m256i first_u8x32 = _mm256_loadu_si256(<const __m256i *>packed)
+    cdef __m256i second_u8x32 = _mm256_loadu_si256(<const __m256i *>(packed + 32))
+    _mm256_storeu_si256(<__m256i *>pairs, _mm256_or_si256(
+        _mm256_and_si256(first_u8x32, two_u8x32),
+        _mm256_slli_epi16(_mm256_and_si256(second_u8x32, two_u8x32), 2)))
+    _mm256_storeu_si256(<__m256i *>(pairs + 32), _mm256_or_si256(
+        _mm256_and_si256(_mm256_srli_epi16(first_u8x32, 2), two_u8x32),
+        _mm256_andnot_si256(two_u8x32, second_u8x32)))
+
 
 cdef inline __m512i load_16_bytes(const uint8_t *bytes) noexcept nogil:
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(<const __m128i *>bytes))

@@ -35,6 +35,7 @@ cdef extern from "immintrin.h" nogil:
     __m128i _mm_unpackhi_epi16(__m128i a, __m128i b) noexcept
     __m128i _mm_unpacklo_epi32(__m128i a, __m128i b) noexcept
     __m128i _mm_unpackhi_epi32(__m128i a, __m128i b) noexcept
+    __m128i _mm_shuffle_epi8(__m128i a, __m128i order) noexcept
     __m128i _mm_unpacklo_epi64(__m128i a, __m128i b) noexcept
     __m128i _mm_unpackhi_epi64(__m128i a, __m128i b) noexcept
     __m128i _mm_shuffle_epi32(__m128i a, int order) noexcept
