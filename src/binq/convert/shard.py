@@ -152,6 +152,10 @@ class _Packer:
             self._next += 1
 
     def _pack(self, item: Item, matrix: int, rows: tuple[int, int]) -> _Block:
+        if item.exact is not None:
+            known, values = item.tensor.exact_block(self._source, item.exact, matrix, *rows)
+            errors = tile_errors(values, known)
+            return _Block(known, errors, matrix, moments(values), 0)
         values = item.tensor.read_values(self._source, matrix, *rows)
         nonfinite = 0
         if item.choice is not None and item.choice.nonfinite == "zero":
@@ -340,8 +344,6 @@ def _pack_rows(
     rows: tuple[int, int],
     task: Task,
 ) -> Packed:
-    if item.exact is not None:
-        return item.tensor.exact_rows(source, item.exact, matrix, *rows)._data
     choice = item.choice
     assert choice is not None
     try:

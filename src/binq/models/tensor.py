@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
+from binq.array.packed import Packed
 from binq.files.checkpoint import Checkpoint
 from binq.storage.base import SCAN_BYTES, Exact, Storage, row_blocks, to_float32
 from binq.storage.plain import Flattened, Plain
@@ -159,3 +160,10 @@ class LogicalTensor:
         with np.errstate(all="ignore"):
             packed = self.storage.exact_rows(source, exact, matrix, start, stop)
         return QuantizedArray._of(packed)
+
+    def exact_block(
+        self, source: Checkpoint, exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, NDArray[Any]]:
+        """Returns the same rows packed, and their values, which are read once for both."""
+        with np.errstate(all="ignore"):
+            return self.storage.exact_block(source, exact, matrix, start, stop)

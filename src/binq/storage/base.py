@@ -6,6 +6,7 @@ and picklable: a worker needs them and the path of the checkpoint, nothing else.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # Blocks of rows that are only looked at, not kept, take about this much memory.
 SCAN_BYTES = 1 << 25
+# Values are made of codes in parts of this size: each of several passes then reads from cache.
+_CACHED = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,16 @@ class Storage(ABC):
         """Returns rows of one matrix in the format of ``exact_format`` or ``near_format``."""
         raise ValueError(f"{self.stored[0]}: {self.scheme} weights have no lossless form")
 
+    def exact_block(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, NDArray[Any]]:
+        """Returns what ``exact_rows`` and ``read_values`` do, read once where the scheme knows how.
+
+        What is packed without loss is measured against its floats all the same.
+        """
+        packed = self.exact_rows(source, exact, matrix, start, stop)
+        return packed, self.read_values(source, matrix, start, stop)
+
 
 class CodedStorage(Storage):
     """Weights stored as small integers: ``scale * (code - zero)``, a scale and zero a group.
@@ -148,10 +161,32 @@ class CodedStorage(Storage):
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.float32]:
         scales, zeros = self.read_groups(source, matrix, start, stop)
+        codes = self.read_codes(source, matrix, start, stop)
+        return self._values(source, codes, scales, zeros)
+
+    def exact_block(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, NDArray[Any]]:
+        own = type(self)
+        if (own.exact_rows, own.read_values) != (CodedStorage.exact_rows, CodedStorage.read_values):
+            return super().exact_block(source, exact, matrix, start, stop)  # a scheme's own ways
+        scales, zeros = self.read_groups(source, matrix, start, stop)
+        codes = self.read_codes(source, matrix, start, stop)
+        values = self._values(source, codes, scales, zeros)
+        return self._packed(exact, codes, scales, zeros), values
+
+    def _values(
+        self,
+        source: "Checkpoint",
+        codes: NDArray[Any],
+        scales: NDArray[np.float32],
+        zeros: NDArray[Any] | None,
+    ) -> NDArray[np.float32]:
         order = self.read_order(source)
-        codes = self._centred(source, matrix, start, stop, zeros, order)
-        values = codes.astype(np.float32)
-        each_group(np.multiply, values, scales, self.group, order)
+        values = np.empty(codes.shape, np.float32)
+        for part in cached_rows(values):
+            values[part] = self._centred(codes[part], None if zeros is None else zeros[part], order)
+            each_group(np.multiply, values[part], scales[part], self.group, order)
         return values
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
@@ -178,7 +213,7 @@ class CodedStorage(Storage):
             unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
             lowest, highest = min(lowest, low - most), max(highest, high - least)
             if _of_bits(2, first, last):
-                codes = self._centred(source, matrix, start, stop, zeros)
+                codes = self._centred(self.read_codes(source, matrix, start, stop), zeros)
                 first, last = min(first, int(codes.min())), max(last, int(codes.max()))
                 nonzero = nonzero and bool(codes.all())
             elif not signed and not unsigned:
@@ -205,27 +240,31 @@ class CodedStorage(Storage):
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
     ) -> Packed:
         scales, zeros = self.read_groups(source, matrix, start, stop)
+        codes = self.read_codes(source, matrix, start, stop)
+        return self._packed(exact, codes, scales, zeros)
+
+    def _packed(
+        self,
+        exact: Exact,
+        codes: NDArray[Any],
+        scales: NDArray[np.float32],
+        zeros: NDArray[Any] | None,
+    ) -> Packed:
         if exact.packing.symmetric:
-            codes, zeros = self._centred(source, matrix, start, stop, zeros), None
+            codes, zeros = self._centred(codes, zeros), None
             if exact.packing.kind.spec.even and codes.max(initial=0) >= 1 << exact.packing.bits - 1:
                 codes, scales = -codes, -scales  # codes to 2**(bits - 1) - 1, scales of either sign
-        else:
-            codes = self.read_codes(source, matrix, start, stop)
-            if exact.packing.zero == OFFSET and zeros is not None:
-                zeros = np.float32(0) - scales * zeros.astype(np.float32)
+        elif exact.packing.zero == OFFSET and zeros is not None:
+            zeros = np.float32(0) - scales * zeros.astype(np.float32)
         return pack_exact(exact, codes, scales, zeros)
 
     def _centred(
         self,
-        source: "Checkpoint",
-        matrix: int,
-        start: int,
-        stop: int,
+        codes: NDArray[Any],
         zeros: NDArray[Any] | None,
         order: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Returns ``code - zero`` of rows whose zeros are given."""
-        codes = self.read_codes(source, matrix, start, stop)
+        """Returns ``code - zero`` of some rows."""
         if zeros is not None:
             codes = codes.astype(np.int16)
             each_group(np.subtract, codes, zeros.astype(np.int16), self.group, order)
@@ -372,6 +411,13 @@ def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         wide <<= np.uint32(16)
         return wide.view(np.float32)
     return values.astype(np.float32, copy=False)
+
+
+def cached_rows(values: NDArray[Any]) -> Iterator[slice]:
+    """Yields the rows of a matrix in parts that the second cache of a core holds."""
+    step = max(1, _CACHED // max(1, values[:1].nbytes))
+    for start in range(0, len(values), step):
+        yield slice(start, start + step)
 
 
 def row_blocks(storage: Storage, budget: int) -> list[tuple[int, int]]:

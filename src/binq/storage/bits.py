@@ -5,13 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# The codes of every byte, as one word.
-_BYTES = np.arange(256, dtype=np.uint8)[:, None]
-_ALL_CODES: dict[int, NDArray[Any]] = {
-    2: ((_BYTES >> np.array([0, 2, 4, 6], np.uint8)) & np.uint8(3)).view(np.uint32)[:, 0],
-    4: ((_BYTES >> np.array([0, 4], np.uint8)) & np.uint8(15)).view(np.uint16)[:, 0],
-}
-
 
 def unpack(data: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
     """Returns the first ``count`` codes of each row, uint8 (..., count).
@@ -29,11 +22,25 @@ def unpack(data: NDArray[Any], bits: int, count: int) -> NDArray[np.uint8]:
     if bits == 1:
         return np.unpackbits(raw, axis=-1, bitorder="little", count=count)
     if bits in (2, 4):
-        codes: NDArray[np.uint8] = _ALL_CODES[bits][raw].view(np.uint8)
-        return codes[..., :count]
+        return _bytes_of(raw, bits)[..., :count]
     flat = np.unpackbits(raw, axis=-1, bitorder="little", count=count * bits)
     planes = flat.reshape(*raw.shape[:-1], count, bits)
     return np.packbits(planes, axis=-1, bitorder="little")[..., 0]
+
+
+def _bytes_of(raw: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Returns the codes of 2 or 4 bits of each byte, a byte each: shifts, faster than a table."""
+    if bits == 4:
+        halves = raw.astype("<u2")
+        halves |= halves << np.uint16(4)
+        halves &= np.uint16(0x0F0F)
+        return halves.view(np.uint8)
+    words = raw.astype("<u4")
+    words |= words << np.uint32(12)
+    words &= np.uint32(0x000F000F)
+    words |= words << np.uint32(6)
+    words &= np.uint32(0x03030303)
+    return words.view(np.uint8)
 
 
 def unpack_columns(words: NDArray[Any], bits: int, start: int, stop: int) -> NDArray[np.uint8]:

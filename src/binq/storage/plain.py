@@ -78,12 +78,18 @@ class Plain(Storage):
     def exact_rows(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
     ) -> Packed:
-        values = to_float32(self.read_values(source, matrix, start, stop))
+        return self.exact_block(source, exact, matrix, start, stop)[0]
+
+    def exact_block(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, NDArray[Any]]:
+        stored = self.read_values(source, matrix, start, stop)
+        values = to_float32(stored)
         scales = _by_group(np.abs(values), exact.packing.group_size).max(axis=-1)
         negative = (values < 0).view(np.int8)
         positive = (values > 0).view(np.int8) if exact.packing.format == "ternary" else 1 - negative
         codes = positive - negative
-        return pack_exact(exact, codes, scales)
+        return pack_exact(exact, codes, scales), stored
 
 
 @dataclass(frozen=True)

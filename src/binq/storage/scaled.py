@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError
-from binq.storage.base import Storage, each_group, to_float32
+from binq.storage.base import Storage, cached_rows, each_group, to_float32
 from binq.storage.small_floats import float8_values, fp4_values, power_of_two
 
 if TYPE_CHECKING:
@@ -66,9 +66,13 @@ class Scaled(Storage):
         at = matrix * rows
         codes = source.read_bytes(self.name, (at + start) * width, (at + stop) * width)
         codes = codes.reshape(stop - start, width)
-        values = fp4_values(codes) if self.kind == "F4" else float8_values(codes, self.kind)
         scales = self._read_scales(source, matrix, start, stop)
-        each_group(np.multiply, values, scales, self.block[1])
+        values = np.empty((stop - start, columns), np.float32)
+        for part in cached_rows(values):
+            decoded = codes[part]
+            some = fp4_values(decoded) if self.kind == "F4" else float8_values(decoded, self.kind)
+            each_group(np.multiply, some, scales[part], self.block[1])
+            values[part] = some
         return values
 
     def _read_scales(

@@ -116,11 +116,13 @@ typedef double binq_doubles;
 #define binq_blend(mask, a, b) ((mask) != 0.0 ? (a) : (b))
 #endif
 
-/* sum + a * a where float64 holds a * a exactly: one rounding either way. */
+/* sum + a * a, sum + a * b where float64 holds the product exactly: one rounding either way. */
 #if defined(__AVX__) && defined(__FMA__)
 #define binq_add_square(sum, a) _mm256_fmadd_pd(a, a, sum)
+#define binq_add_product(sum, a, b) _mm256_fmadd_pd(a, b, sum)
 #else
 #define binq_add_square(sum, a) binq_add(sum, binq_mul(a, a))
+#define binq_add_product(sum, a, b) binq_add(sum, binq_mul(a, b))
 #endif
 
 /* Memory that is soon read. */

@@ -7,7 +7,6 @@
 cdef extern from "common/lanes.h" nogil:
     floats sub_floats "binq_sub_floats"(floats a, floats b)
     floats abs_floats "binq_abs_floats"(floats a)
-    doubles add_square "binq_add_square"(doubles sum, doubles a)
 
 cdef enum:
     MEASURE_COLUMNS = 256     # dequantized at a time: 32 rows of them stay in the first cache

@@ -32,6 +32,8 @@ cdef extern from "common/lanes.h" nogil:
     doubles add "binq_add"(doubles a, doubles b)
     doubles sub "binq_sub"(doubles a, doubles b)
     doubles mul "binq_mul"(doubles a, doubles b)
+    doubles add_product "binq_add_product"(doubles sum, doubles a, doubles b)
+    doubles add_square "binq_add_square"(doubles sum, doubles a)
     doubles minimum "binq_min"(doubles a, doubles b)
     doubles maximum "binq_max"(doubles a, doubles b)
     void widen_halves "binq_widen_halves"(const uint16_t *p, float *out)
@@ -135,7 +137,11 @@ cdef inline void load_block(const char *source, int input_type, Py_ssize_t count
     cdef double doubles_[8]
     cdef Py_ssize_t i
     if input_type == INPUT_FLOAT32:
-        copy_block(source, count, 4, block)
+        if FLOATS == 8 and count == 8:
+            # As one vector: a copy in halves that is read as a whole waits for both to be stored.
+            store_floats(block, load_floats_at(<const float *>source))
+        else:
+            copy_block(source, count, 4, block)
     elif input_type == INPUT_FLOAT64:
         copy_block(source, count, 8, doubles_)
         for i in range(8):

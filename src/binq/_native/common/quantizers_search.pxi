@@ -13,7 +13,8 @@ cdef double folded(doubles *sums) noexcept nogil:
 
 
 cdef void evaluate(const Best *best, Search *search) noexcept nogil:
-    # The codes of scale 1 / u, and their A and B in eight running sums.
+    # The codes of scale 1 / u, and their A and B in eight running sums. Weights are float32 and
+    # codes small: float64 holds their products exactly.
     cdef doubles a[8]
     cdef doubles b[8]
     cdef doubles x, value
@@ -28,8 +29,8 @@ cdef void evaluate(const Best *best, Search *search) noexcept nogil:
         for part in range(PARTS):
             value = load(best.w + i + part * DOUBLES)
             x = rounded(minimum(maximum(mul(u, value), low), high))
-            a[part] = add(a[part], mul(value, x))
-            b[part] = add(b[part], mul(x, x))
+            a[part] = add_product(a[part], value, x)
+            b[part] = add_square(b[part], x)
     search.a = folded(a)
     search.b = folded(b)
 
@@ -57,10 +58,10 @@ cdef void evaluate_two(const Best *best, Search *one, Search *two) noexcept nogi
             value = load(best.w + i)
             x = rounded(minimum(maximum(mul(u, value), low), high))
             y = rounded(minimum(maximum(mul(v, value), lower), higher))
-            sum_a = add(sum_a, mul(value, x))
-            sum_b = add(sum_b, mul(x, x))
-            sum_c = add(sum_c, mul(value, y))
-            sum_d = add(sum_d, mul(y, y))
+            sum_a = add_product(sum_a, value, x)
+            sum_b = add_square(sum_b, x)
+            sum_c = add_product(sum_c, value, y)
+            sum_d = add_square(sum_d, y)
         a[part] = sum_a
         b[part] = sum_b
         c[part] = sum_c
