@@ -238,7 +238,7 @@ def test_wrong_use_of_prepared_x():
         binq.linear(p, q, activations="int16")
     with pytest.raises(ValueError, match=r"x must have shape \(..., 128\)"):
         binq.linear(p, make((33, 128)))
-    with pytest.raises(ValueError, match=r"to meet q\[1\] of shape \(33, 128\)"):
+    with pytest.raises(ValueError, match=r"for q\[1\] of shape \(33, 128\)"):
         binq.linear(p, [q, make((33, 128))])
     with pytest.raises(ValueError, match=r"x must have shape \(..., 96\)"):
         binq.prepare(normal(2, 95), like=q)
@@ -292,7 +292,7 @@ def test_a_list_of_stacks_by_experts():
         ({"bias": [None, normal(3)]}, ValueError, r"bias must have shape \(33,\), got \(3,\)"),
         ({"out": [None, normal(2, 3)]}, ValueError, r"out must have shape \(2, 33\), got \(2, 3\)"),
         ({"activations": "int4"}, ValueError, "activations must be one of"),
-        ({"x": normal(2, 95)}, ValueError, r"x must have shape \(..., 96\) to meet q\[0\]"),
+        ({"x": normal(2, 95)}, ValueError, r"x must have shape \(..., 96\) for q\[0\]"),
     ],
 )
 def test_wrong_lists(arguments, error, message):

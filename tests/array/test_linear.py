@@ -188,7 +188,7 @@ def test_weights_that_look_like_nothing_else():
         (
             lambda q, x: q @ np.ones((5, 2)),
             ValueError,
-            "x must have shape (..., 300, columns) to meet weights of shape (70, 300), got (5, 2)",
+            "x must have shape (..., 300, columns) for weights of shape (70, 300), got (5, 2)",
         ),
         (lambda q, x: q @ np.full((300, 1), 1e300), ValueError, "x[0, 0] = 1e+300 does not fit"),
         (lambda q, x: q @ np.ones((300, 2), complex), TypeError, "x must hold real numbers"),
@@ -292,7 +292,7 @@ def test_nonfinite_rows_stay_alone(mode, value):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.ones((2, 299)), ValueError, "x must have shape (..., 300) to meet weights of shape"),
+        (np.ones((2, 299)), ValueError, "x must have shape (..., 300) for weights of shape"),
         (np.ones((300, 2)), ValueError, "of shape (70, 300), got (300, 2)"),
         (1.0, ValueError, "got ()"),
         (np.ones(300, complex), TypeError, "x must hold real numbers, got dtype complex128"),

@@ -130,7 +130,7 @@ def test_of_two_old_folders_none_is_deleted(source, tmp_path, resume):
 def test_who_is_told_to_delete_work_hears_of_what_lies_in_it(source, tmp_path):
     target = tmp_path / "target"
     between_the_renames(source, target)
-    with pytest.raises(ValueError, match=r"move .*\.binq-replaced away, which lay"):
+    with pytest.raises(ValueError, match=r"move .*\.binq-replaced away, which was"):
         binq.quantize_checkpoint(source, target, "ternary", resume=True)
 
 

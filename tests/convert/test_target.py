@@ -1,4 +1,4 @@
-"""What lies at the target is safe, and runs side by side do not harm each other."""
+"""What exists at the target is safe, and runs side by side do not harm each other."""
 
 import json
 import os
@@ -211,7 +211,7 @@ def test_the_working_folder_is_no_default(source):
 def test_a_source_where_the_work_would_be_is_refused(source, tmp_path):
     moved = tmp_path / "model.partial"
     source.rename(moved)
-    with pytest.raises(ValueError, match=r"the source lies at .*model.partial, where the work"):
+    with pytest.raises(ValueError, match=r"the source is .*model.partial, which would be the work"):
         binq.quantize_checkpoint(moved, tmp_path / "model")
     assert names(moved) == ["config.json", "model.safetensors"]
 

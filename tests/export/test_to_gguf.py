@@ -199,7 +199,7 @@ def test_a_file_of_no_model_keeps_its_names(tmp_path):
     path, report = exported(tmp_path / "m.safetensors", tmp_path)
     assert types(path) == {"some.stack": "Q4_0", "b": "F32"}
     assert np.array_equal(np.asarray(binq.load(path)["some.stack"]), q.dequantize())
-    assert "of no model" in " ".join(report.notes)
+    assert "not of a known model" in " ".join(report.notes)
 
 
 def test_what_is_missing_is_said(packed, tmp_path):

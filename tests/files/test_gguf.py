@@ -222,10 +222,10 @@ MALFORMED = {
     "an axis of 0": (header(1, body=entry(shape=(0, 4)) + PADDING), "size outside"),
     "an axis of 2**60": (header(1, body=entry(shape=(2**60,)) + PADDING), "size outside"),
     "a size that overflows": (header(1, body=entry(shape=(2**40,) * 4) + PADDING), "ends after"),
-    "half a block": (header(1, body=entry(shape=(33,), kind=2) + PADDING), "no whole Q4_0 blocks"),
+    "half a block": (header(1, body=entry(shape=(33,), kind=2) + PADDING), "not whole Q4_0 blocks"),
     "data after the end": (header(1, body=entry(offset=2**40) + PADDING), "ends after"),
     "an offset of 2**64-32": (header(1, body=entry(offset=2**64 - 32) + PADDING), "ends after"),
-    "an offset between": (header(1, body=entry(offset=7) + PADDING), "no multiple of 32"),
+    "an offset between": (header(1, body=entry(offset=7) + PADDING), "not a multiple of 32"),
     "data that overlaps": (
         header(2, body=entry("a") + entry("b", offset=32) + PADDING),
         "overlaps",

@@ -93,7 +93,7 @@ MALFORMED = {
         "takes 18446744073709551616 bytes",
     ),
     "nine axes": (packed({"x": entry(shape=[1] * 9, stop=4)}), "9 axes"),
-    "half a byte": (packed({"x": entry("F4", shape=[3], stop=1)}, b"\0"), "no whole number"),
+    "half a byte": (packed({"x": entry("F4", shape=[3], stop=1)}, b"\0"), "not a whole number"),
     "one offset": (packed({"x": {**entry(), "data_offsets": [8]}}), "two integers"),
     "three offsets": (packed({"x": {**entry(), "data_offsets": [0, 4, 8]}}), "two integers"),
     "offset is a string": (packed({"x": entry(start="0")}), "two integers"),

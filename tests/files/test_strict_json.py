@@ -41,9 +41,9 @@ def test_members_are_those_of_json(members, indent, first):
     [
         ('{"a":1,"a":2}', "it has 'a' twice"),
         ('{"a":1', "no ','"),
-        ('{"a":1,}', "no name"),
+        ('{"a":1,}', "a name is missing"),
         ('{"a" 1}', "no ':'"),
-        ("{a:1}", "no name"),
+        ("{a:1}", "a name is missing"),
         ('{"a":1 "b":2}', "no ','"),
         ('{"a":' + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
         ('{"a":1.5}', "the number 1.5, not an integer"),
@@ -53,7 +53,7 @@ def test_members_are_those_of_json(members, indent, first):
         ('{"a":[' + "[]," * 400_000 + "[]]}", "Expecting|delimiter"),
         ('{"a":"' + "x" * ((1 << 20) - 2) + '"}', "takes more than 1048576"),
         ('{"a":"\n"}', "control character"),
-        ("{", "no name"),
+        ("{", "a name is missing"),
     ],
 )
 def test_what_is_malformed_is_named(text, reason):

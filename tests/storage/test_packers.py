@@ -98,14 +98,14 @@ def weights(format="int4", shape=(64, 256), **settings):
 REFUSED = [
     ("gptq", weights(symmetric=False, zero="offset"), "an offset a group"),
     ("gptq", weights(shape=(8, 80), group_size=64), "the last ragged"),
-    ("gptq", weights(shape=(8, 48), group_size=None), "48 inputs, no multiple of 32"),
+    ("gptq", weights(shape=(8, 48), group_size=None), "48 inputs, not a multiple of 32"),
     ("gptq", weights(shape=(2, 8, 64), group_size=32), "a stack of matrices"),
-    ("awq", weights(shape=(12, 64), group_size=32), "12 outputs, no multiple of 8"),
+    ("awq", weights(shape=(12, 64), group_size=32), "12 outputs, not a multiple of 8"),
     ("awq", weights(shape=(8, 80), group_size=64), "the last ragged"),
     ("awq", weights(symmetric=False, zero="offset"), "an offset a group"),
     ("bitnet", weights(), "format 'int4': they are ternary"),
     ("bitnet", weights("ternary"), "scales that differ, here from"),
-    ("bitnet", weights("ternary", shape=(6, 64)), "6 outputs, no multiple of 4"),
+    ("bitnet", weights("ternary", shape=(6, 64)), "6 outputs, not a multiple of 4"),
     *((form, weights()[:0], "no weights at all") for form in ("gptq", "awq", "bitnet")),
 ]
 

@@ -60,10 +60,10 @@ def linear(
       ``"int8"``: 8 bits, about 6e-3. Outliers in x take several times that (docs/accuracy.md).
       Unless said, ``"int16"`` or the mode that x was prepared for
     - out: a float32 array to write to and return; it may overlap x
-    - experts: None, or integers from 0 to ``len(q) - 1``: row i of x meets matrix ``experts[i]``
-      of a stack ``(matrices, out_features, in_features)``, all of them in one parallel job. Their
-      shape broadcasts against the leading axes of x: ``(tokens, 1, in_features)`` and
-      ``(tokens, k)`` give ``(tokens, k, out_features)``
+    - experts: None, or integers from 0 to ``len(q) - 1``: row i of x is multiplied by matrix
+      ``experts[i]`` of a stack ``(matrices, out_features, in_features)``, all of them
+      in one parallel job. Their shape broadcasts against the leading axes of x:
+      ``(tokens, 1, in_features)`` and ``(tokens, k)`` give ``(tokens, k, out_features)``
 
     A row of x with inf, NaN or a number of 4e34 or more, or in the integer modes with a group that
     is not zero and has none above 7.9e-31, is computed by float arithmetic, slower, and changes no
@@ -104,8 +104,8 @@ def prepare(
 ) -> Prepared:
     """Returns x prepared for products with weights packed as ``like``.
 
-    A product first turns its rows of x into integers or tables. Matrices that meet the same x, as
-    the query, key and value weights of attention do, need that once::
+    A product first turns its rows of x into integers or tables. Matrices that multiply the same x,
+    as the query, key and value weights of attention do, need that once::
 
         p = binq.prepare(x, like=query)
         q, k, v = (binq.linear(p, w) for w in (query, key, value))

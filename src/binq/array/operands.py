@@ -91,7 +91,7 @@ def matmul_operands(
     shape = a.shape
     if x.shape[-2] != shape[-1]:
         raise ValueError(
-            f"x must have shape (..., {shape[-1]}, columns) to meet weights of shape {shape}, "
+            f"x must have shape (..., {shape[-1]}, columns) for weights of shape {shape}, "
             f"got {x.shape}"
         )
     if out is not None:

@@ -86,12 +86,10 @@ class Prepared(Opaque):
 def check_in_features(
     x_shape: tuple[int, ...], q_shape: tuple[int, ...], name: str = "weights"
 ) -> None:
-    """Raises ValueError unless the last axis of x meets that of weights."""
+    """Raises ValueError unless the last axis of x is as long as that of the weights."""
     if x_shape and x_shape[-1] == q_shape[-1]:
         return
-    text = (
-        f"x must have shape (..., {q_shape[-1]}) to meet {name} of shape {q_shape}, got {x_shape}"
-    )
+    text = f"x must have shape (..., {q_shape[-1]}) for {name} of shape {q_shape}, got {x_shape}"
     if x_shape[-1:] == q_shape[-2:-1]:
         text += ": weights (in_features, out_features), multiplied as x @ w, are quantized as w.T"
     raise ValueError(text)

@@ -140,7 +140,7 @@ def _divide(a: Any, b: Any) -> Any:
 
 
 def _for_rows(q: Operand, factors: Any) -> Any:
-    """Returns factors as they meet weights that are not transposed."""
+    """Returns factors as weights that are not transposed take them."""
     array = plain_array("factors", factors)
     if q._is_transposed and array.ndim:
         return array[:, None] if array.ndim == 1 else array.mT

@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Item:
-    """One tensor and what becomes of it: quantized by ``choice``, taken over ``exact``, or kept.
+    """One tensor and what becomes of it: quantized by ``choice``, packed as ``exact``, or kept.
 
     A kept one with ``tied`` has the bytes of the tensor of that name, and is not stored again.
     ``evidence`` says where the numbers of its inputs lie. To a kept bias with ``corrected`` is

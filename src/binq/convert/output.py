@@ -81,7 +81,7 @@ def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[st
 
 
 def other_files(source: Checkpoint) -> list[Path]:
-    """Returns the files of the source's folder that are no weights, in order of their names.
+    """Returns the files of the source's folder that hold no weights, in order of their names.
 
     There are none of a source that is one file: what lies beside it need not belong to it.
     """

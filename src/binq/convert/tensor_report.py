@@ -37,7 +37,7 @@ class TensorReport:
 
     @property
     def kept(self) -> bool:
-        """Returns whether the tensor is stored as it was: its format is no packed one."""
+        """Returns whether the tensor is stored as it was: its format is not a packed one."""
         return self.format.partition(" ")[0] not in FORMATS
 
     @property

@@ -72,7 +72,7 @@ def _check_free(target: Path, overwrite: bool, replaced: Path) -> None:
         return
     if replaced.exists():
         raise FileExistsError(
-            f"{replaced} lay at {target} before, where there is something again: move one of them"
+            f"{replaced} was moved away from {target}, which exists again: move one of them"
         )
     if not overwrite:
         raise FileExistsError(NOT_EMPTY.format(target))

@@ -89,7 +89,7 @@ class Work:
             )
 
     def check_free(self, overwrite: bool, joins: bool) -> None:
-        """Raises FileExistsError where something lies at the target that may not be replaced.
+        """Raises FileExistsError where the target exists and may not be replaced.
 
         ``joins``: the target was expected to be complete, and is not.
         """
@@ -132,7 +132,7 @@ class Work:
                 task.result()
                 advance(self.bytes_of([tasks[task]]))
         except BaseException:
-            # Who catches this may begin again at once: nobody must be writing by then.
+            # The caller may start again at once: no thread may still be writing.
             for task in tasks:
                 task.cancel()
             wait(tasks)
@@ -244,7 +244,7 @@ class Work:
         if read_manifest(manifest) == self.fingerprint:
             return
         old = self.folder / REPLACED
-        first = f"move {old} away, which lay at {self.target}, then " if old.exists() else ""
+        first = f"move {old} away, which was {self.target} before, then " if old.exists() else ""
         raise ValueError(
             f"{self.folder} holds work on another source or with other settings: "
             f"{first}delete it, or run with the settings it was begun with"
@@ -345,14 +345,14 @@ _UNFINISHED = (
     "dst: {} is not empty, and beside it lies unfinished work: resume=True and overwrite=True "
     "(--resume --overwrite) complete it and put it in its place, overwrite=True alone begins anew"
 )
-_TWO_OLD = "{} lay at {} before, where there is something again: move one of them away"
+_TWO_OLD = "{} was moved away from {}, which exists again: move one of them away"
 
 
 def check_target(source: Checkpoint, target: Path) -> None:
-    """Raises OSError or ValueError where ``target`` is no place to write to."""
+    """Raises OSError or ValueError where ``target`` cannot be written to."""
     folder = source.path if source.path.is_dir() else source.path.parent
     if partial_of(target).exists() and partial_of(target).samefile(folder):
-        raise ValueError(f"dst: the source lies at {partial_of(target)}, where the work would be")
+        raise ValueError(f"dst: the source is {partial_of(target)}, which would be the work folder")
     if os.path.ismount(target):
         raise ValueError(
             f"dst must not be a mount point, got {target}: it gets its name when all is done, "

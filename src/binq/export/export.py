@@ -105,7 +105,7 @@ def _model(source: Checkpoint, path: Path, family: str | None, max_shard_bytes: 
     config = plain_config(source.config)
     if not config:
         notes.append(
-            "there is no config.json: the output says of the model what its weights do, no more"
+            "there is no config.json: the output says no more of the model than its weights do"
         )
     elif source.path.is_dir() and not any(source.path.glob("tokenizer*")):
         notes.append("there is no tokenizer: the output has none")

@@ -167,7 +167,9 @@ def _plan(model: Model, notes: list[str]) -> list[_Planned]:
         )
     missing = [name for name in _NEEDED if name not in {one.entry.name for one in planned}]
     if architecture is None:
-        notes.append("the file is of no model: tensors keep their names, and there is no metadata")
+        notes.append(
+            "the file is not of a known model: tensors keep their names, and there is no metadata"
+        )
     elif missing:
         notes.append(f"there is no {' and no '.join(missing)}, which llama.cpp needs")
     return planned

@@ -77,7 +77,7 @@ def _vocabulary(
         return _none(), [f"tokenizer.json is of type {kind!r}: the file has no vocabulary"]
     vocab, merges = model.get("vocab"), _merges(path, model)
     if not isinstance(vocab, Mapping) or not all(type(n) is int for n in vocab.values()):
-        raise FormatError(f"{path}: model.vocab is no object of numbers")
+        raise FormatError(f"{path}: model.vocab is not an object of numbers")
     added = _added(path, tokenizer)
     numbers = [*vocab.values(), *(token["id"] for token in added)]
     count = max(numbers, default=-1) + 1
@@ -130,7 +130,9 @@ def _merges(path: Path, model: Mapping[str, Any]) -> list[tuple[str, str]]:
     for merge in merges or []:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-            raise FormatError(f"{path}: model.merges has {merge!r:.80}, which is no pair of tokens")
+            raise FormatError(
+                f"{path}: model.merges has {merge!r:.80}, which is not a pair of tokens"
+            )
         pairs.append((parts[0], parts[1]))
     return pairs
 

@@ -219,7 +219,7 @@ class _Plan:
     def _take(self, graph: Any, node: Any, known: dict[str, Any]) -> None:
         found = known.get(node.input[1])
         if not found:
-            self._why["their second factor is no constant"] += 1
+            self._why["their second factor is not a constant"] += 1
             return
         tensor, owner, turned = found
         attributes = {a.name: a for a in node.attribute}

@@ -191,9 +191,9 @@ class _Header:
             type, weights, nbytes = kinds[kind]
             columns = shape[-1] if shape else 1
             if columns % weights:
-                self._fail(f"tensor {name!r}: rows of {columns} are no whole {type} blocks")
+                self._fail(f"tensor {name!r}: rows of {columns} are not whole {type} blocks")
             if offset % alignment:
-                self._fail(f"tensor {name!r} lies at {offset}, no multiple of {alignment}")
+                self._fail(f"tensor {name!r} begins at {offset}, not a multiple of {alignment}")
             size = prod(shape) // weights * nbytes
             if size > end - offset:
                 self._fail(f"tensor {name!r} overlaps the next one or ends after the file")

@@ -52,7 +52,7 @@ def checked_nbytes(dtype: str, shape: tuple[int, ...]) -> int:
         raise ValueError(f"shape {list(shape)} has more elements than any array")
     bits = BITS[dtype] * prod(shape)
     if bits % 8:
-        raise ValueError(f"{prod(shape)} elements of {dtype} are no whole number of bytes")
+        raise ValueError(f"{prod(shape)} elements of {dtype} are not a whole number of bytes")
     return bits // 8
 
 

@@ -45,7 +45,7 @@ def with_settings(
         if name == "hf_quant_config.json":
             settings = settings.get("quantization") or {}
             if not isinstance(settings, Mapping):
-                raise FormatError(f"{path}: quantization of {name} is no object")
+                raise FormatError(f"{path}: quantization of {name} is not an object")
         config["quantization_config"] = {"quant_method": method, **settings}
         return config
     return config

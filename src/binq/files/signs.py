@@ -33,7 +33,7 @@ _FOLDER_SIGNS = (
 
 
 def what_it_is(start: bytes) -> str:
-    """Returns what a file is that begins so and is no safetensors file, "" where that is not told.
+    """Returns what a file that begins so is, if not a safetensors file; "" where unknown.
 
     >>> what_it_is(b"<!DOCTYPE html><html>")
     'a web page (HTML or XML), such as an error of the server: download the file again'

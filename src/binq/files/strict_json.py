@@ -52,7 +52,7 @@ def parse_members(
         return result, at + 1
     while True:
         if text[at : at + 1] != '"':
-            raise ValueError(f"there is no name at character {at}")
+            raise ValueError(f"a name is missing at character {at}")
         name, at = parse_string(text, at)
         at = skip_space(text, at)
         if text[at : at + 1] != ":":
@@ -101,7 +101,7 @@ def parse_value(text: str, at: int) -> tuple[Any, int]:
 
 
 def skip_space(text: str, at: int) -> int:
-    """Returns where the first character from ``at`` on is that is no space."""
+    """Returns where the first character from ``at`` on is that is not a space."""
     found = _space(text, at)
     return found.end() if found else at
 

@@ -94,7 +94,7 @@ def _vocabulary(source: Checkpoint) -> _Vocabulary:
     if kinds is None:
         raise NotKnownError("the file does not say which tokens are special")
     if not isinstance(kinds, np.ndarray) or kinds.dtype.kind not in "iu":
-        raise NotKnownError("tokenizer.ggml.token_type are no numbers")
+        raise NotKnownError("tokenizer.ggml.token_type holds no numbers")
     if len(kinds) != len(tokens):
         raise NotKnownError(f"{len(tokens)} tokens have {len(kinds)} types")
     found = _Vocabulary(tokens, kinds.tolist())

@@ -99,7 +99,7 @@ def _packed(source: Checkpoint, names: Set[str]) -> dict[str, Storage]:
     affine = source.config.get("quantization")
     for key, value in (("quantization_config", config), ("quantization", affine)):
         if value is not None and not isinstance(value, Mapping):
-            raise FormatError(f"{source.path}: {key} of config.json is no object")
+            raise FormatError(f"{source.path}: {key} of config.json is not an object")
     if config is not None and "quant_method" in config:
         try:
             scheme = get(config["quant_method"])

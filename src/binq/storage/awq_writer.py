@@ -73,7 +73,7 @@ class Awq(Scheme):
     def _why_no_shape(self, weights: QuantizedArray) -> str:
         rows, columns = weights.shape
         if rows % _WORD:
-            return f"{rows} outputs, no multiple of {_WORD}"
+            return f"{rows} outputs, not a multiple of {_WORD}"
         size = self._size(weights)
         if size != -1 and columns % size:
             return (

@@ -79,7 +79,7 @@ def _why_not(weights: QuantizedArray) -> str:
     if packing.format != "ternary":
         return f"weights of format {packing.format!r}: they are ternary"
     if weights.shape[0] % _STRIPS:
-        return f"{weights.shape[0]} outputs, no multiple of {_STRIPS}"
+        return f"{weights.shape[0]} outputs, not a multiple of {_STRIPS}"
     scales = weights.group_scales()
     if (scales != scales[0, 0]).any():
         return (

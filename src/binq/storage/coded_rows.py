@@ -75,9 +75,9 @@ def coded_rows(
 def why_not_coded(packing: Packing, bits: tuple[int, ...]) -> str:
     """Returns why weights are not integers of one of these numbers of bits, "" where they are."""
     if packing.format not in BITS:
-        return f"weights of format {packing.format!r}, whose levels are no integers"
+        return f"weights of format {packing.format!r}, whose levels are not integers"
     if packing.zero == OFFSET:
-        return "an offset a group, which is no integer"
+        return "an offset a group, which is not an integer"
     if BITS[packing.format] not in bits:
         return f"{BITS[packing.format]}-bit codes: they have {' or '.join(map(str, bits))}"
     return ""

@@ -236,7 +236,7 @@ class _Reader:
         zeros = f"{module}.weight_zero_point"
         shape = source.info(name).shape
         if len(shape) < 2:
-            raise FormatError(f"{source.path}: {name!r} is no matrix: {shape}")
+            raise FormatError(f"{source.path}: {name!r} is not a matrix: {shape}")
         fitting = []
         for scheme in self.schemes:
             grouped = self._groups(scheme, scales, shape)
@@ -271,7 +271,7 @@ class _Reader:
         name, scales = self._part(module, "weight"), self._part(module, "weight_scale")
         info = source.info(name)
         if len(info.shape) < 2:
-            raise FormatError(f"{source.path}: {name!r} is no matrix: {info.shape}")
+            raise FormatError(f"{source.path}: {name!r} is not a matrix: {info.shape}")
         fitting = []
         for scheme in self.schemes:
             if scheme.format not in _FLOAT8S or (scheme.kind, scheme.bits) != ("float", 8):

@@ -70,7 +70,7 @@ def float8(
     if len(beside) > 1:
         raise FormatError(f"{source.path}: float8 tensor {name!r} has {' and '.join(beside)}")
     if len(info.shape) < 2:
-        raise FormatError(f"{source.path}: float8 tensor {name!r} is no matrix: {info.shape}")
+        raise FormatError(f"{source.path}: float8 tensor {name!r} is not a matrix: {info.shape}")
     (scales,) = beside
     grid, size = scale_grid(source, scales, info.shape, block)
     kind = scale_type(source, scales, bytes_are)

@@ -172,5 +172,5 @@ def _pattern(sign: str, module: str) -> str:
 def _why_no_words(weights: QuantizedArray) -> str:
     columns = weights.shape[-1]
     if columns % _WORD:
-        return f"{columns} inputs, no multiple of {_WORD}"
+        return f"{columns} inputs, not a multiple of {_WORD}"
     return ""

@@ -247,7 +247,7 @@ class _Parser:
             elif self.take("!"):
                 wrap = lambda node: _Ahead(node, False)  # noqa: E731
             elif not self.take(":"):
-                raise ValueError("a group that is not (...), (?:...), (?=...) or (?!...)")
+                raise ValueError("a group other than (...), (?:...), (?=...) or (?!...)")
         node = self.choice(depth + 1)
         if not self.take(")"):
             raise ValueError("a group without its end")
@@ -264,7 +264,7 @@ class _Parser:
             least, comma, most = self.pattern[self.at + 1 : end].partition(",")
             digits = (least or "0").isdecimal() and (most or "0").isdecimal()
             if end < 0 or not digits or not (least or most) or len(least + most) > 8:
-                raise ValueError("a brace that is no {m,n}")
+                raise ValueError("a brace that is not {m,n}")
             self.at = end + 1
             low = int(least or 0)
             high = (int(most) if most else None) if comma else low
@@ -310,7 +310,7 @@ class _Parser:
                 self.take("-")
                 _, high = self.member()
                 if high is None or high < low:
-                    raise ValueError("a range of characters that is none")
+                    raise ValueError("a range of characters that ends before it begins")
                 test = lambda c, low=low, high=high: low <= c <= high  # type: ignore[misc] # noqa: E731
             tests.append(test)
         return _Character(lambda c: any(test(c) for test in tests) is not negated)

@@ -20,8 +20,8 @@ class QuantizedExperts(PackedModule):
     """Experts with packed weights, made in place of a class of transformers.
 
     The weights stay as a file has them: one stack for all experts, or one matrix for each, gate
-    and up apart. Every token's rows meet the matrices of the experts it chose, all of them in one
-    parallel job, without a copy of weights.
+    and up apart. Every token's rows are multiplied by the matrices of the experts it chose, all of
+    them in one parallel job, without a copy of weights.
     """
 
     _replaced = ("gate_up_proj", "up_proj", "down_proj")
