@@ -85,7 +85,7 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
     {"ternary", BINQ_TRITS, BINQ_SEARCH_TERNARY, {BINQ_ZERO_NONE},
      {BINQ_MSE, BINQ_ABSMEAN}, 1, 1, {-1, 0, 0, 1}, {0, 8191, 127}},
     {"int2", BINQ_TWO_PLANES, BINQ_SEARCH_EVEN, {BINQ_ZERO_OFFSET},
-     {BINQ_MSE, BINQ_ABSMAX}, -2, 3, {-2, -1, 0, 1}, {0, 32639, 127}},
+     {BINQ_MSE, BINQ_ABSMAX}, -2, 3, {-2, -1, 0, 1}, {0, 8191, 127}},
     {"int3", BINQ_THREE_PLANES, BINQ_SEARCH_EVEN, {BINQ_ZERO_OFFSET},
      {BINQ_MSE, BINQ_ABSMAX}, -4, 7, {-4, -3, -2, -1, 0, 1, 2, 3}, {0, 8191, 127}},
     {"int4", BINQ_NIBBLES, BINQ_SEARCH_EVEN, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET},

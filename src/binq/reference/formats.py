@@ -54,7 +54,7 @@ _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 FORMATS = {
     "binary": Format("planes", (-1, 1), "two levels", 1, 1, 8191),
     "ternary": Format("planes", (-1, 0, 0, 1), "ternary", 1, 1, 8191),
-    "int2": Format("planes", (-2, -1, 0, 1), "even", -2, 3, 32639),
+    "int2": Format("planes", (-2, -1, 0, 1), "even", -2, 3, 8191),
     "int3": Format("planes", tuple(range(-4, 4)), "even", -4, 7, 8191),
     "int4": Format("nibbles", tuple(range(-8, 8)), "even", 7, 15, 32639),
     "mxfp4": Format("nibbles", _FP4, "levels", 12, 12, 32639, 128),

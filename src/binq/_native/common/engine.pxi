@@ -25,3 +25,11 @@ cdef void add_tier(MatmulKernel *tiers, Py_ssize_t least_rows, Engine engine,
         tiers += 1
     tiers.most_rows = least_rows - 1
     set_tier(tiers + 1, engine, ANY_ROWS, rows_at_once, tiles_at_once)
+
+
+cdef inline bint has_plane_tables(int format, int mode) noexcept:
+    # Whether codes of planes that count 1, 2, 4 can be looked up: the sum of four activations fits
+    # 16 bits.
+    cdef int layout = SPECS[format].layout
+    return ((layout == TWO_PLANES or layout == THREE_PLANES) and mode != ACTIVATIONS_FLOAT32
+            and SPECS[format].activation_levels[mode] <= 8191)

@@ -22,6 +22,7 @@ include "avx2_word_gemm.pxi"
 include "avx2_lut_tables.pxi"
 include "avx2_lut_sums.pxi"
 include "avx2_lut_gemv.pxi"
+include "avx2_lut_planes.pxi"
 include "avx2_int4_float.pxi"
 include "transpose.pxi"
 include "avx2_vector.pxi"
@@ -36,8 +37,13 @@ cdef Engine FLOATS_OF_CODES = Engine(float_prepared, float_prepare, float_scratc
 cdef Engine WORDS = Engine(word_prepared, word_prepare, plane_scratch, word_multiply)
 cdef Engine LUT_GEMV = Engine(
     lut_gemv_prepared, lut_gemv_prepare, lut_gemv_scratch, lut_gemv_multiply)
+cdef Engine LUT_PLANES = Engine(
+    lut_gemv_prepared, lut_gemv_prepare, lut_gemv_scratch, lut_planes_multiply)
 cdef Engine FLOAT_GEMV = Engine(
     float_gemv_prepared, float_gemv_prepare, float_gemv_scratch, float_gemv_multiply)
+
+cdef enum:
+    PLANES_FROM = 9               # rows of x, from which on codes are unpacked
 
 cdef KernelTable kernel_table
 cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
@@ -59,7 +65,10 @@ cdef void fill_products() noexcept:
     for format in range(FORMATS):
         set_tier(product[format][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
         for mode in (ACTIVATIONS_INT16, ACTIVATIONS_INT8):
-            if SPECS[format].layout == LEVELS:
+            if has_plane_tables(format, mode):
+                set_tier(product[format][mode], LUT_PLANES, ANY_ROWS, 1, 2)
+                add_tier(product[format][mode], PLANES_FROM, PLANES, 1, 1)
+            elif SPECS[format].layout == LEVELS:
                 set_tier(product[format][mode], WORDS, ANY_ROWS, 1, 1)
             else:
                 set_tier(product[format][mode], PLANES, ANY_ROWS, 1,

@@ -85,7 +85,7 @@ cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py
     s.packed = w.packed + (tile * w.groups + group) * s.group_bytes
     s.scales = <const char *>w.scales + scales
     s.offsets = NULL
-    if planes == 1 and w.zero == ZERO_OFFSET:
+    if w.zero == ZERO_OFFSET:
         offset_bytes = 32 * SCALE_SPECS[w.offset_type].bytes
         s.offset_type = w.offset_type
         s.offsets_step = offset_bytes if w.scale_groups > 1 else 0

@@ -19,6 +19,7 @@ include "scales.pxi"
 include "avx2_lut_tables.pxi"
 include "avx2_lut_sums.pxi"
 include "avx2_lut_gemv.pxi"
+include "avx2_lut_planes.pxi"
 include "avx512_nibbles.pxi"
 include "avx512_planes.pxi"
 include "avx512_gemm.pxi"
@@ -44,6 +45,9 @@ cdef void more_registers(MatmulKernel *tier) noexcept:
     tier.multiply = lut_gemv_multiply
 
 
+cdef enum:
+    PLANES_FROM = 3               # rows of x, from which on codes are unpacked
+
 cdef KernelTable kernel_table = (
     <const KernelTable *>PyCapsule_GetPointer(avx2.table, "binq.KernelTable"))[0]
 cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
@@ -52,11 +56,17 @@ kernel_table.name = "avx512"
 
 cdef void fill_products() noexcept:
     # Of every format; those that have engines of their own follow.
-    cdef int format
+    cdef int format, mode
     for format in range(FORMATS):
-        if format != FORMAT_BINARY and format != FORMAT_TERNARY:
-            set_tier(product[format][ACTIVATIONS_INT16], PLANES, ANY_ROWS, 1, 4)
-            set_tier(product[format][ACTIVATIONS_INT8], PLANES, ANY_ROWS, 1, 4)
+        if format == FORMAT_BINARY or format == FORMAT_TERNARY:
+            continue
+        for mode in (ACTIVATIONS_INT16, ACTIVATIONS_INT8):
+            if has_plane_tables(format, mode):
+                # Few rows as on AVX2, compiled for twice the registers.
+                product[format][mode][0].multiply = lut_planes_multiply
+                add_tier(product[format][mode], PLANES_FROM, PLANES, 1, 4)
+            else:
+                set_tier(product[format][mode], PLANES, ANY_ROWS, 1, 4)
 
 
 fill_products()

@@ -10,10 +10,13 @@ cdef KernelTable kernel_table = (
 
 cdef void fill_table(const char *name) noexcept:
     cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
-    cdef int format
+    cdef int format, mode
     kernel_table.name = name
     for format in range(FORMATS):
         if format != FORMAT_BINARY and format != FORMAT_TERNARY:
-            #        product                              engine, rows of x, at once: rows, tiles
-            set_tier(product[format][ACTIVATIONS_INT16], VNNI, ANY_ROWS, 1, 1)
-            set_tier(product[format][ACTIVATIONS_INT8], VNNI, ANY_ROWS, 1, 1)
+            for mode in (ACTIVATIONS_INT16, ACTIVATIONS_INT8):
+                #        product                engine, rows of x, at once: rows, tiles
+                if has_plane_tables(format, mode):
+                    add_tier(product[format][mode], 5, VNNI, 1, 1)
+                else:
+                    set_tier(product[format][mode], VNNI, ANY_ROWS, 1, 1)
