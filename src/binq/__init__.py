@@ -17,6 +17,7 @@ from binq._version import __version__
 from binq.array.array import QuantizedArray
 from binq.array.joining import concatenate, stack
 from binq.array.linear import linear, matmul, prepare
+from binq.array.rotation import Rotation
 from binq.errors import (
     FormatError,
     NonFiniteError,
@@ -41,6 +42,7 @@ __all__ = [
     "FormatError",
     "NonFiniteError",
     "QuantizedArray",
+    "Rotation",
     "ScaleRangeWarning",
     "SizeWarning",
     "UnknownModelWarning",

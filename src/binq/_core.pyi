@@ -88,6 +88,14 @@ def rope(
 def silu_mul(
     gate: NDArray[np.float32], up: NDArray[np.float32], out: NDArray[np.float32]
 ) -> None: ...
+def rotate(
+    x: NDArray[np.float32],
+    signs: NDArray[np.float32],
+    block: int,
+    scale: float,
+    back: bool,
+    out: NDArray[np.float32],
+) -> None: ...
 def softmax(x: NDArray[np.float32], out: NDArray[np.float32]) -> None: ...
 def store_keys(
     k: NDArray[np.float32],

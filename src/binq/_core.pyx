@@ -242,6 +242,7 @@ include "_native/product.pxi"
 include "_native/rows.pxi"
 include "_native/elementwise.pxi"
 include "_native/layers.pxi"
+include "_native/rotation.pxi"
 
 
 cdef class PackedMatrix:

@@ -300,6 +300,9 @@ def gguf_value(value: Any) -> bytes:
         return struct.pack("<II", 4, value)
     if isinstance(value, float):
         return struct.pack("<If", 6, value)
+    if isinstance(value, np.ndarray):
+        kind = {"int8": 1, "int32": 5, "float32": 6}[value.dtype.name]
+        return struct.pack("<IIQ", 9, kind, value.size) + value.tobytes()
     head, *_ = values = [gguf_value(item) for item in value]
     return (
         struct.pack("<I", 9)

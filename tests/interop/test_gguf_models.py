@@ -176,9 +176,13 @@ def linear_attention(config, name, values):
     elif leaf == "dt_bias":
         name, values = name.replace("dt_bias", "dt_proj.bias"), turned(values)
     elif leaf == "out_proj.weight":
-        values = turned(values.T).T
+        values = turned_columns(values, turned)
     assert width * heads == config.hidden_size * 2
     return name, values
+
+
+def turned_columns(values, turned):
+    return turned(values.T).T
 
 
 def llama3_table(rope, size):

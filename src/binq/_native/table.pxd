@@ -184,6 +184,13 @@ ctypedef void (*SoftmaxKernel)(const float *x, Py_ssize_t size, float *out,
                                Py_ssize_t begin, Py_ssize_t end) noexcept nogil
 
 
+# Rows of `size` numbers by signs and a Walsh-Hadamard transform of each block (a power of two),
+# times scale; `back`: the transform first, then the signs. x may be out.
+ctypedef void (*RotateKernel)(const float *x, const float *signs, Py_ssize_t size,
+                              Py_ssize_t block, float scale, int back, float *out,
+                              Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+
+
 ctypedef struct AttentionJob:
     # Attention of the last `tokens` of `length` positions to those up to their own.
     #   q, out   [tokens][heads][size]
@@ -229,3 +236,4 @@ ctypedef struct KernelTable:
     GateKernel silu_mul
     SoftmaxKernel softmax
     AttentionKernel attention
+    RotateKernel rotate

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from binq.array.choices import DEFAULT_GROUP_SIZE, FormatName, ScaleDType
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.array.protocols import PackedOperand
+from binq.array.rotation import Rotation, check_rotation
 from binq.array.slicing import select, select_rows
 from binq.array.transposed import Transposed, transpose
 from binq.formats import untile_rows
@@ -105,6 +107,7 @@ class QuantizedArray(PackedOperand):
         zero_points: ArrayLike | None = None,
         offsets: ArrayLike | None = None,
         scale_dtype: ScaleDType | None = None,
+        rotation: Rotation | None = None,
     ) -> Self:
         """Returns weights made of given codes, without any loss: the way in for other formats.
 
@@ -121,6 +124,7 @@ class QuantizedArray(PackedOperand):
         - offsets: None, or finite floats of the shape of ``scales``, in units of weights; those of
           binary weights, the middle of a group's two levels, may be given as zero_points as well
         - scale_dtype: the type of the scales, which must hold every one exactly; None: as above
+        - rotation: the basis that the codes are in (:class:`binq.Rotation`), None for that of x
 
         Raises TypeError for dtypes and ValueError for shapes or values out of range, naming the
         argument.
@@ -137,6 +141,8 @@ class QuantizedArray(PackedOperand):
         _check_meaning(packing, zero_points)
         levels = packing.kind.codes(packing.zero)
         checked = check_codes("codes", codes, levels)
+        if rotation is not None:
+            packing = replace(packing, rotation=check_rotation(rotation, checked.shape[-1]))
         logical = (*checked.shape[:-1], packing.geometry(checked.shape).scale_groups)
         values = check_group_values("scales", scales, logical)
         dtype = _dtype_for("scales", values, scales, scale_dtype, packing)
@@ -187,6 +193,11 @@ class QuantizedArray(PackedOperand):
     def symmetric(self) -> bool:
         """Returns whether the levels lie evenly around zero: no zero points are stored."""
         return self._data.zeros is None
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """Returns the basis that the weights are packed in, None where it is that of x."""
+        return self._data.packing.rotation
 
     @property
     def packed(self) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from binq.array.checks import as_float32, check_choice, check_out, plain_array
 from binq.array.packed import Packed
 from binq.array.prepared import DEFAULT_ACTIVATIONS, Prepared, check_in_features
 from binq.array.product import check_bias, multiply
+from binq.array.rotation import Rotation
 
 _FLOAT32 = np.dtype(np.float32)
 _MODES = _core.ACTIVATIONS
@@ -62,7 +63,15 @@ def multiply_each(
             check_choice("activations", activations, _MODES)
             raise
         rows = x if len(shape) == 2 else x.reshape(-1, shape[-1])
-        _core.multiply_shared(matrices, rows, flat, mode)
+        rotations = {q.packing.rotation for q in weights}
+        for rotation in rotations:
+            turned = rows if rotation is None else rotation.forward(rows)
+            if len(rotations) == 1:
+                _core.multiply_shared(matrices, turned, flat, mode)
+                break
+            same = [n for n, q in enumerate(weights) if q.packing.rotation == rotation]
+            those = tuple(matrices[n] for n in same)
+            _core.multiply_shared(those, turned, tuple(flat[n] for n in same), mode)
     return _finished(results, added, outs)
 
 
@@ -74,15 +83,19 @@ def multiply_experts(
     bias: Any = None,
     activations: str = DEFAULT_ACTIVATIONS,
     out: Any = None,
+    rotation: Rotation | None = None,
 ) -> NDArray[np.float32]:
     """Returns ``x[i] @ w[experts[i]].T + bias`` for all rows i, as one job.
 
     - matrices, shape: the matrices ``(out_features, in_features)`` of a stack, and its shape
+    - rotation: the basis of the weights
     - experts: integers whose shape broadcasts against the leading axes of x
     """
     mode = _MODES[check_choice("activations", activations, _MODES)]
     x = as_float32("x", x)
     check_in_features(x.shape, shape)
+    if rotation is not None:
+        x = rotation.forward(x)
     count, out_features, in_features = shape
     ids = _check_experts(experts, count)
     try:

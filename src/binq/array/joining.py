@@ -108,8 +108,8 @@ def _check_arrays(arrays: Any) -> list[Packed]:
     for number, part in enumerate(parts):
         if part.packing != packing:
             raise ValueError(
-                f"arrays must be of one format, group size and kind of zero: arrays[0] is "
-                f"{packing}, arrays[{number}] {part.packing}"
+                f"arrays must be of one format, group size, kind of zero and rotation: arrays[0] "
+                f"is {packing}, arrays[{number}] {part.packing}"
             )
     floats = [1, 2] if packing.zero == OFFSET else [1]
     for index in floats:
@@ -132,6 +132,8 @@ def _check_axis(axis: object, ndim: int) -> int:
 
 def _check_columns(parts: Sequence[Packed]) -> None:
     group = parts[0].packing.group_size
+    if parts[0].packing.rotation is not None and len(parts) > 1:
+        raise ValueError("arrays in a rotated basis do not join along columns: dequantize them")
     for number, part in enumerate(parts[:-1]):
         if group is None or part.shape[-1] % group:
             groups = "a scale a row (group_size=None)" if group is None else f"groups of {group}"

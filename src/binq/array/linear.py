@@ -96,7 +96,9 @@ def linear(
     if isinstance(x, Prepared):
         raise TypeError("x must be an array where experts are given, got a prepared one")
     data = q._data
-    return multiply_experts(x, data.matrices(), data.shape, experts, bias, activations, out)
+    return multiply_experts(
+        x, data.matrices(), data.shape, experts, bias, activations, out, data.packing.rotation
+    )
 
 
 def prepare(

@@ -63,6 +63,8 @@ class Packed:
         Raises TypeError for a wrong type or dtype, ValueError for a wrong shape.
         """
         sizes = check_matrix_shape(shape)
+        if packing.rotation is not None:
+            packing.rotation.check(sizes[-1])
         codes, scale, *zero = packing.parts(sizes)
         checked = [
             check_stored("packed", packed, (codes.dtype,), codes.shape),
@@ -166,6 +168,8 @@ class Packed:
     def dequantize(self, out: NDArray[np.float32]) -> None:
         """Writes the weights to a contiguous array of their shape."""
         self.each_matrix(out, lambda matrix, target: matrix.dequantize(target))
+        if self.packing.rotation is not None:
+            self.packing.rotation.back(out)
 
     def same_as(self, other: "Packed") -> bool:
         """Returns whether the other has the same packing, shape and bytes (NaN equals itself)."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from binq.array.checks import check_bool, check_choice, check_group_size
 from binq.array.choices import DEFAULT_GROUP_SIZE
+from binq.array.rotation import Rotation
 from binq.formats import GROUP_SIZES, Format, Geometry, get_format
 from binq.formats.scales import E8M0, FLOAT16, SCALE_DTYPES
 from binq.formats.zeros import NONE, OFFSET, zeros_shape
@@ -30,6 +31,7 @@ class Packing:
     - format: the name of a format, such as ``"int4"``
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - zero: ``"none"``, ``"code"`` or ``"offset"`` (:mod:`binq.formats.zeros`)
+    - rotation: None, or the basis that the weights are packed in
 
     The fields are trusted; :meth:`checked` is the way in for what a user gave.
 
@@ -40,6 +42,7 @@ class Packing:
     format: str
     group_size: int | None = 128
     zero: str = NONE
+    rotation: Rotation | None = None
 
     @classmethod
     def checked(
@@ -60,10 +63,12 @@ class Packing:
 
     def __str__(self) -> str:
         group = "row" if self.group_size is None else f"g{self.group_size}"
-        kinds = self.kind.zero_kinds
-        if self.symmetric:
-            return f"{self.format} {group}"
-        return f"{self.format} {group} {'asymmetric' if self.zero == kinds[0] else self.zero}"
+        words = [self.format, group]
+        if not self.symmetric:
+            words.append("asymmetric" if self.zero == self.kind.zero_kinds[0] else self.zero)
+        if self.rotation is not None:
+            words.append(str(self.rotation))
+        return " ".join(words)
 
     @property
     def kind(self) -> Format:

@@ -37,7 +37,8 @@ class Prepared(Opaque):
         self.activations = activations
         self._packing = like.packing
         # What the caller writes to x later changes no product.
-        self._x = rows.copy()
+        rotation = like.packing.rotation
+        self._x = rows.copy() if rotation is None else rotation.forward(rows)
         self._x.flags.writeable = False
         matrices = like.matrices()
         self._native = (
@@ -50,7 +51,7 @@ class Prepared(Opaque):
         return f"Prepared(shape={self.shape}, {self._packing}, {self.activations})"
 
     def floats(self, like: Packed, activations: str) -> NDArray[np.float32]:
-        """Returns x itself, if it was prepared for such weights and activations.
+        """Returns x, in the basis of the weights, if it was prepared for such and activations.
 
         Raises ValueError for others.
         """

@@ -65,6 +65,8 @@ def multiply(
             bias = bias.copy()
         y = target if _writable_in_place(target, x) else np.empty(result_shape, _FLOAT32)
     matrices = q.native or q.matrices()
+    if q.packing.rotation is not None and prepared is None:
+        x = q.packing.rotation.forward(x)
     if not matrices:
         y.fill(0.0)
     elif is_stack:

@@ -103,6 +103,8 @@ class SelectedRows(Selected):
         if out.size:
             matrix = (self.base.native or self.base.matrices())[0]
             matrix.dequantize_rows(self.rows.reshape(-1), out.reshape(-1, self.shape[-1]))
+            if self.packing.rotation is not None:
+                self.packing.rotation.back(out)
 
 
 class SelectedMatrices(Selected):

@@ -13,7 +13,7 @@ from binq.convert.report import Report
 from binq.convert.shard import Progress
 from binq.convert.whole_folder import whole_folder
 from binq.convert.work import check_target
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.export.target import Model
 from binq.export.targets import find_target
 from binq.files.checkpoint import Checkpoint
@@ -83,6 +83,7 @@ def export_checkpoint(
             raise ValueError(f"dst must not be the source itself, got {path}")
         elif path.exists() and not overwrite:
             raise FileExistsError(f"{path} exists: overwrite=True (--overwrite) replaces it")
+        _check_basis(model)
         target.check(model)
         total = sum(tensor.bytes_before for tensor in model.tensors)
         report = Report(str(source.path), str(path), notes=model.notes, plain=True)
@@ -97,6 +98,16 @@ def export_checkpoint(
     report.seconds = time.perf_counter() - started
     report.bytes_done = total
     return report
+
+
+def _check_basis(model: Model) -> None:
+    """Raises UnsupportedFormatError for rotated weights, which no target can say."""
+    rotated = [name for name, weights in model.packed.items() if weights.rotation is not None]
+    if rotated:
+        raise UnsupportedFormatError(
+            f"{len(rotated)} weights are in a rotated basis, which other forms cannot say, the "
+            f"first {rotated[0]!r}: 'binq dequantize' writes what they stand for"
+        )
 
 
 def _model(source: Checkpoint, path: Path, family: str | None, max_shard_bytes: int) -> Model:

@@ -67,6 +67,8 @@ TYPES: dict[int, tuple[str, int, int]] = {
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
     42: ("Q2_0", 64, 18),
+    142: ("PQ2_0", 128, 34),
+    143: ("PTQ1_0", 128, 28),
 }
 # The same id 42 with blocks of 128 is in use too; Q2_0_G128 is our name for it.
 _Q2_0 = 42
@@ -75,7 +77,6 @@ _Q2_0_WIDE = ("Q2_0_G128", 128, 34)
 OTHER_TYPES = {
     9: "Q8_1", 15: "Q8_K", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
     36: "I2_S of bitnet.cpp",
-    142: "PQ2_0 (weights in a rotated basis)", 143: "PTQ1_0 (weights in a rotated basis)",
 }  # fmt: skip
 
 _SCALARS = {

@@ -3,12 +3,14 @@
 ``{"version": 1, "tensors": {NAME: {"format", "shape", "group_size", "symmetric"}}, "sha256":
 {STORED NAME: hex}}``, where NAME is stored as NAME.packed, NAME.scales and, where not
 symmetric, NAME.zero_points. Version 2 has int2 and int3, and may say ``"zero": "offset"``,
-stored as NAME.offsets. Version 3 may say ``"scale_dtype"`` and ``"offset_dtype"``.
+stored as NAME.offsets. Version 3 may say ``"scale_dtype"`` and ``"offset_dtype"``, version 4
+``"rotation": {"block", "flips"}``, the signs as hexadecimal digits.
 docs/formats.md is normative.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
+from binq.array.rotation import Rotation
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.strict_json import parse_json
 from binq.formats import FORMATS
@@ -24,13 +27,14 @@ from binq.formats.layout import GROUP_SIZES
 from binq.formats.scales import FLOAT16, FLOAT32, SCALE_NAMES, scale_name
 from binq.formats.zeros import OFFSET
 
-VERSION = 3
+VERSION = 4
 FIELDS = {"format", "shape", "group_size", "symmetric"}
 # What a description may have besides, by the version.
 _MORE_FIELDS: dict[int, set[str]] = {
     1: set(),
     2: {"zero"},
     3: {"zero", "scale_dtype", "offset_dtype"},
+    4: {"zero", "scale_dtype", "offset_dtype", "rotation"},
 }
 KEY = "binq"
 _FORMATS_OF_VERSION_1 = ("binary", "ternary", "int4")
@@ -66,6 +70,8 @@ class Description(NamedTuple):
     @property
     def version(self) -> int:
         """Returns the first version of the file format that has such weights."""
+        if self.packing.rotation is not None:
+            return 4
         if self.scale_dtype or self.offset_dtype or self.packing.format in _FORMATS_OF_VERSION_3:
             return 3
         if self.packing.format not in _FORMATS_OF_VERSION_1:
@@ -88,6 +94,9 @@ class Description(NamedTuple):
             entry["scale_dtype"] = self.scale_dtype
         if self.offset_dtype:
             entry["offset_dtype"] = self.offset_dtype
+        if packing.rotation is not None:
+            flips = packing.rotation.flips.hex()
+            entry["rotation"] = {"block": packing.rotation.block, "flips": flips}
         return entry
 
 
@@ -168,6 +177,8 @@ def _check_description(name: str, entry: Any, fields: set[str], bad: Any) -> Des
         raise bad(f"tensor {name!r} must have symmetric true or false")
     try:
         packing = Packing.checked(format, group_size, entry["symmetric"], entry.get("zero"))
+        if "rotation" in entry:
+            packing = replace(packing, rotation=_rotation(entry["rotation"], shape[-1]))
     except (TypeError, ValueError) as error:
         raise bad(f"tensor {name!r}: {error}") from None
     types = entry.get("scale_dtype"), entry.get("offset_dtype")
@@ -175,6 +186,18 @@ def _check_description(name: str, entry: Any, fields: set[str], bad: Any) -> Des
         if field in entry and said not in _SAID:
             raise bad(f"tensor {name!r} has {field} {said!r}, not one of {', '.join(_SAID)}")
     return Description(packing, tuple(shape), *types)
+
+
+def _rotation(entry: Any, in_features: int) -> Rotation:
+    """Returns a rotation that an entry describes. Raises ValueError or TypeError."""
+    if not isinstance(entry, dict) or set(entry) != {"block", "flips"}:
+        raise ValueError("rotation must have exactly block and flips")
+    flips = entry["flips"]
+    if not isinstance(flips, str):
+        raise TypeError("flips must be hexadecimal digits")
+    rotation = Rotation(entry["block"], bytes.fromhex(flips))
+    rotation.check(in_features)
+    return rotation
 
 
 def assemble(

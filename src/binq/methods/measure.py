@@ -17,6 +17,8 @@ def tile_errors(values: NDArray[Any], packed: Packed) -> NDArray[np.float64]:
 
     ``values`` are the rows, of any float dtype, that became ``packed``.
     """
+    if packed.packing.rotation is not None:
+        return _errors_of_floats(values.astype(np.float32), packed)
     dtype = values.dtype if values.dtype.name in _core.INPUT_TYPES else np.dtype(np.float32)
     values = np.ascontiguousarray(values, dtype)
     tiles = np.zeros((-(-len(values) // TILE_ROWS), 5))
@@ -28,6 +30,22 @@ def tile_errors(values: NDArray[Any], packed: Packed) -> NDArray[np.float64]:
             values.strides[0],
             tiles,
         )
+    return tiles
+
+
+def _errors_of_floats(values: NDArray[np.float32], packed: Packed) -> NDArray[np.float64]:
+    """Returns what :func:`tile_errors` does, of weights in another basis, where none is clipped."""
+    floats = np.empty(packed.shape, np.float32)
+    packed.dequantize(floats)
+    errors = floats.astype(np.float64) - values
+    tiles = np.zeros((-(-len(values) // TILE_ROWS), 5))
+    for number, tile in enumerate(tiles):
+        rows = slice(number * TILE_ROWS, (number + 1) * TILE_ROWS)
+        tile[0] = np.square(values[rows], dtype=np.float64).sum()
+        tile[1] = np.square(errors[rows]).sum()
+        tile[2] = np.abs(errors[rows]).max(initial=0.0)
+        count = len(values[rows])
+        tile[4] = np.count_nonzero(packed.scales[number].T[:count] == 0)
     return tiles
 
 

@@ -4,11 +4,14 @@
 and what the family's policy does with it. :func:`register` adds a family.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from binq.array.rotation import Rotation
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.models import generic, gguf, gguf_config, gguf_names, mlx_form, table
+from binq.models import generic, gguf, gguf_config, gguf_names, gguf_rotation, mlx_form, table
 from binq.models.basis import check_basis
 from binq.models.family import UNKNOWN, Family, Rule, judge, text_config
 from binq.models.table import FAMILIES, register
@@ -92,19 +95,24 @@ def logical_tensors(
     Raises UnsupportedFormatError, with its name, for a quantization method or a packing that is
     not known, and for weights in a rotated basis: nothing is guessed.
     """
-    check_basis(source)
+    rotations = gguf_rotation.rotations_of(source)
+    check_basis(source, gguf_rotation.PREFIX if source.is_gguf else None)
     found = find_family(source, family)
-    tensors = _tensors_of(source, found, look)
+    tensors = _tensors_of(source, found, look, rotations)
     if found is gguf.FAMILY:
         return gguf_config.without_tables(source, gguf_names.translate(source, tensors))
     return mlx_form.turn_back(source, tensors)
 
 
-def _tensors_of(source: Checkpoint, family: Family, look: bool) -> list[LogicalTensor]:
+def _tensors_of(
+    source: Checkpoint, family: Family, look: bool, rotations: Mapping[str, Rotation]
+) -> list[LogicalTensor]:
     rules = family.rules_for(source.config)
     tensors = []
     for name, storage in collect_storage(source, family.is_input_major).items():
         verdict = judge(rules, name, storage.shape)
+        if name in rotations:
+            storage = gguf_rotation.rotated(source, name, storage, rotations[name], verdict.role)
         if storage.scheme in ("plain", "transposed"):
             _check_orientation(source, verdict.role, name, storage)
         if look and verdict.role in ("embedding", "head"):

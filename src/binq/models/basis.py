@@ -17,12 +17,16 @@ _ROTATED = re.compile(
 _DEEPEST = 8
 
 
-def check_basis(source: Checkpoint) -> None:
+def check_basis(source: Checkpoint, understood: str | None = None) -> None:
     """Raises UnsupportedFormatError, naming the key, where the configuration speaks of a rotation.
 
     A key that is false, null, empty or 0 speaks of none.
+
+    - understood: what keys begin with that another module reads
     """
     for key, value in _entries(source.config, "", 0):
+        if understood is not None and key.startswith(understood):
+            continue
         if _ROTATED.search(key) and value not in (None, False, 0, "", "none", [], {}):
             raise UnsupportedFormatError(
                 f"{source.path}: its metadata has {key!r}: weights in a rotated basis are not "

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from binq.errors import FormatError
+from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
+from binq.models.gguf_rotation import is_grouped
 from binq.models.tensor import LogicalTensor
 from binq.storage.base import Storage
+from binq.storage.rotated import Rotated
 from binq.storage.turned import Order, Turned, Undone
 
 NAMES = {
@@ -61,6 +63,14 @@ def turn_back(source: Checkpoint, tensor: LogicalTensor, what: str) -> Storage:
             f"{source.path}: {tensor.name!r} has shape {tensor.shape}, expected {axes} axes"
         )
     if what == "ssm_out.weight":
+        # Rotated weights read inputs that the graph has put in Hugging Face's order before.
+        if isinstance(storage, Rotated):
+            if not is_grouped(source):
+                raise UnsupportedFormatError(
+                    f"{source.path}: {tensor.name!r} is in a rotated basis of value heads in "
+                    "llama.cpp's order, which is not supported"
+                )
+            return storage
         return Turned(storage, columns=heads.order(heads.value_width))
     if what == "attn_gate.weight":
         return Turned(storage, heads.order(heads.value_width))

@@ -91,6 +91,8 @@ def why_no_layer(name: str, weights: QuantizedArray) -> str:
         return "a stack of matrices, where a layer has one"
     if 0 in weights.shape:
         return "no weights at all"
+    if weights.rotation is not None:
+        return "weights in a rotated basis"
     if is_embedding(name):
         return "an embedding, where only linear layers are packed"
     return ""

@@ -177,10 +177,12 @@ def _check(name: str, weights: QuantizedArray) -> int:
     """Returns the bits of the codes. Raises UnsupportedFormatError for what they cannot hold."""
     packing = weights._data.packing
     what = ""
-    if packing.format == MXFP4:
+    if packing.rotation is not None:
+        what = "weights in a rotated basis"
+    elif packing.format == MXFP4:
         mxfp4_scales(name, weights)
         return 4
-    if packing.format not in _BITS:
+    elif packing.format not in _BITS:
         what = f"weights of format {packing.format!r}"
     elif packing.zero not in (NONE, CODE):
         what = "an offset a group"

@@ -120,9 +120,21 @@ def _q8_0(blocks: Bytes) -> NDArray[np.int8]:
 
 
 def _tq1_0(blocks: Bytes) -> NDArray[np.int8]:
-    """A byte is five (at the end four) base-3 digits of a fraction, the first one highest."""
+    return _base_3(blocks, (0, 32, 5), (32, 48, 5), (48, 52, 4))
+
+
+def _ptq1_0(blocks: Bytes) -> NDArray[np.int8]:
+    """As TQ1_0, of half as many weights: PrismML's ggml, dequantize_row_ptq1_0."""
+    return _base_3(blocks, (0, 16, 5), (16, 24, 5), (24, 26, 4))
+
+
+def _base_3(blocks: Bytes, *stages: tuple[int, int, int]) -> NDArray[np.int8]:
+    """A byte is five (at the end four) base-3 digits of a fraction, the first one highest.
+
+    stages: the first byte and the last, and the digits of each: all first digits come first.
+    """
     parts = []
-    for first, last, digits in ((0, 32, 5), (32, 48, 5), (48, 52, 4)):
+    for first, last, digits in stages:
         powers = 3 ** np.arange(digits, dtype=np.uint16)[:, None]
         rest = (blocks[:, None, first:last] * powers).astype(np.uint8)
         parts.append(((rest.astype(np.uint16) * 3) >> 8).reshape(len(blocks), -1))
@@ -278,6 +290,8 @@ CODED = {
     "Q4_0": Coded(32, 18, -8, 7, 0, _q4_0),
     "Q5_0": Coded(32, 22, -16, 15, 0, _q5_0),
     "Q8_0": Coded(32, 34, -128, 127, 0, _q8_0),
+    "PQ2_0": Coded(128, 34, -1, 2, 0, _q2_0),
+    "PTQ1_0": Coded(128, 28, -1, 1, 26, _ptq1_0),
     "TQ1_0": Coded(256, 54, -1, 1, 52, _tq1_0),
     "TQ2_0": Coded(256, 66, -1, 2, 64, _tq2_0),
 }

@@ -134,6 +134,8 @@ def _why_not(weights: QuantizedArray, kind: _Type) -> str:
     """Returns why a type cannot hold weights, by their packing and shape, or ""."""
     packing, columns = weights._data.packing, weights.shape[-1]
     size = packing.group_size
+    if packing.rotation is not None:
+        return "it has no rotated basis"
     if columns % kind.weights or not columns:
         return f"rows of {columns} are no whole blocks of {kind.weights}"
     if size is not None and size % kind.weights and size < columns:

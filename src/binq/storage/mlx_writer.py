@@ -101,6 +101,8 @@ def _group(name: str, weights: QuantizedArray) -> int:
         what = "a weight whose name does not end in .weight"
     elif len(weights.shape) > 2 and not _STACK.search(name):
         what = "a stack of matrices under this name"
+    elif weights.rotation is not None:
+        what = "weights in a rotated basis"
     elif not mxfp4 and weights.format != "binary" and weights.format not in _LOWEST:
         what = f"weights of format {weights.format!r}"
     elif group is None or 0 in weights.shape:

@@ -51,7 +51,15 @@ def lookup(ids: torch.Tensor, cell: Cell, dtype: torch.dtype) -> torch.Tensor:
 def experts(x: torch.Tensor, ids: torch.Tensor, cell: Cell, activations: str) -> torch.Tensor:
     """Returns each row of x by the matrix of its expert; ids broadcast against the rows."""
     floats = x if x.dtype is torch.float32 else x.float()
-    y = multiply_experts(floats.numpy(), cell.matrices, cell.shape, ids.numpy(), None, activations)
+    y = multiply_experts(
+        floats.numpy(),
+        cell.matrices,
+        cell.shape,
+        ids.numpy(),
+        None,
+        activations,
+        rotation=cell.q.packing.rotation,
+    )
     return torch.from_numpy(y).to(x.dtype)
 
 

@@ -130,3 +130,4 @@ cdef void set_layers(KernelTable *table) noexcept:
     table.silu_mul = silu_mul
     table.softmax = softmax
     table.attention = attention
+    table.rotate = rotate

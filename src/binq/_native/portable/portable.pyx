@@ -15,6 +15,7 @@ include "gemm.pxi"
 include "../common/arrays.pxi"
 include "../common/measure.pxi"
 include "../common/layers.pxi"
+include "../common/rotation.pxi"
 include "../common/attention.pxi"
 include "../common/one_engine.pxi"
 
