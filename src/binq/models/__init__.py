@@ -31,6 +31,8 @@ __all__ = [
     "what_is_unknown",
 ]
 
+# What compressed-tensors says of the basis, which its scheme reads.
+_TRANSFORMS = "quantization_config.transform_config"
 # Already in so many bits a weight: what the model was trained in.
 _LOW_BITS = 2
 _LOSSLESS = "already stored in {}: kept exactly so"
@@ -96,7 +98,7 @@ def logical_tensors(
     not known, and for weights in a rotated basis: nothing is guessed.
     """
     rotations = gguf_rotation.rotations_of(source)
-    check_basis(source, gguf_rotation.PREFIX if source.is_gguf else None)
+    check_basis(source, gguf_rotation.PREFIX if source.is_gguf else _TRANSFORMS)
     found = find_family(source, family)
     tensors = _tensors_of(source, found, look, rotations)
     if found is gguf.FAMILY:

@@ -17,15 +17,21 @@ _ROTATED = re.compile(
 _DEEPEST = 8
 
 
-def check_basis(source: Checkpoint, understood: str | None = None) -> None:
+def check_basis(source: Checkpoint, *understood: str) -> None:
     """Raises UnsupportedFormatError, naming the key, where the configuration speaks of a rotation.
 
     A key that is false, null, empty or 0 speaks of none.
 
     - understood: what keys begin with that another module reads
     """
+    kind = source.config.get("model_type")
+    if isinstance(kind, str) and _ROTATED.search(kind):
+        raise UnsupportedFormatError(
+            f"{source.path}: model_type {kind!r}: weights in a rotated basis, as MLX has them, are "
+            "not supported: take the model's GGUF file"
+        )
     for key, value in _entries(source.config, "", 0):
-        if understood is not None and key.startswith(understood):
+        if key.startswith(understood):
             continue
         if _ROTATED.search(key) and value not in (None, False, 0, "", "none", [], {}):
             raise UnsupportedFormatError(

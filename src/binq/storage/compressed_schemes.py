@@ -53,17 +53,16 @@ class WeightScheme:
 def weight_schemes(source: "Checkpoint", config: Mapping[str, Any]) -> list[WeightScheme]:
     """Returns the schemes of a configuration, in its order.
 
-    Raises UnsupportedFormatError for rotated and sparse weights, FormatError for what is malformed.
+    Raises UnsupportedFormatError for sparse weights, FormatError for what is malformed.
     """
     inner = config.get("quantization_config")
     if "config_groups" not in config and isinstance(inner, Mapping):
         # As transformers wrote it where weights were sparse as well.
         config = {**config, **inner}
-    for key in ("transform_config", "sparsity_config"):
-        value = config.get(key)
-        dense = isinstance(value, Mapping) and value.get("format", "") == "dense"
-        if value and not dense:
-            raise UnsupportedFormatError(f"{source.path}: compressed-tensors with a {key}")
+    sparse = config.get("sparsity_config")
+    dense = isinstance(sparse, Mapping) and sparse.get("format", "") == "dense"
+    if sparse and not dense:
+        raise UnsupportedFormatError(f"{source.path}: compressed-tensors with a sparsity_config")
     groups = config.get("config_groups")
     if not isinstance(groups, Mapping):
         raise FormatError(f"{source.path}: compressed-tensors without config_groups")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage import compressed_writer
+from binq.storage import compressed_transforms, compressed_writer
 from binq.storage.base import Storage, column_order
 from binq.storage.compressed_schemes import WeightScheme, choose, weight_schemes
 from binq.storage.fp8 import Float8
@@ -57,7 +57,7 @@ def collect(source: "Checkpoint", config: Mapping[str, Any], names: Set[str]) ->
             found[name] = reader.floats8(module)
         elif part == "weight" and dtype == "I8":
             found[name] = reader.bytes(module)
-    return found
+    return compressed_transforms.rotated(source, reader.config, found, names)
 
 
 class CompressedTensors(Scheme):

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rotated(Storage):
-    """The weights of ``inner``, whose rows are in the basis of ``rotation``."""
+    """The weights of ``inner``, whose rows are in the basis of ``rotation``.
+
+    beside: stored tensors that say nothing more, such as the matrix of the transform
+    """
 
     scheme = "rotated"
     copyable = False
     inner: Storage
     rotation: Rotation
+    beside: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -33,7 +37,7 @@ class Rotated(Storage):
 
     @property
     def stored(self) -> tuple[str, ...]:
-        return self.inner.stored
+        return (*self.inner.stored, *self.beside)
 
     def good_rows(self, budget: int) -> int:
         return self.inner.good_rows(budget)
