@@ -59,6 +59,23 @@ def test_mlx_lm_runs_the_experts_of_one_tensor(tmp_path, name):
     assert np.linalg.norm(logits(out) - expected) < most * np.linalg.norm(expected)
 
 
+@pytest.mark.skipif(not ROOT, reason="BINQ_TINY_CHECKPOINTS names no folder")
+@pytest.mark.filterwarnings("ignore")
+def test_mlx_lm_runs_gpt_oss_as_it_was_published(tmp_path):
+    mx = pytest.importorskip("mlx.core")
+    utils = pytest.importorskip("mlx_lm.utils")
+    source = Path(ROOT) / "gpt_oss_120b"
+    kept = ["*.self_attn.*=keep"]
+    binq.quantize_checkpoint(source, tmp_path / "packed", "mxfp4", group_size=32, rules=kept)
+    binq.export_checkpoint(tmp_path / "packed", tmp_path / "out", to="mlx")
+    ids = mx.arange(5, 29)[None]
+    found, expected = (
+        np.array(utils.load_model(folder)[0](ids).astype(mx.float32))
+        for folder in (tmp_path / "out", source)
+    )
+    assert np.array_equal(found, expected)
+
+
 def by_transformers(folder, ids):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
