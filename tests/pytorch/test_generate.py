@@ -115,6 +115,22 @@ def test_other_folders_are_refused(packed, tmp_path, capsys):
         Decoder(tmp_path)
 
 
+def test_some_weights_packed_and_some_not(packed, tmp_path):
+    """As a rule says: of query, key and value, which are one job otherwise, and of the MLP."""
+    plain = tmp_path / "plain"
+    binq.dequantize_checkpoint(packed, plain, dtype="float32")
+    rules = ["*.v_proj.weight=keep", "*.down_proj.weight=keep"]
+    settings = {"group_size": 32, "embeddings": "int4:g32", "rules": rules}
+    binq.quantize_checkpoint(plain, tmp_path / "mixed", "int4", **settings)
+    tokens = TOKENS[0].tolist()
+    mixed = Decoder(tmp_path / "mixed", "float32")
+    kinds = {type(w) for layer in mixed.layers for w in layer["qkv"]}
+    assert kinds == {binq.QuantizedArray, np.ndarray}
+    expected = Decoder(packed, "float32")(tokens)
+    error = np.linalg.norm(mixed(tokens) - expected)
+    assert error <= 3e-6 * np.linalg.norm(expected)
+
+
 def test_plain_weights(packed, tmp_path):
     """Of Hugging Face, not packed: products of floats."""
     binq.dequantize_checkpoint(packed, tmp_path / "plain", dtype="float32")

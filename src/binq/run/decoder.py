@@ -66,7 +66,10 @@ class Decoder:
         return logits
 
     def _states(self, tokens: list[int]) -> Floats:
-        x = np.array(self.embeddings[tokens], np.float32)
+        rows: Any = self.embeddings[tokens]
+        if isinstance(rows, QuantizedArray):
+            rows = rows.dequantize()
+        x = np.array(rows, np.float32)
         cos, sin = self.rotation.at(len(self.caches[0]), len(tokens))
         for layer, cache in zip(self.layers, self.caches, strict=True):
             h = nn.rms_norm(x, layer["input_layernorm"], self.eps)
@@ -90,11 +93,12 @@ class Decoder:
 
     def _linear(self, x: Floats, weights: list[Any], biases: list[Any]) -> list[Floats]:
         """Returns the products of x with several weights, packed or kept as floats."""
-        if len(weights) == 1 and isinstance(weights[0], QuantizedArray):
-            return [linear(x, weights[0], biases[0], self.activations)]
-        if all(isinstance(w, QuantizedArray) for w in weights):
+        if len(weights) > 1 and all(isinstance(w, QuantizedArray) for w in weights):
             return linear(x, weights, biases, self.activations)
-        return [
-            x @ np.asarray(w, np.float32).T + np.asarray(0 if b is None else b, np.float32)
-            for w, b in zip(weights, biases, strict=True)
-        ]
+        return [self._product(x, w, b) for w, b in zip(weights, biases, strict=True)]
+
+    def _product(self, x: Floats, w: Any, bias: Any) -> Floats:
+        if isinstance(w, QuantizedArray):
+            return linear(x, w, bias, self.activations)
+        y: Floats = x @ np.asarray(w, np.float32).T
+        return y if bias is None else y + np.asarray(bias, np.float32)
