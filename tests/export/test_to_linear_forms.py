@@ -28,7 +28,14 @@ def again(folder, back):
 @pytest.mark.parametrize("group_size", [32, 64, 128, 256, None])
 @pytest.mark.parametrize(
     ("format", "symmetric"),
-    [("int4", True), ("int4", False), ("int2", True), ("ternary", True), ("binary", True)],
+    [
+        ("int4", True),
+        ("int4", False),
+        ("int3", True),
+        ("int2", True),
+        ("ternary", True),
+        ("binary", True),
+    ],
 )
 def test_to_gptq(packed, tmp_path, format, symmetric, group_size):
     source = packed(format, symmetric=symmetric, group_size=group_size)
@@ -36,7 +43,7 @@ def test_to_gptq(packed, tmp_path, format, symmetric, group_size):
     binq.export_checkpoint(source, out, to="gptq")
     assert same_weights(source, out)
     settings = settings_of(out)
-    assert settings["bits"] == (4 if format == "int4" else 2)
+    assert settings["bits"] == {"int4": 4, "int3": 3}.get(format, 2)
     assert settings["group_size"] == (group_size or -1)
     assert settings["sym"] is symmetric
     assert settings["checkpoint_format"] == ("gptq" if symmetric else "gptq_v2")
@@ -66,7 +73,7 @@ def test_to_gptq_of_several_kinds(packed, tmp_path):
 
 @pytest.mark.parametrize("group_size", [32, 64, 128, 256, None])
 @pytest.mark.parametrize(
-    ("format", "symmetric"), [("int4", True), ("int4", False), ("ternary", True), ("int2", True)]
+    ("format", "symmetric"), [("int4", True), ("int4", False), ("ternary", True), ("int3", True)]
 )
 def test_to_awq(packed, tmp_path, format, symmetric, group_size):
     source = packed(format, symmetric=symmetric, group_size=group_size)

@@ -80,6 +80,7 @@ GPTQ = [
     ("ternary", {}),
     ("binary", {"group_size": 64}),
     ("int2", {"group_size": 32}),
+    ("int3", {}),
     ("int4", KEPT),
 ]
 

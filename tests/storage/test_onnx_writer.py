@@ -32,6 +32,7 @@ def fields(data, bits):
         ("binary", True, 2),
         ("ternary", True, 2),
         ("int2", True, 2),
+        ("int3", True, 4),
         ("int4", True, 4),
         ("int4", False, 4),
     ],
