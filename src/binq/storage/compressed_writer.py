@@ -155,13 +155,9 @@ def _targets(modules: Sequence[str], others: Iterable[str]) -> list[str]:
 def _pattern(module: str) -> str | None:
     """Returns what matches a module of any layer, whatever stands before "layers"."""
     _, layers, rest = module.partition("layers.")
-    return (
-        f".*{layers}{re.sub(r'[0-9]+', r'[0-9]+', rest)}$".replace(".", r"\.").replace(
-            r"\.*", ".*", 1
-        )
-        if layers
-        else None
-    )
+    if not layers:
+        return None
+    return ".*" + re.sub("[0-9]+", "[0-9]+", re.escape(layers + rest)) + "$"
 
 
 def _spellings(modules: Iterable[str]) -> list[str]:
