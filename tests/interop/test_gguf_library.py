@@ -51,7 +51,7 @@ def test_random_blocks_have_the_values_that_the_library_gives(tmp_path, name):
         blocks[:, 55] &= 0x3F
     blocks = blocks.reshape(40, -1)
     with written(tmp_path, kind, blocks) as source:
-        tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == NAME)
+        tensor = next(tensor for tensor in logical_tensors(source) if tensor.stored[0] == NAME)
         np.testing.assert_array_equal(tensor.read(source), gguf.dequantize(blocks, kind))
 
 
@@ -61,7 +61,7 @@ def test_weights_that_the_library_quantized_are_read_exactly(tmp_path, name):
     weights = np.random.default_rng(3).standard_normal((40, 512)).astype(np.float32)
     blocks = gguf.quantize(weights, kind)
     with written(tmp_path, kind, blocks) as source:
-        tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == NAME)
+        tensor = next(tensor for tensor in logical_tensors(source) if tensor.stored[0] == NAME)
         np.testing.assert_array_equal(tensor.read(source), gguf.dequantize(blocks, kind))
 
 
