@@ -79,8 +79,8 @@ def test_options_are_checked_for_any_model(tmp_path):
     name = "model.layers.0.mlp.up_proj.weight"
     binq.save_file({name: w}, tmp_path / "model.safetensors")
     target = tmp_path / "t"
-    with pytest.raises(ValueError, match="embeddings 'int3': format must be one of"):
-        binq.quantize_checkpoint(tmp_path, target, embeddings="int3")
+    with pytest.raises(ValueError, match="embeddings 'int5': format must be one of"):
+        binq.quantize_checkpoint(tmp_path, target, embeddings="int5")
     with pytest.raises(ValueError, match="lm_head 'int4:g7': group_size must be"):
         binq.quantize_checkpoint(tmp_path, target, lm_head="int4:g7")
     with pytest.raises(TypeError, match="embeddings must be a format such as"):

@@ -26,7 +26,7 @@ TYPES = [
     (name, zero, scale_dtype)
     for name, zero in KINDS
     for scale_dtype in ("bfloat16", "e8m0")
-    if scale_dtype == "bfloat16" or (zero == NONE and name != "binary")
+    if scale_dtype == "bfloat16" or (zero == NONE and 0 in FORMATS[name].codes(NONE))
 ]
 
 
@@ -125,7 +125,8 @@ def test_files_copies_and_parts_keep_the_type(tmp_path, name, zero, scale_dtype)
     )
     rows = [69, 0, 3]
     np.testing.assert_array_equal(q[1][rows].dequantize(), q[1].dequantize()[rows])
-    mixed = binq.concatenate([q[0], binq.quantize(w[1], name, group_size=32, **settings(zero))])
+    halves = binq.quantize(w[1], name, group_size=32, scale_dtype="float16", **settings(zero))
+    mixed = binq.concatenate([q[0], halves])
     assert mixed.scales.dtype == np.float32
 
 

@@ -201,8 +201,8 @@ def test_zero_rows_columns_and_groups(format, symmetric):
     )
     values = q.dequantize()
     assert not values[3].any()
-    if format not in ("int2", "int3") or symmetric:
-        # An offset may make up for errors in other columns.
+    if format != "mxfp4" and (format not in ("int2", "int3") or symmetric):
+        # An offset, or a scale that cannot be 0, may make up for errors in other columns.
         assert not values[5, 32:64].any()
 
 

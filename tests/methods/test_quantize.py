@@ -448,7 +448,7 @@ def test_scales_that_float16_cannot_hold_are_kept_in_float32():
     ("arguments", "error", "message"),
     [
         (
-            {"format": "int3"},
+            {"format": "int5"},
             ValueError,
             "format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4'",
         ),
@@ -467,7 +467,7 @@ def test_scales_that_float16_cannot_hold_are_kept_in_float32():
             "symmetric must be True for format 'ternary'",
         ),
         (
-            {"scale_dtype": "bfloat16"},
+            {"scale_dtype": "float8"},
             ValueError,
             "scale_dtype must be one of 'float16', 'float32'",
         ),

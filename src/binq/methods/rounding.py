@@ -167,9 +167,8 @@ class Rounding:
         bias = self._packing.kind.bias
         old = parameters[:, number].astype(np.float64)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            new = scale_values(round_to(old + slope / bend, self._dtype, bias), bias).astype(
-                np.float64
-            )
+            wanted = old + slope / bend
+            new = scale_values(round_to(wanted, self._dtype, bias), bias).astype(np.float64)
             move = new - old
             better = move * (move * bend - 2.0 * slope) < 0
         if parameters is self.scales:
@@ -177,7 +176,7 @@ class Rounding:
             most = LARGEST_LEVEL / max(1.0, float(np.abs(self._table).max()))
             if self._dtype == E8M0:
                 # A step along which the error falls may lead to no power of two but the same.
-                better &= (old + slope / bend) > 0
+                better &= wanted > 0
             better &= (np.abs(new) >= least) & (np.abs(new) <= most) & (old != 0) & (new != 0)
         move = np.where(better & np.isfinite(move), move, 0.0)
         parameters[:, number] = old + move
