@@ -32,8 +32,8 @@ Arrays = Mapping[str, Any]
 Steps = Generator[tuple[tuple[str, ...], np.ndarray], list[np.ndarray], np.ndarray]
 # The same of all batches.
 Stage = tuple[tuple[str, ...], list[np.ndarray]]
-BITS = {"ternary": 2, "int2": 2, "int4": 4}
-DAMPING = {2: 0.1, 4: 0.03}
+BITS = {"ternary": 2, "int2": 2, "int3": 3, "int4": 4, "iq4nl": 4, "mxfp4": 4}
+DAMPING = {2: 0.1, 3: 0.05, 4: 0.03}
 
 
 @dataclass
@@ -291,7 +291,7 @@ def quantized(
     moments = stats.covariance.astype(np.float64) if centred else stats.second_moment()
     if centred:
         together -= np.outer(x_mean, y_mean)
-    damping = DAMPING.get(BITS[format], 0.03) * moments.diagonal().mean() * np.eye(len(moments))
+    damping = DAMPING[BITS[format]] * moments.diagonal().mean() * np.eye(len(moments))
     turn = solve(moments + damping, (together + damping).T, assume_a="pos").T
     target = (np.asarray(w, np.float64) @ turn).astype(np.float32)
     if not centred:

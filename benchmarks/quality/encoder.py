@@ -25,7 +25,7 @@ import calibrate
 
 ROWS = tuple(
     f"{format} {method}"
-    for format in ("int4", "iq4nl", "int2", "ternary")
+    for format in ("int4", "iq4nl", "int3", "int2", "ternary")
     for method in ("mse", "importance", "gptq", "sequential")
 )
 GROUP = 128

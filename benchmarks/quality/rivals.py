@@ -44,6 +44,10 @@ ROWS = (
 )
 
 
+class RefusedError(Exception):
+    """A library cannot hold this model."""
+
+
 class Made(NamedTuple):
     """The linear layers of a rival, dequantized, and the bytes that it stores them in."""
 
@@ -53,7 +57,7 @@ class Made(NamedTuple):
 
 
 def quantize(row: str, source: Path, model: Any, cal: Any) -> Made:
-    """Returns what a rival makes of the linear layers that ``cal`` names."""
+    """Returns what a rival makes of the layers that ``cal`` names, or raises RefusedError."""
     if row.startswith("llama.cpp"):
         return _llama(MIXES[row.split()[1]], source, cal)
     weights, nbytes = {}, 0
@@ -83,7 +87,7 @@ def _llama(ftype: int, source: Path, cal: Any) -> Made:
             str(source).encode(), str(made).encode(), ctypes.byref(parameters)
         )
         if code:
-            raise SystemExit(f"llama_model_quantize of type {ftype} returned {code}")
+            raise RefusedError("llama.cpp does not quantize rows of 576 to this type")
         nbytes, note = _dequantize(made, floats, set(importance))
         tensors = binq.load(floats)
         return Made({name: np.asarray(tensors[name]) for name in cal}, nbytes, note)

@@ -8,10 +8,12 @@ docs/images/quality.png.
 """
 
 import argparse
+import copy
 import json
 import sys
+import tempfile
 import time
-from collections import ChainMap
+from collections import ChainMap, Counter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,15 @@ ROWS = (
     "int4 g64 gptq",
     "int4 g64 sequential",
     "int4 g128 gptq",
+    "iq4nl g64 mse",
+    "iq4nl g64 importance",
+    "iq4nl g64 gptq",
+    "mxfp4 g32 mse",
+    "int3 g64 mse",
+    "int3 g64 importance",
+    "int3 g64 gptq",
+    "int3 g64 sequential",
+    "target 3.3 gptq",
     "int2 g64 mse",
     "int2 g64 gptq",
     "int2 g64 sequential",
@@ -74,9 +85,13 @@ class Judge:
         return z
 
 
-def quantize(model: calibrate.Decoder, batches: list[np.ndarray], cal: Any, row: str) -> Any:
+def quantize(
+    source: Path, model: calibrate.Decoder, batches: list[np.ndarray], cal: Any, row: str
+) -> Any:
     """Returns the quantized linear layers of a row of the table by name."""
     format, group, method = row.split()
+    if format == "target":
+        return budgeted(source, cal, float(group))
     size = int(group[1:])
     if method == "sequential":
         made: dict[str, Any] = {}
@@ -92,6 +107,27 @@ def quantize(model: calibrate.Decoder, batches: list[np.ndarray], cal: Any, row:
         name: binq.quantize(model.tensors[name], format, group_size=size, **options(name))
         for name in cal
     }
+
+
+def budgeted(source: Path, cal: Any, bits: float) -> dict[str, binq.QuantizedArray]:
+    """Returns the linear layers in the formats and groups that ``target_bpw`` chooses."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cal.save(folder / "calibration.safetensors")
+        # What GGUF stores in four bits would be taken over exactly.
+        binq.dequantize_checkpoint(source, folder / "floats", dtype="float32")
+        binq.quantize_checkpoint(
+            folder / "floats",
+            folder / "packed",
+            method="gptq",
+            calibration=folder / "calibration.safetensors",
+            target_bpw=bits,
+        )
+        with binq.load(folder / "packed") as tensors:
+            made = {name: copy.deepcopy(tensors[name]) for name in cal}
+    kinds = Counter(f"{q.format} g{q.group_size}" for q in made.values())
+    print(", ".join(f"{count} {kind}" for kind, count in kinds.most_common()), file=sys.stderr)
+    return made
 
 
 def main() -> None:
@@ -117,9 +153,13 @@ def main() -> None:
     for row in options.only or (*ROWS, *rivals.ROWS):
         start = time.perf_counter()
         if row in rivals.ROWS:
-            floats, size, note = rivals.quantize(row, path, model, cal)
+            try:
+                floats, size, note = rivals.quantize(row, path, model, cal)
+            except rivals.RefusedError as error:
+                print(f"| {row} | – | – | – | – | – | {error} |", flush=True)
+                continue
         else:
-            made, note = quantize(model, batches, cal, row), ""
+            made, note = quantize(path, model, batches, cal, row), ""
             size = sum(q.nbytes for q in made.values())
             floats = {name: q.dequantize() for name, q in made.items()}
         seconds = time.perf_counter() - start
