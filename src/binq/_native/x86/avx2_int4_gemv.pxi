@@ -1,7 +1,7 @@
 # int4 and few planes of x: weights are unpacked in registers and met at once by up to four planes
-# (four rows of int8, two of int16), which reads them from memory as fast as they come. One plane
+# (four rows of int8, two of int16), which reads them from memory as fast as they come. One row
 # goes through the two halves of a piece side by side: two places that are read at once keep more of
-# memory busy than one, four and more are slower again. More planes take longer for a byte and are
+# memory busy than one, four and more are slower again. More rows take longer for a byte and are
 # no faster with two.
 #
 # Each loop is a function of its own, called by a pointer: inlined side by side, GCC keeps the sums
@@ -9,15 +9,16 @@
 
 cdef enum:
     INT4_GEMV_PLANES = 16           # at most, measured: then unpacking into L1 once is faster
-    INT4_AHEAD = 1024               # bytes of weights asked for ahead, measured
+    INT4_AHEAD = 1024               # bytes of weights asked for ahead into L1, measured
+    INT4_FAR_AHEAD = 4096           # and into L2, by all but the fastest loop
 
 
 cdef inline void ask_int4(const uint8_t *packed, int planes) noexcept nogil:
-    # Into L1 for one plane, which is through with it at once, else into L2.
-    if planes == 1:
-        _mm_prefetch(<const char *>packed + INT4_AHEAD, _MM_HINT_T0)
-    else:
-        _mm_prefetch(<const char *>packed + INT4_AHEAD, _MM_HINT_T1)
+    # One plane comes to the lines that it asked for soon enough. Others go through 128 bytes in
+    # two parts and take longer, so that memory needs a second hint to stay busy.
+    if planes > 1:
+        _mm_prefetch(<const char *>packed + INT4_FAR_AHEAD, _MM_HINT_T1)
+    _mm_prefetch(<const char *>packed + INT4_AHEAD, _MM_HINT_T0)
 
 
 cdef inline __m256i broadcast_4(const int8_t *x) noexcept nogil:
@@ -152,7 +153,7 @@ cdef inline void int4_gemv_piece(const Weights *w, const void *prepared, Py_ssiz
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t at_once = min(count, <Py_ssize_t>(4 // planes))
-    cdef Py_ssize_t streams = 2 if count * planes == 1 else 1
+    cdef Py_ssize_t streams = 2 if count == 1 else 1
     cdef Py_ssize_t step = (piece.tile_end - piece.tile_begin + streams - 1) // streams
     cdef Py_ssize_t tile, group, at, stream, row, now
     cdef float *to
