@@ -28,7 +28,8 @@ _RATIOS = """How many times as fast, by median and (in brackets) by fastest run,
 the weights in memory, more with the weights in cache. int8 is what the rivals do with x inside \
 (llama.cpp, onnxruntime at accuracy_level 4); int16 is binq's default."""
 _BANDWIDTH = """Read bandwidth: what two threads read that do nothing else, with the best of 1, 2, \
-4, 8 and 16 streams side by side (`python benchmarks/bandwidth.py`)."""
+4, 8 and 16 streams side by side (`python benchmarks/bandwidth.py`). The kernels ask for what they \
+read next, and can be faster than that."""
 _INTRODUCTION = """Written by `make bench`; do not edit. One section for each processor and set \
 of kernels that was measured, each in one run. Every row carries its storage and its error, so \
 that no speed is bought with silent error: *error* is the root mean square of y − x·Wᵀ over that \
