@@ -26,7 +26,6 @@ from binq.errors import (
     UnknownModelWarning,
     UnsupportedFormatError,
 )
-from binq.methods.quantize import dequantize, quantize
 from binq.runtime import cpu_info, get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from binq.export import export_checkpoint, quantize_onnx
     from binq.files import load_file, save_file
     from binq.loading import describe, load
+    from binq.methods.quantize import dequantize, quantize
 
 __all__ = [
     "Calibrator",
@@ -69,14 +69,16 @@ __all__ = [
     "stack",
 ]
 
-# Loaded on first use: files and checkpoints bring libraries that products never need.
+# Loaded on first use: what products never need, and the libraries that it brings.
 _LAZY = {
     "Calibrator": "binq.calibrator",
+    "dequantize": "binq.methods.quantize",
     "dequantize_checkpoint": "binq.convert",
     "describe": "binq.loading",
     "export_checkpoint": "binq.export",
     "load": "binq.loading",
     "load_file": "binq.files",
+    "quantize": "binq.methods.quantize",
     "quantize_checkpoint": "binq.checkpoint",
     "quantize_onnx": "binq.export",
     "save_file": "binq.files",

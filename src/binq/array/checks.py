@@ -4,14 +4,16 @@ import operator
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.formats.layout import GROUP_SIZES
 from binq.formats.scales import E8M0, SCALE_NAMES, scale_dtype
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TYPE_NAMES = {"float8_e8m0fnu": "e8m0"}  # by ml_dtypes
 _FLOAT32 = np.dtype(np.float32)
@@ -75,7 +77,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> str:
     raise kind(f"{name} must be one of {', '.join(map(repr, names))}, got {value!r}")
 
 
-def check_path(name: str, path: object) -> Path:
+def check_path(name: str, path: object) -> "Path":
     """Returns ``path`` as a Path.
 
     Raises TypeError unless it is text or an os.PathLike of text, ValueError for empty text.
@@ -85,6 +87,8 @@ def check_path(name: str, path: object) -> Path:
         raise TypeError(f"{name} must be a str or an os.PathLike, got {path!r}")
     if not text:  # Path("") is the working folder
         raise ValueError(f"{name} must be a path, got ''")
+    from pathlib import Path  # a tenth of the time that `import binq` takes
+
     return Path(text)
 
 
