@@ -1,5 +1,6 @@
 """The best scales, and codes, where the error of each input has an importance of its own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,21 +98,7 @@ def _best(
         lows,
     )
     if packing.format != "ternary":
-        span = codes[-1] - codes[0]
-        blocks = max(1, _BLOCK // w.shape[1])
-        for start in range(0, len(w), blocks):
-            rows = slice(start, start + blocks)
-            values, h = _in_groups(w[rows], packing, importance)
-            shape, size = values.shape[:2], values.shape[2]
-            h = np.broadcast_to(h, values.shape).reshape(-1, size)
-            scales[rows] = fit_to_storage(
-                np.where(h > 0, values.reshape(-1, size), 0.0),
-                h,
-                scales[rows].reshape(-1),
-                lows[rows].reshape(-1),
-                span,
-                dtype,
-            ).reshape(shape)
+        _fit(fit_to_storage, w, packing, importance, scales, lows, codes[-1] - codes[0], dtype)
     if packing.zero == CODE:
         return scales, -lows.astype(np.float64)
     return np.where(lows == codes[0], scales, -scales), None
@@ -126,21 +113,35 @@ def _best_level_scales(
     """Returns the best scales of levels that are not one step apart."""
     groups = len(group_starts(packing, w.shape[1]))
     scales, numbers, tables = best_level_scales(w, packing, importance, groups)
+    _fit(fit_levels_to_storage, w, packing, importance, scales, numbers, tables, dtype)
+    return scales
+
+
+def _fit(
+    fit: Callable[..., Floats],
+    w: NDArray[np.float32],
+    packing: Packing,
+    importance: NDArray[np.float32],
+    scales: Floats,
+    numbers: NDArray[Any],
+    levels: Any,
+    dtype: np.dtype[Any],
+) -> None:
+    """Makes of the best scales those that their type holds, a block of rows at a time."""
     blocks = max(1, _BLOCK // w.shape[1])
     for start in range(0, len(w), blocks):
         rows = slice(start, start + blocks)
         values, h = _in_groups(w[rows], packing, importance)
         shape, size = values.shape[:2], values.shape[2]
         h = np.broadcast_to(h, values.shape).reshape(-1, size)
-        scales[rows] = fit_levels_to_storage(
+        scales[rows] = fit(
             np.where(h > 0, values.reshape(-1, size), 0.0),
             h,
             scales[rows].reshape(-1),
             numbers[rows].reshape(-1),
-            tables,
+            levels,
             dtype,
         ).reshape(shape)
-    return scales
 
 
 def _best_powers(

@@ -141,13 +141,15 @@ def _targets(modules: Sequence[str], others: Iterable[str]) -> list[str]:
     others = {name for name in others if not _EMBEDDING.search(name)}
     if others <= {_HEAD.removesuffix(_SUFFIX)}:
         return ["Linear", *_spellings(embeddings)]
-    found: set[str] = set()
-    for name in modules:
-        pattern = _pattern(name)
-        if pattern is None or any(re.match(pattern, other) for other in others):
-            found.update(_spellings([name]))
-        else:
-            found.add(f"re:{pattern}")
+    patterns = {name: _pattern(name) for name in modules}
+    # Of a hundred thousand experts there are a few patterns.
+    usable = {
+        pattern
+        for pattern in set(patterns.values())
+        if pattern and not any(re.match(pattern, other) for other in others)
+    }
+    named = [name for name, pattern in patterns.items() if pattern not in usable]
+    found = {*_spellings(named), *(f"re:{pattern}" for pattern in usable)}
     return sorted(found)
 
 
