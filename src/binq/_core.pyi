@@ -76,6 +76,31 @@ def multiply_experts(
     out: NDArray[np.float32],
     activations: int,
 ) -> None: ...
+
+class DecoderLayer:
+    def __init__(
+        self,
+        matrices: tuple[PackedMatrix, ...],
+        biases: tuple[NDArray[np.float32] | None, ...],
+        norms: tuple[NDArray[np.float32] | None, ...],
+        heads: int,
+        kv_heads: int,
+        size: int,
+        eps: float,
+        scale: float,
+        window: int,
+        activations: int,
+    ) -> None: ...
+    def run(
+        self,
+        x: NDArray[np.float32],
+        cos: NDArray[np.float32],
+        sin: NDArray[np.float32],
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+        start: int,
+    ) -> None: ...
+
 def rms_norm(
     x: NDArray[np.float32], weight: NDArray[np.float32], eps: float, out: NDArray[np.float32]
 ) -> None: ...

@@ -413,6 +413,7 @@ cdef class PackedMatrix:
 
 
 include "_native/batch.pxi"
+include "_native/decoder_layer.pxi"
 
 
 def pack(int format, int zero, codes, packed, Py_ssize_t group_size):

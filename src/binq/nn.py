@@ -5,6 +5,8 @@ threads and of rows; ``binq.reference.layers`` is the definition. numpy does all
 many small calls: for one token at a time they take as long as the products.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -160,11 +162,20 @@ class KeyValueCache:
                 )
         if len(v) != len(k):
             raise ValueError(f"v must have {len(k)} tokens as k has, got {len(v)}")
-        length = self._length + len(k)
-        if length > self._values.shape[1]:
-            self._grow(length)
-        _core.store_keys(k, v, self._keys, self._values, self._length)
-        self._length = length
+        with self._room(len(k)) as (keys, values, start):
+            _core.store_keys(k, v, keys, values, start)
+
+    @contextmanager
+    def _room(self, tokens: int) -> Iterator[tuple[Floats, Floats, int]]:
+        """Gives the arrays of keys and values and where to write positions that follow.
+
+        They count once they are written: an error in between leaves the cache as it was.
+        """
+        start = self._length
+        if start + tokens > self._values.shape[1]:
+            self._grow(start + tokens)
+        yield self._keys, self._values, start
+        self._length = start + tokens
 
     def attention(
         self, q: ArrayLike, scale: float | None = None, window: int | None = None

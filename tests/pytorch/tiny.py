@@ -26,6 +26,7 @@ FAMILIES = {
     "qwen3_tied": ("Qwen3Config", {"tie_word_embeddings": True}),
     "qwen2": ("Qwen2Config", {}),
     "llama": ("LlamaConfig", {}),
+    "mistral": ("MistralConfig", {"sliding_window": 8}),
     "bitnet": ("BitNetConfig", {"tie_word_embeddings": True, "head_dim": 16}),
     "qwen3_moe": ("Qwen3MoeConfig", _ROUTED),
     "mixtral": ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),

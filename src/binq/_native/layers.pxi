@@ -136,6 +136,24 @@ def softmax(x, out):
         run_layer(softmax_task, &layer, rows, rows * layer.size)
 
 
+cdef void store_positions(const float *key, const float *value, Py_ssize_t tokens,
+                          const AttentionJob *job, float *keys, float *values,
+                          Py_ssize_t start) noexcept nogil:
+    # Keys 16 positions side by side, values whole.
+    cdef Py_ssize_t token, head, d, at
+    cdef float *to
+    for token in range(tokens):
+        at = start + token
+        for head in range(job.kv_heads):
+            to = keys + (head * job.capacity + (at & ~<Py_ssize_t>15)) * job.size + (at & 15)
+            for d in range(job.size):
+                to[d * 16] = key[d]
+            memcpy(values + (head * job.capacity + at) * job.width, value,
+                   job.size * sizeof(float))
+            key += job.size
+            value += job.size
+
+
 def store_keys(k, v, keys, values, Py_ssize_t start):
     """Writes k and v ``(tokens, kv_heads, size)`` to positions ``start`` on of a cache."""
     cdef _View k_view = view("k", k, b"f", 3, False)
@@ -143,39 +161,49 @@ def store_keys(k, v, keys, values, Py_ssize_t start):
     cdef _View keys_view = view("keys", keys, b"f", 4, True)
     cdef _View values_view = view("values", values, b"f", 3, True)
     cdef Py_ssize_t tokens = k_view.size(0)
-    cdef Py_ssize_t heads = k_view.size(1)
-    cdef Py_ssize_t size = k_view.size(2)
-    cdef Py_ssize_t capacity = values_view.size(1)
-    cdef Py_ssize_t width = values_view.size(2)
-    cdef Py_ssize_t token, head, d, at
-    cdef const float *key = <const float *>k_view.buffer.buf
-    cdef const float *value = <const float *>v_view.buffer.buf
-    cdef float *stored_keys = <float *>keys_view.buffer.buf
-    cdef float *stored_values = <float *>values_view.buffer.buf
-    cdef float *to
-    check_cache(keys_view, values_view, heads, size)
-    if v_view.nbytes() != k_view.nbytes() or start < 0 or start > capacity - tokens:
+    cdef AttentionJob job
+    set_cache(&job, keys_view, values_view, k_view.size(1), k_view.size(2))
+    if v_view.nbytes() != k_view.nbytes() or start < 0 or start > job.capacity - tokens:
         raise ValueError(f"the cache must hold {tokens} positions from {start} on")
     with nogil:
-        for token in range(tokens):
-            at = start + token
-            for head in range(heads):
-                to = stored_keys + (head * capacity + (at & ~<Py_ssize_t>15)) * size + (at & 15)
-                for d in range(size):
-                    to[d * 16] = key[d]
-                memcpy(stored_values + (head * capacity + at) * width, value,
-                       size * sizeof(float))
-                key += size
-                value += size
+        store_positions(<const float *>k_view.buffer.buf, <const float *>v_view.buffer.buf, tokens,
+                        &job, <float *>keys_view.buffer.buf, <float *>values_view.buffer.buf,
+                        start)
 
 
-cdef int check_cache(_View keys, _View values, Py_ssize_t kv_heads, Py_ssize_t size) except -1:
+cdef int set_cache(AttentionJob *job, _View keys, _View values, Py_ssize_t kv_heads,
+                   Py_ssize_t size) except -1:
+    # Checks that keys and values are a cache of so many heads of that size.
     cdef Py_ssize_t capacity = values.size(1)
     if (keys.size(0) != kv_heads or values.size(0) != kv_heads or capacity % 16
             or keys.size(1) != capacity // 16 or keys.size(2) != size or keys.size(3) != 16
             or values.size(2) != (size + 15) // 16 * 16):
         raise ValueError(f"keys and values must be a cache of {kv_heads} heads of {size}")
+    job.kv_heads = kv_heads
+    job.size = size
+    job.capacity = capacity
+    job.width = values.size(2)
+    job.keys = <const float *>keys.buffer.buf
+    job.values = <const float *>values.buffer.buf
     return 0
+
+
+cdef bint run_attention(const AttentionJob *job) noexcept nogil:
+    # Returns false where memory ran out.
+    cdef Attending a
+    cdef Py_ssize_t rows = job.tokens * (job.heads // job.kv_heads)
+    cdef Py_ssize_t items = job.kv_heads * ((rows + ATTENTION_ROWS - 1) // ATTENTION_ROWS)
+    cdef int threads = threads_for(<double>rows * job.kv_heads * job.size * job.length * SLOW)
+    a.table = kernels
+    a.job = job[0]
+    a.scratch_bytes = aligned(
+        ATTENTION_ROWS * (job.capacity + job.width + job.size) * <Py_ssize_t>sizeof(float))
+    a.scratch = <char *>allocate(threads * a.scratch_bytes)
+    if a.scratch == NULL:
+        return False
+    parallel_for(attention_task, &a, items, 1, threads)
+    release(a.scratch)
+    return True
 
 
 def attention(q, keys, values, Py_ssize_t length, Py_ssize_t window, float scale, out):
@@ -184,40 +212,24 @@ def attention(q, keys, values, Py_ssize_t length, Py_ssize_t window, float scale
     cdef _View keys_view = view("keys", keys, b"f", 4, False)
     cdef _View values_view = view("values", values, b"f", 3, False)
     cdef _View out_view = view("out", out, b"f", 3, True)
-    cdef Attending a
-    cdef Py_ssize_t items, rows
-    cdef int threads
-    a.job.tokens = q_view.size(0)
-    a.job.heads = q_view.size(1)
-    a.job.size = q_view.size(2)
-    a.job.kv_heads = keys_view.size(0)
-    a.job.capacity = values_view.size(1)
-    a.job.width = values_view.size(2)
+    cdef AttentionJob job
+    cdef bint enough
+    job.tokens = q_view.size(0)
+    job.heads = q_view.size(1)
     check_same(q_view, out_view)
-    check_cache(keys_view, values_view, a.job.kv_heads, a.job.size)
-    if a.job.kv_heads < 1 or a.job.heads % a.job.kv_heads:
-        raise ValueError(f"{a.job.heads} heads must be a multiple of {a.job.kv_heads}")
-    if length < a.job.tokens or length > a.job.capacity or window < 0:
-        raise ValueError(f"length must be from {a.job.tokens} to {a.job.capacity}, got {length}")
+    set_cache(&job, keys_view, values_view, keys_view.size(0), q_view.size(2))
+    if job.kv_heads < 1 or job.heads % job.kv_heads:
+        raise ValueError(f"{job.heads} heads must be a multiple of {job.kv_heads}")
+    if length < job.tokens or length > job.capacity or window < 0:
+        raise ValueError(f"length must be from {job.tokens} to {job.capacity}, got {length}")
     if q_view.nbytes() == 0:
         return
-    a.table = kernels
-    a.job.q = <const float *>q_view.buffer.buf
-    a.job.keys = <const float *>keys_view.buffer.buf
-    a.job.values = <const float *>values_view.buffer.buf
-    a.job.out = <float *>out_view.buffer.buf
-    a.job.length = length
-    a.job.window = window
-    a.job.scale = scale
-    a.scratch_bytes = aligned(
-        ATTENTION_ROWS * (a.job.capacity + a.job.width + a.job.size) * <Py_ssize_t>sizeof(float))
-    rows = a.job.tokens * (a.job.heads // a.job.kv_heads)
-    items = a.job.kv_heads * ((rows + ATTENTION_ROWS - 1) // ATTENTION_ROWS)
-    threads = threads_for(<double>rows * a.job.kv_heads * a.job.size * length * SLOW)
+    job.q = <const float *>q_view.buffer.buf
+    job.out = <float *>out_view.buffer.buf
+    job.length = length
+    job.window = window
+    job.scale = scale
     with nogil:
-        a.scratch = <char *>allocate(threads * a.scratch_bytes)
-        if a.scratch != NULL:
-            parallel_for(attention_task, &a, items, 1, threads)
-        release(a.scratch)
-    if a.scratch == NULL:
+        enough = run_attention(&job)
+    if not enough:
         raise MemoryError("not enough memory for the scores of attention")

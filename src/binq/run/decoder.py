@@ -12,6 +12,7 @@ from binq.array.array import QuantizedArray
 from binq.array.linear import linear
 from binq.errors import UnsupportedFormatError
 from binq.loading import load
+from binq.run.layer import PackedLayer
 from binq.run.rotation import Rotation
 
 Floats = NDArray[np.float32]
@@ -30,10 +31,14 @@ class Decoder:
             raise UnsupportedFormatError(
                 f"{path}: {c.get('model_type')!r} is not among {sorted(FAMILIES)}"
             )
+        if c.get("hidden_act", "silu") != "silu":
+            raise UnsupportedFormatError(f"{path}: hidden_act must be silu, got {c['hidden_act']}")
         self.heads = c["num_attention_heads"]
         self.kv_heads = c.get("num_key_value_heads") or self.heads
         self.size = c.get("head_dim") or c["hidden_size"] // self.heads
         self.eps = c.get("rms_norm_eps", 1e-6)
+        # Qwen's files name a window too, which use_sliding_window turns on.
+        self.window = c.get("sliding_window") if c["model_type"] == "mistral" else None
         self.rotation = Rotation(c, self.size)
         self.embeddings = w["model.embed_tokens.weight"]
         self.head = w.get("lm_head.weight", self.embeddings)
@@ -55,6 +60,10 @@ class Decoder:
         for name in ["input_layernorm", "post_attention_layernorm", *norms]:
             if (norm := w.get(f"{prefix}{name}.weight")) is not None:
                 layer[name.rpartition(".")[2]] = norm.astype(np.float32)
+        if PackedLayer.takes(layer):
+            sizes = self.heads, self.kv_heads, self.size
+            said: dict[str, Any] = {"eps": self.eps, "window": self.window}
+            layer["whole"] = PackedLayer(layer, *sizes, activations=self.activations, **said)
         return layer
 
     def __call__(self, tokens: list[int]) -> Floats:
@@ -72,13 +81,22 @@ class Decoder:
         x = np.array(rows, np.float32)
         cos, sin = self.rotation.at(len(self.caches[0]), len(tokens))
         for layer, cache in zip(self.layers, self.caches, strict=True):
-            h = nn.rms_norm(x, layer["input_layernorm"], self.eps)
-            h = self._attention(h, layer, cache, cos, sin)
-            x += self._linear(h, layer["o"], layer["o_bias"])[0]
-            h = nn.rms_norm(x, layer["post_attention_layernorm"], self.eps)
-            gate, up = self._linear(h, layer["gate_up"], layer["gate_up_bias"])
-            x += self._linear(nn.silu_mul(gate, up), layer["down"], layer["down_bias"])[0]
+            if "whole" in layer:
+                layer["whole"](x, cos, sin, cache)
+            else:
+                self._steps(x, layer, cache, cos, sin)
         return x
+
+    def _steps(
+        self, x: Floats, layer: dict[str, Any], cache: nn.KeyValueCache, cos: Floats, sin: Floats
+    ) -> None:
+        """Adds to x what a layer makes of it; a PackedLayer does the same, as one call."""
+        h = nn.rms_norm(x, layer["input_layernorm"], self.eps)
+        h = self._attention(h, layer, cache, cos, sin)
+        x += self._linear(h, layer["o"], layer["o_bias"])[0]
+        h = nn.rms_norm(x, layer["post_attention_layernorm"], self.eps)
+        gate, up = self._linear(h, layer["gate_up"], layer["gate_up_bias"])
+        x += self._linear(nn.silu_mul(gate, up), layer["down"], layer["down_bias"])[0]
 
     def _attention(
         self, h: Floats, layer: dict[str, Any], cache: nn.KeyValueCache, cos: Floats, sin: Floats
@@ -89,7 +107,8 @@ class Decoder:
             q = nn.rms_norm(q, layer["q_norm"], self.eps)
             k = nn.rms_norm(k, layer["k_norm"], self.eps)
         cache.append(nn.rope(k, cos, sin), v)
-        return cache.attention(nn.rope(q, cos, sin)).reshape(len(h), -1)
+        q = nn.rope(q, cos, sin)
+        return cache.attention(q, window=self.window).reshape(len(h), -1)
 
     def _linear(self, x: Floats, weights: list[Any], biases: list[Any]) -> list[Floats]:
         """Returns the products of x with several weights, packed or kept as floats."""
