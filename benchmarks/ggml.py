@@ -1,7 +1,9 @@
 """llama.cpp and its fork ik_llama.cpp as rivals: their kernels, called through ctypes.
 
-A multiplier as rivals.py describes it. ``BINQ_BENCH_IK`` names the folder that holds the libggml.so
-of a built ik_llama.cpp.
+Multipliers as rivals.py describes them. ``BINQ_BENCH_LLAMA`` names the folder of a built llama.cpp
+whose libggml*.so take the place of llama-cpp-python's, so that kernels for another kind of
+processor can be measured; ``BINQ_BENCH_IK`` the folder that holds the libggml.so of a built
+ik_llama.cpp.
 """
 
 import ctypes
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 from cases import Floats
 
+LLAMA_FOLDER = os.environ.get("BINQ_BENCH_LLAMA")
 IK_FOLDER = os.environ.get("BINQ_BENCH_IK")
 
 
@@ -93,10 +96,13 @@ class LlamaCpp:
     @staticmethod
     @cache
     def library() -> Ggml:
-        spec = importlib.util.find_spec("llama_cpp")
-        if spec is None or spec.origin is None:
-            raise ImportError("llama_cpp")
-        lib = Path(spec.origin).parent / "lib"
+        if LLAMA_FOLDER:
+            lib = Path(LLAMA_FOLDER)
+        else:
+            spec = importlib.util.find_spec("llama_cpp")
+            if spec is None or spec.origin is None:
+                raise ImportError("llama_cpp")
+            lib = Path(spec.origin).parent / "lib"
         ggml = Ggml(lib / "libggml-base.so", lib / "libggml-cpu.so", ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(lib / "libggml.so"), mode=ctypes.RTLD_GLOBAL)
         return ggml

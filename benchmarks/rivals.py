@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from cases import GROUP_SIZE, Floats
-from ggml import IK_FOLDER, IkLlamaCpp, LlamaCpp
+from ggml import IK_FOLDER, LLAMA_FOLDER, IkLlamaCpp, LlamaCpp
 
 import binq
 
@@ -146,7 +146,7 @@ def multipliers() -> dict[str, Any]:
     if _available("onnx", "onnxruntime"):
         for block in (128, 32):
             found[f"onnxruntime int4 g{block}"] = type("Onnx", (OnnxRuntime,), {"block": block})
-    if _available("llama_cpp"):
+    if LLAMA_FOLDER or _available("llama_cpp"):
         for name, ggml_type in (("Q4_0", 2), ("TQ2_0", 35), ("Q1_0", 41)):
             found[f"llama.cpp {name}"] = type("Ggml", (LlamaCpp,), {"ggml_type": ggml_type})
         found["llama.cpp Q4_0 repacked"] = type("Ggml", (LlamaCpp,), {"repack": True})

@@ -35,7 +35,7 @@ include "../common/engine.pxi"
 include "engines.pxi"
 
 cdef Engine FLOATS_OF_CODES = Engine(float_prepared, float_prepare, float_scratch, float_multiply)
-cdef Engine WORDS = Engine(word_prepared, word_prepare, plane_scratch, word_multiply)
+cdef Engine WORDS = Engine(word_prepared, word_prepare, word_scratch, word_multiply)
 cdef Engine LUT_GEMV = Engine(
     lut_gemv_prepared, lut_gemv_prepare, lut_gemv_scratch, lut_gemv_multiply)
 cdef Engine LUT_PLANES = Engine(
@@ -68,12 +68,15 @@ cdef void fill_products() noexcept:
         for mode in (ACTIVATIONS_INT16, ACTIVATIONS_INT8):
             if has_plane_tables(format, mode):
                 set_tier(product[format][mode], LUT_PLANES, ANY_ROWS, 1, 2)
-                add_tier(product[format][mode], PLANES_FROM, PLANES, 1, 1)
+                add_tier(product[format][mode], PLANES_FROM,
+                         WORDS if mode == ACTIVATIONS_INT16 else PLANES, 1, 1)
             elif SPECS[format].layout == LEVELS:
                 set_tier(product[format][mode], WORDS, ANY_ROWS, 1, 1)
             else:
                 set_tier(product[format][mode], PLANES, ANY_ROWS, 1,
                          4 if SPECS[format].layout == NIBBLES else 1)
+            if mode == ACTIVATIONS_INT16 and SPECS[format].layout == NIBBLES:
+                add_tier(product[format][mode], PLANES_FROM, WORDS, 1, 1)
 
 
 fill_products()

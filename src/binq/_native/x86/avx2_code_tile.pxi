@@ -1,10 +1,23 @@
 # One tile (32 rows) x one kernel group, unpacked to unsigned codes u8 [k/4][32 rows][4 k], so that
-# one dword is what four activations multiply. What a code is too large by, its zero point or the
-# number of levels below zero, is the same for all k of a group and is taken off once, times the
-# sum of the activations. Levels that are looked up are too large by LEVEL_BIAS.
+# one dword is what four activations multiply, or to words [k/4][2][32 rows][2]: k 0 and 2 of four,
+# then 1 and 3, which is how two operations take bytes apart. What a code is too large by, its zero
+# point or the number of levels below zero, is the same for all k of a group and is taken off once,
+# times the sum of the activations. Levels that are looked up are too large by LEVEL_BIAS.
+
+cdef inline void store_codes(uint8_t *codes, Py_ssize_t quad, Py_ssize_t r, __m256i codes_u8x32,
+                             bint words) noexcept nogil:
+    # 8 rows, from row 8 r on, of four k.
+    if words:
+        _mm256_storeu_si256(<__m256i *>(codes + quad * 256 + r * 32),
+                            _mm256_and_si256(codes_u8x32, _mm256_set1_epi16(255)))
+        _mm256_storeu_si256(<__m256i *>(codes + quad * 256 + 128 + r * 32),
+                            _mm256_srli_epi16(codes_u8x32, 8))
+    else:
+        _mm256_storeu_si256(<__m256i *>(codes + quad * 128 + r * 32), codes_u8x32)
+
 
 cdef inline void widen_nibbles(const uint8_t *packed, Py_ssize_t k8s, __m256i codes_u8x32,
-                               uint8_t *codes, bint looked_up) noexcept nogil:
+                               uint8_t *codes, bint looked_up, bint words) noexcept nogil:
     # The stored order already is [k/8][row][4]: low nibbles are one quad of k, high the next.
     cdef Py_ssize_t k8, r
     cdef __m256i bytes_u8x32, first_u8x32, second_u8x32
@@ -17,8 +30,8 @@ cdef inline void widen_nibbles(const uint8_t *packed, Py_ssize_t k8s, __m256i co
             if looked_up:
                 first_u8x32 = _mm256_shuffle_epi8(codes_u8x32, first_u8x32)
                 second_u8x32 = _mm256_shuffle_epi8(codes_u8x32, second_u8x32)
-            _mm256_storeu_si256(<__m256i *>(codes + k8 * 256 + r * 32), first_u8x32)
-            _mm256_storeu_si256(<__m256i *>(codes + k8 * 256 + 128 + r * 32), second_u8x32)
+            store_codes(codes, 2 * k8, r, first_u8x32, words)
+            store_codes(codes, 2 * k8 + 1, r, second_u8x32, words)
 
 
 cdef inline __m256i biased_levels(int format) noexcept nogil:
@@ -54,7 +67,7 @@ cdef inline __m256i spread_8_bytes(const uint8_t *bytes) noexcept nogil:
 
 
 cdef inline void widen_planes(const uint8_t *packed, Py_ssize_t k8s, uint8_t *codes,
-                              int layout) noexcept nogil:
+                              int layout, bint words) noexcept nogil:
     cdef Py_ssize_t k8, r
     cdef int p
     cdef __m256i planes_u8x32[3]
@@ -65,22 +78,22 @@ cdef inline void widen_planes(const uint8_t *packed, Py_ssize_t k8s, uint8_t *co
             for p in range(LAYOUTS[layout].planes):
                 planes_u8x32[p] = spread_8_bytes(
                     packed + k8 * block_bytes(layout) + p * 32 + r * 8)
-            _mm256_storeu_si256(<__m256i *>(codes + k8 * 256 + r * 32),
-                                plane_codes(planes_u8x32, low_bits_u8x32, layout))
-            _mm256_storeu_si256(<__m256i *>(codes + k8 * 256 + 128 + r * 32),
-                                plane_codes(planes_u8x32, high_bits_u8x32, layout))
+            store_codes(codes, 2 * k8, r,
+                        plane_codes(planes_u8x32, low_bits_u8x32, layout), words)
+            store_codes(codes, 2 * k8 + 1, r,
+                        plane_codes(planes_u8x32, high_bits_u8x32, layout), words)
 
 
 cdef inline void widen_layout(const Weights *w, const uint8_t *packed, uint8_t *codes,
-                              int layout) noexcept nogil:
+                              bint words, int layout) noexcept nogil:
     if layout == NIBBLES:
-        widen_nibbles(packed, w.group_size >> 3, _mm256_setzero_si256(), codes, False)
+        widen_nibbles(packed, w.group_size >> 3, _mm256_setzero_si256(), codes, False, words)
     elif layout == LEVELS:
-        widen_nibbles(packed, w.group_size >> 3, biased_levels(w.format), codes, True)
+        widen_nibbles(packed, w.group_size >> 3, biased_levels(w.format), codes, True, words)
     else:
-        widen_planes(packed, w.group_size >> 3, codes, layout)
+        widen_planes(packed, w.group_size >> 3, codes, layout, words)
 
 
 cdef void widen_codes(const Weights *w, const uint8_t *packed, uint8_t *codes) noexcept nogil:
     # One group of any layout of two bits and more.
-    by_codes(SPECS[w.format].layout, widen_layout, w, packed, codes)
+    by_codes(SPECS[w.format].layout, widen_layout, w, packed, codes, False)

@@ -69,24 +69,31 @@ cdef inline void int4_gemv_dots(const uint8_t *packed, const int8_t *x, Py_ssize
                 sums_i32x8[p], _mm256_madd_epi16(part_i16x16[p], ones_i16x16))
 
 
+cdef inline void join_planes(const __m256i *part_i32x8, __m256i *sums_i32x8, int planes, int rows,
+                             int vectors) noexcept nogil:
+    # The sums of the planes of each row, of so many vectors of columns, as sums of 16-bit x.
+    cdef int n, v
+    for n in range(rows):
+        for v in range(vectors):
+            sums_i32x8[4 * n + v] = part_i32x8[n * planes * vectors + v]
+            if planes == 2:
+                sums_i32x8[4 * n + v] = _mm256_add_epi32(
+                    _mm256_slli_epi32(sums_i32x8[4 * n + v], 8),
+                    part_i32x8[(n * planes + 1) * vectors + v])
+
+
 cdef inline void few_rows(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
                           const TileScales *t, const float *x_scales, const int32_t *x_sums,
                           float *y, int planes, int rows, int vectors) noexcept nogil:
     # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
-    cdef __m256i sums_i32x8[8]
-    cdef __m256i sum_i32x8
-    cdef int part, n, v
+    cdef __m256i part_i32x8[8]
+    cdef __m256i sums_i32x8[16]
+    cdef int part, n
     for part in range(4 // vectors):
-        int4_gemv_dots(packed + part * 64, x, group_size, sums_i32x8, planes * rows, vectors)
-        for n in range(rows):
-            for v in range(vectors):
-                sum_i32x8 = sums_i32x8[n * planes * vectors + v]
-                if planes == 2:
-                    sum_i32x8 = _mm256_add_epi32(
-                        _mm256_slli_epi32(sum_i32x8, 8),
-                        sums_i32x8[(n * planes + 1) * vectors + v])
-                add_columns(t, part * 2 + v, sum_i32x8, x_scales[n], x_sums[n],
-                            y + n * 32 + part * 16 + v * 8)
+        int4_gemv_dots(packed + part * 64, x, group_size, part_i32x8, planes * rows, vectors)
+        join_planes(part_i32x8, sums_i32x8 + part * vectors, planes, rows, vectors)
+    for n in range(rows):
+        add_tile_row(t, sums_i32x8 + 4 * n, x_scales[n], x_sums[n], y + n * 32)
 
 
 ctypedef void (*FewLoop)(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,

@@ -1,15 +1,37 @@
-# Integer products of codes up to 255 and any rows of x: a tile of weights is unpacked into L1 once
-# (avx2_code_tile.pxi), its codes are widened to int16 as they are read, and vpmaddwd multiplies
-# them by activations of 16 bits, int8 and int16 alike. Nothing saturates, as vpmaddubsw would: a
-# sum of 256 * 255 * 32639 is below 2^31. A prepared buffer holds
+# Integer products of codes up to 255 and activations of 16 bits, int8 and int16 alike: a tile of
+# weights is unpacked to words in L1 once (avx2_code_tile.pxi) and vpmaddwd multiplies them by up to
+# four rows of x at a time, 16 columns by 4 rows in 8 accumulators of int32, which nothing has to
+# widen. Nothing saturates, as vpmaddubsw would: a sum of 256 * 255 * 32639 is below 2^31. A
+# prepared buffer holds
 #   activations int16 [group][row][group_size], scales float32 [group][row], sums int32 [group][row]
+# with the activations of four k in the order 0, 2, 1, 3, as words of weights lie.
+#
+# One row alone meets a tile of bytes and takes them apart itself, which costs fewer stores.
+#
+# Each loop is a function of its own, as those of few rows of bytes are.
 
 cdef enum:
-    WORD_ROWS = 3             # at once: 12 sums, 1 vector of weights and 1 of x
+    WORD_ROWS = 4             # at once
 
 
 cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     return w.groups * rows * (w.group_size * 2 + 8)
+
+
+cdef Py_ssize_t word_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
+    # The words of a tile and y of all rows.
+    return w.group_size * 64 + rows * 128
+
+
+cdef inline void order_words(int16_t *codes, Py_ssize_t count) noexcept nogil:
+    # Of each four k 0, 2, 1, 3.
+    cdef Py_ssize_t k
+    cdef __m256i *at
+    cdef __m256i order_u8x32 = _mm256_setr_epi64x(
+        0x0706030205040100, 0x0F0E0B0A0D0C0908, 0x0706030205040100, 0x0F0E0B0A0D0C0908)
+    for k in range(0, count, 16):
+        at = <__m256i *>(codes + k)
+        _mm256_storeu_si256(at, _mm256_shuffle_epi8(_mm256_loadu_si256(at), order_u8x32))
 
 
 cdef void word_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py_ssize_t rows,
@@ -30,6 +52,7 @@ cdef void word_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py
             fits &= round_group(x + row * x_stride + group * w.group_size, count, w.group_size,
                                 codes + at * w.group_size, levels, scales + at, &absolute,
                                 sums + at)
+            order_words(codes + at * w.group_size, w.group_size)
         unfit[row] = not fits
         if not fits:
             for group in range(w.groups):
@@ -39,44 +62,107 @@ cdef void word_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py
                 sums[at] = 0
 
 
-cdef inline void word_dots(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
-                           __m256i *sums_i32x8, int rows) noexcept nogil:
-    # sums[2 n + h] = 8 columns at codes + 32 h . row n. A dword holds the sum of two k.
-    cdef Py_ssize_t quad
+cdef inline void word_dots(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
+                           __m256i *sums_i32x8, int rows, int vectors) noexcept nogil:
+    # sums[4 n + v] = 8 columns at words + 32 v . row n.
+    cdef Py_ssize_t begin, pair
     cdef int n, v
-    cdef int64_t four
-    cdef __m256i codes_i16x16
-    cdef __m256i x_i16x16[WORD_ROWS]
-    cdef __m256i totals_i32x8[4 * WORD_ROWS]
-    for v in range(4 * rows):
+    cdef __m256i x_i16x16
+    cdef __m256i words_i16x16[4]
+    cdef __m256i totals_i32x8[2 * WORD_ROWS]
+    for v in range(vectors * rows):
         totals_i32x8[v] = _mm256_setzero_si256()
-    for quad in range(group_size >> 2):
-        for n in range(rows):
-            memcpy(&four, x + n * group_size + quad * 4, 8)
-            x_i16x16[n] = _mm256_set1_epi64x(four)
-        for v in range(4):
-            codes_i16x16 = _mm256_cvtepu8_epi16(
-                _mm_loadu_si128(<const __m128i *>(codes + quad * 128 + v * 16)))
+    for begin in range(0, group_size >> 1, 4):
+        for pair in range(4):
+            for v in range(vectors):
+                words_i16x16[v] = _mm256_loadu_si256(
+                    <const __m256i *>(words + (begin + pair) * 128 + v * 32))
             for n in range(rows):
-                totals_i32x8[4 * n + v] = _mm256_add_epi32(
-                    totals_i32x8[4 * n + v], _mm256_madd_epi16(codes_i16x16, x_i16x16[n]))
-    for v in range(2 * rows):
-        sums_i32x8[v] = _mm256_permute4x64_epi64(
-            _mm256_hadd_epi32(totals_i32x8[2 * v], totals_i32x8[2 * v + 1]), 0xD8)
+                x_i16x16 = broadcast_4(
+                    <const int8_t *>(x + n * group_size + (begin + pair) * 2))
+                for v in range(vectors):
+                    totals_i32x8[vectors * n + v] = _mm256_add_epi32(
+                        totals_i32x8[vectors * n + v],
+                        _mm256_madd_epi16(words_i16x16[v], x_i16x16))
+    for n in range(rows):
+        for v in range(vectors):
+            sums_i32x8[4 * n + v] = totals_i32x8[vectors * n + v]
 
 
-cdef inline void word_group(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+cdef void one_row(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    # One kernel group of one row of x and 32 columns, added to y.
+    cdef Py_ssize_t quad
+    cdef int v
+    cdef __m256i codes_u8x32, even_x_i16x16, odd_x_i16x16
+    cdef __m256i sums_i32x8[4]
+    for v in range(4):
+        sums_i32x8[v] = _mm256_setzero_si256()
+    for quad in range(group_size >> 2):
+        even_x_i16x16 = broadcast_4(<const int8_t *>(x + quad * 4))
+        odd_x_i16x16 = broadcast_4(<const int8_t *>(x + quad * 4 + 2))
+        for v in range(4):
+            codes_u8x32 = _mm256_loadu_si256(<const __m256i *>(codes + quad * 128 + v * 32))
+            sums_i32x8[v] = _mm256_add_epi32(sums_i32x8[v], _mm256_add_epi32(
+                _mm256_madd_epi16(
+                    _mm256_and_si256(codes_u8x32, _mm256_set1_epi16(255)), even_x_i16x16),
+                _mm256_madd_epi16(_mm256_srli_epi16(codes_u8x32, 8), odd_x_i16x16)))
+    add_tile_row(t, sums_i32x8, x_scales[0], x_sums[0], y)
+
+
+cdef inline void word_group(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
                             const TileScales *t, const float *x_scales, const int32_t *x_sums,
-                            float *y, int rows) noexcept nogil:
+                            float *y, int rows, int vectors) noexcept nogil:
     # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
-    cdef __m256i sums_i32x8[2 * WORD_ROWS]
-    cdef int half, n, h
-    for half in range(2):
-        word_dots(codes + half * 64, x, group_size, sums_i32x8, rows)
-        for n in range(rows):
-            for h in range(2):
-                add_columns(t, half * 2 + h, sums_i32x8[2 * n + h], x_scales[n], x_sums[n],
-                            y + n * 32 + half * 16 + h * 8)
+    cdef __m256i sums_i32x8[4 * WORD_ROWS]
+    cdef int part, n
+    for part in range(4 // vectors):
+        word_dots(words + part * vectors * 32, x, group_size, sums_i32x8 + part * vectors, rows,
+                  vectors)
+    for n in range(rows):
+        add_tile_row(t, sums_i32x8 + 4 * n, x_scales[n], x_sums[n], y + n * 32)
+
+
+ctypedef void (*WordLoop)(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
+                          const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                          float *y) noexcept nogil
+
+
+cdef void words_1(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    word_group(words, x, group_size, t, x_scales, x_sums, y, 1, 4)
+
+
+cdef void words_2(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    word_group(words, x, group_size, t, x_scales, x_sums, y, 2, 4)
+
+
+cdef void words_3(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    word_group(words, x, group_size, t, x_scales, x_sums, y, 3, 2)
+
+
+cdef void words_4(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    word_group(words, x, group_size, t, x_scales, x_sums, y, 4, 2)
+
+
+# By number of rows.
+cdef WordLoop WORD_LOOPS[5]
+WORD_LOOPS[1] = words_1
+WORD_LOOPS[2] = words_2
+WORD_LOOPS[3] = words_3
+WORD_LOOPS[4] = words_4
+
+
+cdef void widen_words(const Weights *w, const uint8_t *packed, uint8_t *words) noexcept nogil:
+    by_codes(SPECS[w.format].layout, widen_layout, w, packed, words, True)
 
 
 cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
@@ -85,32 +171,32 @@ cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
     cdef const int16_t *x = <const int16_t *>prepared
     cdef const float *x_scales = <const float *>(x + w.groups * rows * w.group_size)
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
-    cdef uint8_t *codes = <uint8_t *>scratch
-    cdef float *y = <float *>(codes + w.group_size * 32)
+    cdef const uint8_t *packed
+    cdef uint8_t *words = <uint8_t *>scratch
+    cdef float *y = <float *>(words + w.group_size * 64)
     cdef Py_ssize_t group_bytes = (w.group_size >> 3) * block_bytes(SPECS[w.format].layout)
     cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
-    cdef Py_ssize_t tile, group, row, at
+    cdef Py_ssize_t tile, group, row, at, now
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             load_tile_scales(w, zero, tile, group, &t)
-            widen_codes(w, w.packed + (tile * w.groups + group) * group_bytes, codes)
+            packed = w.packed + (tile * w.groups + group) * group_bytes
+            at = group * rows + first
+            if count == 1:
+                widen_codes(w, packed, words)
+                one_row(words, x + at * w.group_size, w.group_size, &t, x_scales + at,
+                        x_sums + at, y)
+                continue
+            widen_words(w, packed, words)
             row = 0
             while row < count:
                 at = group * rows + first + row
-                if count - row >= 3:
-                    word_group(codes, x + at * w.group_size, w.group_size, &t, x_scales + at,
-                               x_sums + at, y + row * 32, 3)
-                    row += 3
-                elif count - row == 2:
-                    word_group(codes, x + at * w.group_size, w.group_size, &t, x_scales + at,
-                               x_sums + at, y + row * 32, 2)
-                    row += 2
-                else:
-                    word_group(codes, x + at * w.group_size, w.group_size, &t, x_scales + at,
-                               x_sums + at, y + row * 32, 1)
-                    row += 1
+                now = min(count - row, <Py_ssize_t>WORD_ROWS)
+                WORD_LOOPS[now](words, x + at * w.group_size, w.group_size, &t, x_scales + at,
+                                x_sums + at, y + row * 32)
+                row += now
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)

@@ -11,6 +11,8 @@ cdef struct TileScales:
     __m256 scales_f32x8[4]
     __m256 offsets_f32x8[4]
     bint has_offsets
+    bint same_zero                # of all columns: zero
+    int32_t zero
 
 
 cdef inline void load_powers(const char *stored, int bias, __m256 *values_f32x8) noexcept nogil:
@@ -87,7 +89,9 @@ cdef inline void load_tile_scales(const Weights *w, int32_t zero, Py_ssize_t til
     t.has_offsets = w.zero == ZERO_OFFSET
     if t.has_offsets:
         load_offsets(w, tile, group, t.offsets_f32x8)
-    if w.zero != ZERO_CODE:
+    t.same_zero = w.zero != ZERO_CODE
+    t.zero = zero
+    if t.same_zero:
         for r in range(4):
             t.zeros_i32x8[r] = _mm256_set1_epi32(zero)
         return
@@ -99,6 +103,26 @@ cdef inline void load_tile_scales(const Weights *w, int32_t zero, Py_ssize_t til
     t.zeros_i32x8[1] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(low_u8x16, 0x4E))
     t.zeros_i32x8[2] = _mm256_cvtepu8_epi32(high_u8x16)
     t.zeros_i32x8[3] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(high_u8x16, 0x4E))
+
+
+cdef inline void add_tile_row(const TileScales *t, const __m256i *sums_i32x8, float x_scale,
+                              int32_t x_sum, float *y) noexcept nogil:
+    # The sums of unsigned codes, for 32 columns of one row of x. What is the same for all columns
+    # is set up once.
+    cdef int v
+    cdef __m256i excess_i32x8
+    cdef __m256 x_scale_f32x8
+    if not t.same_zero or t.has_offsets:
+        for v in range(4):
+            add_columns(t, v, sums_i32x8[v], x_scale, x_sum, y + v * 8)
+        return
+    excess_i32x8 = _mm256_set1_epi32(t.zero * x_sum)
+    x_scale_f32x8 = _mm256_set1_ps(x_scale)
+    for v in range(4):
+        _mm256_storeu_ps(y + v * 8, _mm256_add_ps(
+            _mm256_loadu_ps(y + v * 8),
+            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_sub_epi32(sums_i32x8[v], excess_i32x8)),
+                          _mm256_mul_ps(t.scales_f32x8[v], x_scale_f32x8))))
 
 
 cdef inline void add_columns(const TileScales *t, int vector, __m256i sum_i32x8, float x_scale,
