@@ -20,7 +20,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("prompt", nargs="?", default="")
     parser.add_argument("--ids", help="token ids instead of a prompt, separated by commas")
     parser.add_argument("--new", type=int, default=256, help="tokens to make at most")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
 
     decoder = Decoder(given.model, activations="int8")
     stop = stop_tokens(decoder.model)

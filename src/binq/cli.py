@@ -27,7 +27,10 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    options = _parser().parse_args(words)
+    parser = _parser()
+    options, left = parser.parse_known_args(words)
+    if left and not (options.run is generate_command.run and generate_command.take(options, left)):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what the terminal has no characters for is escaped
             stream.reconfigure(errors="backslashreplace")

@@ -11,7 +11,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=arguments.path, metavar="MODEL", help="a folder or GGUF file to run"
     )
-    parser.add_argument("prompt", nargs="?", default="", metavar="TEXT", help="what to answer")
+    parser.add_argument("prompt", nargs="?", metavar="TEXT", help="what to answer")
     parser.add_argument(
         "--ids", type=_ids, metavar="I,I", help="token ids instead of TEXT; ids are printed"
     )
@@ -32,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="the likeliest tokens that make up this share are drawn from (default: 0.9)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn")
+    parser.add_argument("--seed", type=_seed, metavar="N", help="of what is drawn")
     parser.add_argument(
         "--activations",
         default="int16",
@@ -40,6 +40,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how exactly x enters the products (default: int16)",
     )
     parser.add_argument("--raw", action="store_true", help="without the model's chat template")
+
+
+def take(options: argparse.Namespace, left: list[str]) -> bool:
+    """Returns whether what argparse has left over is TEXT, which is then taken.
+
+    It looks for a TEXT that may be left out right after MODEL alone, not after options.
+    """
+    if len(left) != 1 or left[0].startswith("-") or options.prompt is not None:
+        return False
+    (options.prompt,) = left
+    return True
 
 
 def run(options: argparse.Namespace) -> int:
@@ -54,6 +65,13 @@ def _count(text: str) -> int:
     """Returns a number of tokens."""
     if not text.isdecimal() or not 1 <= int(text) < 2**31:
         raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    """Returns the seed of a generator of random numbers."""
+    if not text.isdecimal() or len(text) > 19:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
     return int(text)
 
 

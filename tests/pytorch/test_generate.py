@@ -1,6 +1,7 @@
 """binq.run: the logits and tokens of transformers' own classes, without PyTorch."""
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from pytorch.tiny import TOKENS, VOCAB, folder  # noqa: E402
 
 import binq.torch  # noqa: E402
 from binq.cli import main  # noqa: E402
-from binq.run import Decoder, Text  # noqa: E402
+from binq.run import Decoder, Text, generate  # noqa: E402
 from binq.run.sampling import choose  # noqa: E402
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
@@ -81,6 +82,68 @@ def test_sampling():
     np.testing.assert_allclose(drawn / 4000, np.array([0.5, 0.3, 0.15, 0]) / 0.95, atol=0.03)
     assert choose(logits, 0.0, 0.9, rng) == 0
     assert {choose(logits, 1.0, 0.1, rng) for _ in range(50)} == {0}
+    assert {choose(logits, 1e-45, 1.0, rng) for _ in range(9)} == {0}
+    for wrong in ({"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}):
+        with pytest.raises(ValueError, match="must be"):
+            generate(lambda tokens: logits, [1], 3, **wrong)
+
+
+def test_what_a_user_may_get_wrong(packed, capsys):
+    """Options before the text are right; the rest is told, and nothing is made."""
+    words = ["generate", str(packed), "--new", "2"]
+    assert main([*words, "--ids", "1,2"]) == 0
+    capsys.readouterr()
+    assert main([*words, "Hello"]) == 1
+    assert "has no tokenizer.json" in capsys.readouterr().err
+    for more in ([], ["Hello", "--ids", "1"], ["--ids", "1", "Hello"]):
+        assert main([*words, *more]) == 1
+        assert "give TEXT to answer, or --ids, not both" in capsys.readouterr().err
+    for more in (["--seed", "-1"], ["one", "two"], ["--no-such"], ["Hello", "--top-p", "0"]):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+    decoder = Decoder(packed)
+    for tokens in ([], [-1], [VOCAB]):
+        with pytest.raises(ValueError, match="tokens must be 1 or more from 0 to"):
+            decoder(tokens)
+
+
+def test_no_more_tokens_than_the_model_was_made_for(packed, capsys):
+    room = Decoder(packed).room
+    assert room == 128
+    (packed / "generation_config.json").write_text("{}")
+    config = json.loads((packed / "config.json").read_text()) | {"eos_token_id": None}
+    (packed / "config.json").write_text(json.dumps(config))
+    ids = ",".join(["5"] * (room - 3))
+    assert main(["generate", str(packed), "--ids", ids]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.split()) == 3
+    assert "stopped at 128 tokens" in err
+    assert main(["generate", str(packed), "--ids", f"{ids},5,5,5"]) == 1
+    assert "the prompt must leave room" in capsys.readouterr().err
+
+
+def test_a_stream_is_the_whole_text():
+    """Of bytes, of which characters have up to four, however long the answer is."""
+    tokenizers = pytest.importorskip("tokenizers")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    files = {"tokenizer.json": made.to_str()}
+
+    class Files:
+        config: ClassVar = {}
+
+        def text(self, name):
+            return files.get(name)
+
+    text = "Größe 漢字 🙂🙂 end. " * 20 + "🙂"
+    words = Text(Files())
+    ids = words.encode(text, chat=False)
+    pieces = list(words.stream(ids))
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "".join(words.stream(ids[:-1])) == text[:-1] + "\ufffd"
 
 
 def test_chat_template_and_streamed_text(packed, capsys):
@@ -114,7 +177,7 @@ def test_other_folders_are_refused(packed, tmp_path, capsys):
     assert main(["generate", str(packed), "Hello"]) == 1
     assert "has no tokenizer.json" in capsys.readouterr().err
     assert main(["generate", str(packed), "--ids", "1,999999"]) == 1
-    assert "below" in capsys.readouterr().err
+    assert f"tokens must be 1 or more from 0 to {VOCAB - 1}, got 999999" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="not a checkpoint"):
         Decoder(tmp_path)
 

@@ -29,7 +29,8 @@ class Decoder:
         self.config = c = dict(w.config)
         if c.get("model_type") not in FAMILIES or c.get("use_sliding_window"):
             raise UnsupportedFormatError(
-                f"{path}: {c.get('model_type')!r} is not among {sorted(FAMILIES)}"
+                f"{path}: {c.get('model_type')!r} is not among {sorted(FAMILIES)}: transformers "
+                "runs it, after import binq.torch"
             )
         if c.get("hidden_act", "silu") != "silu":
             raise UnsupportedFormatError(f"{path}: hidden_act must be silu, got {c['hidden_act']}")
@@ -66,8 +67,21 @@ class Decoder:
             layer["whole"] = PackedLayer(layer, *sizes, activations=self.activations, **said)
         return layer
 
+    @property
+    def room(self) -> int:
+        """Returns for how many tokens of a sequence the model was made."""
+        return int(self.config.get("max_position_embeddings") or 1 << 31)
+
     def __call__(self, tokens: list[int]) -> Floats:
-        """Returns the logits ``(vocabulary,)`` that follow the tokens, after all before them."""
+        """Returns the logits ``(vocabulary,)`` that follow the tokens, after all before them.
+
+        Raises ValueError for no tokens and for one that the vocabulary does not have.
+        """
+        most = len(self.embeddings) - 1
+        wrong = [token for token in tokens if not 0 <= token <= most]
+        if wrong or not len(tokens):
+            got = wrong[0] if wrong else "none"
+            raise ValueError(f"tokens must be 1 or more from 0 to {most}, got {got}")
         for start in range(0, len(tokens), CHUNK):
             x = self._states(tokens[start : start + CHUNK])
         h = nn.rms_norm(x[-1:], self.norm, self.eps)

@@ -16,7 +16,9 @@ def choose(logits: Floats, temperature: float, top_p: float, rng: np.random.Gene
     if temperature == 0:
         return int(logits.argmax())
     likely = np.argsort(-logits)
-    p = nn.softmax(logits[likely] / np.float32(temperature)).astype(np.float64)
+    with np.errstate(over="ignore"):  # a temperature next to 0 leaves the best alone
+        scaled = (logits[likely] - logits[likely[0]]) / np.float64(temperature)
+        p = nn.softmax(scaled.astype(np.float32)).astype(np.float64)
     p = p[: int(np.searchsorted(p.cumsum(), top_p)) + 1]
     return int(likely[rng.choice(len(p), p=p / p.sum())])
 
@@ -37,7 +39,25 @@ def generate(
     - temperature: 0 takes the best token always; 1 follows the model's probabilities
     - top_p: the share of probability that the likeliest tokens must make up; others are left out
     - seed: of the chance; None: another each time
+
+    Raises ValueError for a temperature below 0, and a top_p that is not above 0 and at most 1.
     """
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or more, got {temperature!r}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p!r}")
+    return _generate(decoder, prompt, count, stop, temperature, top_p, seed)
+
+
+def _generate(
+    decoder: Callable[[list[int]], Floats],
+    prompt: list[int],
+    count: int,
+    stop: Collection[Any],
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+) -> Iterator[int]:
     rng = np.random.default_rng(seed)
     tokens = prompt
     for _ in range(count):

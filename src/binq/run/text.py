@@ -5,6 +5,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+# Tokens that tell how the next one is written: whether a space comes before it, for one.
+_CONTEXT = 16
+
 
 class Files(Protocol):
     """What :func:`binq.load` returns, as far as text is concerned."""
@@ -67,14 +70,21 @@ class Text:
 
     def stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yields the text of tokens in pieces, each as soon as its last character is whole."""
-        made: list[int] = []
+        made: list[int] = []  # since the last token but some that a character ended with
         given = ""
+        text = ""
         for token in tokens:
             made.append(token)
             text = self._tokenizer.decode(made)
-            if not text.endswith("\ufffd"):  # half a character
-                yield text[len(given) :]
-                given = text
+            if text.endswith("\ufffd"):  # half a character
+                continue
+            yield text[len(given) :]
+            if len(made) > 2 * _CONTEXT:  # the time of a token does not grow with the answer
+                del made[:-_CONTEXT]
+                text = self._tokenizer.decode(made)
+            given = text
+        if len(text) > len(given):  # the answer ends in the middle of a character
+            yield text[len(given) :]
 
 
 def stop_tokens(model: Files) -> set[Any]:
