@@ -46,6 +46,11 @@ cdef enum:
     MIN_BLOCK_ROWS = 32       # below, reading and unpacking the weights again costs more
     MAX_BLOCK_ROWS = 512
     LEAST_TILES = 8           # of a piece whose tables are made anew: they cost two tiles' work
+    # Pieces of a thread's share. Few rows come from memory as fast as it gives: where a piece
+    # begins, what was asked for ahead lies elsewhere.
+    FEW_ROWS = 8
+    FEW_ROWS_PIECES = 8
+    MANY_ROWS_PIECES = 32
     ALIGNMENT = 64
     # The unit of cost is an integer product of a vectorised kernel: some 10 picoseconds.
     PARALLEL_COST = 1 << 21   # from here on, another thread brings more than its waking costs

@@ -121,7 +121,7 @@ cdef Py_ssize_t cut_pieces(Product *p) noexcept nogil:
     # many.
     cdef Py_ssize_t least = p.kernel.tiles_at_once
     cdef Py_ssize_t tiles = p.w.tiles
-    cdef Py_ssize_t share
+    cdef Py_ssize_t share, pieces
     cdef bint by_rows = p.threads > 1 and p.kernel.rows_at_once > 1
     p.piece_rows = p.kernel.rows_at_once if by_rows else p.rows
     p.blocks = (p.rows + p.piece_rows - 1) // p.piece_rows
@@ -131,7 +131,9 @@ cdef Py_ssize_t cut_pieces(Product *p) noexcept nogil:
     elif by_rows:
         p.piece_tiles = min(least, max(<Py_ssize_t>LEAST_TILES, share // 2))
     else:
-        p.piece_tiles = max(<Py_ssize_t>1, min(share, max(least, share // (32 * least) * least)))
+        pieces = FEW_ROWS_PIECES if p.rows <= FEW_ROWS else MANY_ROWS_PIECES
+        pieces *= least
+        p.piece_tiles = max(<Py_ssize_t>1, min(share, max(least, share // pieces * least)))
     return p.blocks * ((tiles + p.piece_tiles - 1) // p.piece_tiles)
 
 
