@@ -33,6 +33,12 @@ YARN = {
     "original_max_position_embeddings": 128,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
+    "long_factor": [1.05, 1.5, 2.25, 3.0, 7.5, 12.0],
+    "short_factor": [1.0, 1.0, 1.1, 1.2, 1.3, 2.0],
+}  # fmt: skip
+PHI = {"head_dim": WIDTH // HEADS, "original_max_position_embeddings": 8, "pad_token_id": 1}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 TWO_BASES = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
@@ -76,6 +82,18 @@ MODELS = {
             "tie_word_embeddings": True, "query_pre_attn_scalar": HEAD, "sliding_window": 8,
             "rope_parameters": TWO_BASES, "num_hidden_layers": 6,
         },
+    ),
+    "phi3": ("phi3", "Phi3", PHI | {"sliding_window": 7}),
+    "phi3 partial": (
+        "phi3",
+        "Phi3",
+        PHI | {"rope_parameters": SIZES["rope_parameters"] | {"partial_rotary_factor": 0.5}},
+    ),
+    "phi3 long": ("phi3", "Phi3", PHI | {"rope_parameters": LONG}),  # longer than the first length
+    "phi3 short": (
+        "phi3",
+        "Phi3",
+        PHI | {"rope_parameters": LONG, "original_max_position_embeddings": 64},
     ),
     "granite": (
         "granite",
@@ -153,6 +171,9 @@ def tensors_of(architecture, model):
     rope = config.rope_parameters
     if rope.get("rope_type") == "llama3":
         found["rope_freqs.weight"] = llama3_table(rope, config.head_dim)
+    elif rope.get("rope_type") == "longrope":
+        for length in ("long", "short"):
+            found[f"rope_factors_{length}.weight"] = np.array(rope[f"{length}_factor"])
     return {name: np.ascontiguousarray(values, np.float32) for name, values in found.items()}
 
 
@@ -232,6 +253,13 @@ def written(path, kind):
         writer.add_ssm_time_step_rank(config.linear_num_value_heads)
         writer.add_ssm_inner_size(config.linear_value_head_dim * config.linear_num_value_heads)
         writer.add_full_attention_interval(4)
+    if architecture == "phi3":
+        original = config.original_max_position_embeddings
+        writer.add_rope_scaling_orig_ctx_len(original)
+        writer.add_sliding_window(config.sliding_window or 0)
+        if rope["rope_type"] == "longrope":
+            scale = np.log(config.max_position_embeddings / original) / np.log(original)
+            writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + scale)))
     if rope["rope_type"] == "yarn":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])

@@ -126,6 +126,48 @@ def test_scaling_of_llama_3_is_told_by_its_table(tmp_path, factor, original):
     }  # fmt: skip
 
 
+TABLES = {
+    "rope_factors_long.weight": np.array([1.05, 2.5, 7.1], F32),
+    "rope_factors_short.weight": np.array([1.0, 1.1, 1.3], F32),
+}
+PHI = {
+    "rope__scaling__original_context_length": 64,
+    "rope__scaling__attn_factor": float(np.sqrt(1 + np.log(8) / np.log(64))),
+    "rope__dimension_count": 6,
+}
+
+
+def test_longrope(tmp_path):
+    config, why = config_of(tmp_path, "phi3", TABLES, **PHI, attention__sliding_window=0)
+    assert why == ""
+    assert config["rope_scaling"] == {
+        "type": "longrope", "long_factor": [1.05, 2.5, 7.1], "short_factor": [1.0, 1.1, 1.3]
+    }  # fmt: skip
+    assert config["partial_rotary_factor"] == 6 / 16
+    assert config["original_max_position_embeddings"] == 64
+    assert config["sliding_window"] is None
+    config, _ = config_of(tmp_path, "phi3", **PHI, attention__sliding_window=32)
+    assert config["rope_scaling"] is None
+    assert config["sliding_window"] == 32
+
+
+@pytest.mark.parametrize(
+    ("tables", "more", "part"),
+    [
+        (list(TABLES)[:1], {}, "rope_factors_long.weight alone"),
+        (list(TABLES)[1:], {}, "rope_factors_short.weight alone"),
+        (list(TABLES), {"rope__dimension_count": 8}, "has shape (3,), 8 numbers are turned"),
+        (list(TABLES), {"rope__scaling__attn_factor": 1.5}, "attn_factor is 1.5, LongRoPE has 1.2"),
+        ([], {"rope__scaling__original_context_length": None}, "original_context_length is None"),
+        ([], {"rope__dimension_count": 18}, "only 18 of 16"),
+    ],
+)
+def test_what_is_not_longrope(tmp_path, tables, more, part):
+    said = {key: value for key, value in (PHI | more).items() if value is not None}
+    chosen = {name: TABLES[name] for name in tables}
+    assert part in reason(tmp_path, "phi3", chosen, **said)
+
+
 def test_yarn(tmp_path):
     more = {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0,
             "rope__scaling__original_context_length": 128}  # fmt: skip

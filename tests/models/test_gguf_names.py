@@ -212,7 +212,7 @@ def test_norms_of_gemma_lose_the_1_that_was_added(tmp_path, kind):
     assert list(verify(tmp_path / "t", path)) == []
 
 
-@pytest.mark.parametrize(("kind", "doubtful"), [("phi3", False), ("gpt-oss", True)])
+@pytest.mark.parametrize(("kind", "doubtful"), [("olmo2", False), ("gpt-oss", True)])
 def test_other_files_keep_the_names_and_values_of_llama_cpp(tmp_path, kind, doubtful):
     values = weights(B + "attn_q.weight", B + "ffn_up.weight")
     path = write(tmp_path, {"general.architecture": kind}, {n: f32(v) for n, v in values.items()})

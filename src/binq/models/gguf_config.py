@@ -12,7 +12,7 @@ from typing import Any
 from binq.files.checkpoint import Checkpoint
 from binq.models.gguf_metadata import Metadata, NotKnownError
 from binq.models.gguf_names import tensor_names
-from binq.models.gguf_rope import ROPE_FREQS, llama3_scaling, scaling
+from binq.models.gguf_rope import ROPE_FREQS, TABLES, llama3_scaling, longrope_scaling, scaling
 from binq.models.tensor import LogicalTensor
 
 Config = dict[str, Any]
@@ -165,6 +165,15 @@ def _smollm3(found: Metadata) -> Config:
     }
 
 
+def _phi3(found: Metadata) -> Config:
+    return {
+        "original_max_position_embeddings": found.integer("rope.scaling.original_context_length"),
+        "sliding_window": found.integer("attention.sliding_window", 0) or None,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+    }
+
+
 _GELU = ("hidden_activation", "gelu_pytorch_tanh")
 _LLAMA = _Architecture("llama", "LlamaForCausalLM", _llama)
 _MIXTRAL = _Architecture("mixtral", "MixtralForCausalLM", _mixtral)
@@ -179,6 +188,7 @@ _ARCHITECTURES: Mapping[str, _Architecture] = {
     "gemma": _Architecture("gemma", "GemmaForCausalLM", _gemma, _GELU),
     "gemma2": _Architecture("gemma2", "Gemma2ForCausalLM", _gemma2, _GELU),
     "gemma3": _Architecture("gemma3_text", "Gemma3ForCausalLM", _gemma3, _GELU),
+    "phi3": _Architecture("phi3", "Phi3ForCausalLM", _phi3),
     "granite": _Architecture("granite", "GraniteForCausalLM", _granite),
     "smollm3": _Architecture("smollm3", "SmolLM3ForCausalLM", _smollm3),
 }
@@ -197,7 +207,7 @@ def without_tables(source: Checkpoint, tensors: list[LogicalTensor]) -> list[Log
     """Returns the tensors without factors of rotary embeddings that the configuration tells."""
     if not taken_over(source)[0]:
         return tensors
-    return [tensor for tensor in tensors if tensor.name != ROPE_FREQS]
+    return [tensor for tensor in tensors if tensor.name not in TABLES]
 
 
 def _taken_over(source: Checkpoint) -> tuple[Config, str]:
@@ -278,6 +288,10 @@ def _rotation(found: Metadata, size: int) -> Config:
         if scaled is not None:
             raise NotKnownError(f"rotary embeddings are scaled twice, by {ROPE_FREQS} too")
         scaled = llama3_scaling(found.source, base, size)
+    if found.architecture == "phi3" and turned and turned % 2 == 0 and turned <= size:
+        part = {"partial_rotary_factor": turned / size}
+        scaled = scaled or longrope_scaling(found, turned)
+        return {"rope_theta": base, "rope_scaling": scaled} | part
     if found.architecture.startswith("qwen35"):
         if scaled is not None:
             raise NotKnownError("scaled rotary embeddings of Qwen 3.5 are not known here")

@@ -62,6 +62,8 @@ _MIXTURE = {
     "ffn_up_shexp": "mlp.shared_expert.up_proj",
     "ffn_down_shexp": "mlp.shared_expert.down_proj",
 }
+# Query, key and value are one matrix, gate and up another.
+_FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 _AFTER = {"post_attention_norm": "post_attention_layernorm"}
 _BLOCK = re.compile(r"blk\.(0|[1-9]\d{0,3})\.(.+)")
 
@@ -91,6 +93,7 @@ _CONVENTIONS = {
     "gemma": _Convention(_LAYER, norms=True),
     "gemma2": _Convention(_LAYER | _FOUR_NORMS, norms=True),
     "gemma3": _Convention(_LAYER | _FOUR_NORMS, norms=True),
+    "phi3": _Convention(_LAYER | _FUSED),
     "qwen2": _Convention(_LAYER),
     "qwen3": _Convention(_LAYER),
     "qwen2moe": _Convention(_LAYER | _MIXTURE),
@@ -100,8 +103,8 @@ _CONVENTIONS = {
 }
 # Only the names differ.
 _SAME = (
-    "cohere2", "command-r", "exaone4", "hunyuan-dense", "olmo2", "olmoe", "phi3", "qwen2vl",
-    "qwen3vl", "qwen3vlmoe", "seed_oss", "stablelm",
+    "cohere2", "command-r", "exaone4", "hunyuan-dense", "olmo2", "olmoe", "qwen2vl", "qwen3vl",
+    "qwen3vlmoe", "seed_oss", "stablelm",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Scaled rotary embeddings of GGUF files, in the words of Hugging Face's configurations."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ Floats = NDArray[np.float64]
 
 # The table that llama.cpp's converter makes of Llama 3's scaling: what frequencies are divided by.
 ROPE_FREQS = "rope_freqs.weight"
+# Those of LongRoPE, for texts beyond the length before scaling and for others: no type says so.
+LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
+TABLES = (ROPE_FREQS, LONG_FACTORS, SHORT_FACTORS)
 # All published models have these; a table is taken only where they give just its numbers.
 _LOW, _HIGH, _ORIGINAL = 1.0, 4.0, 8192  # the last where no number of the table tells it
 
@@ -63,6 +67,31 @@ def llama3_scaling(source: Checkpoint, base: float, size: int) -> dict[str, Any]
         "high_freq_factor": _HIGH,
         "original_max_position_embeddings": original,
     }
+
+
+def longrope_scaling(found: Metadata, size: int) -> dict[str, Any] | None:
+    """Returns the scaling of a file's two tables, None where it has none.
+
+    - size: how many numbers of a head are turned
+    """
+    names = [name for name in (LONG_FACTORS, SHORT_FACTORS) if found.has(name)]
+    if not names:
+        return None
+    if len(names) == 1:
+        raise NotKnownError(f"there is {names[0]} alone, of two tables of LongRoPE")
+    long, short = (np.asarray(found.source.read(name), np.float32).reshape(-1) for name in names)
+    if not long.shape == short.shape == (size // 2,):
+        raise NotKnownError(f"{LONG_FACTORS} has shape {long.shape}, {size} numbers are turned")
+    original = found.integer("rope.scaling.original_context_length")
+    scale = found.integer("context_length") / max(original, 1)
+    expected = math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1 < original else 1.0
+    given = found.real("rope.scaling.attn_factor", 1.0)
+    if not math.isclose(given, expected, rel_tol=1e-5):
+        raise NotKnownError(
+            f"{found.architecture}.rope.scaling.attn_factor is {given}, LongRoPE has {expected:.6}"
+        )
+    tables = ([float(str(factor)) for factor in table] for table in (long, short))
+    return {"type": "longrope"} | dict(zip(("long_factor", "short_factor"), tables, strict=True))
 
 
 def _original(table: Floats, frequencies: Floats, factor: float) -> int:
