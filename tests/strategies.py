@@ -171,14 +171,14 @@ def random_quantized(
     """Returns weights of random codes, scales and zero points: every code occurs."""
     packing = Packing.checked(format, group_size, symmetric)
     logical = (*shape[:-1], packing.geometry(shape).scale_groups)
-    levels = np.array(codes_of(format, symmetric), np.int8)
+    levels = np.array(codes_of(format, symmetric))
     # Scales that float16 holds, times 1 + 2**-20 where float32 scales are wanted.
     scales = rng.uniform(0.001, 2, logical).astype(np.float16).astype(np.float32)
     zeros = {}
     if scale_dtype == np.float32:
         scales *= np.float32(1 + 2**-20)
     if packing.zero == CODE:
-        zeros["zero_points"] = rng.integers(0, 16, logical)
+        zeros["zero_points"] = rng.integers(0, len(levels), logical)
     elif not symmetric:
         zeros["offsets"] = rng.uniform(-1, 1, logical).astype(np.float16)
     return binq.QuantizedArray.from_codes(

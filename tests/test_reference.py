@@ -11,6 +11,8 @@ KINDS = [
     ("ternary", True),
     ("int4", True),
     ("int4", False),
+    ("int8", True),
+    ("int8", False),
 ]
 LEVELS = {
     ("binary", True): [-1, 1],
@@ -18,17 +20,20 @@ LEVELS = {
     ("ternary", True): [-1, 0, 1],
     ("int4", True): range(-8, 8),
     ("int4", False): range(16),
+    ("int8", True): range(-128, 128),
+    ("int8", False): range(256),
 }
 
 
 def random_weights(rng, format, symmetric, shape, group_size, scale_dtype=np.float16):
     """Returns random (codes, scales, zero points), all in row-major order."""
     logical = (shape[0], reference.count_scale_groups(shape[1], group_size))
-    codes = rng.choice(list(LEVELS[format, symmetric]), shape).astype(np.int8)
+    levels = list(LEVELS[format, symmetric])
+    codes = rng.choice(levels, shape).astype(np.uint8 if levels[-1] > 127 else np.int8)
     scales = rng.uniform(-1, 1, logical).astype(scale_dtype)
     zero_points = None
-    if not symmetric and format == "int4":
-        zero_points = rng.integers(0, 16, logical).astype(np.uint8)
+    if not symmetric and format in ("int4", "int8"):
+        zero_points = rng.integers(0, len(levels), logical).astype(np.uint8)
     elif not symmetric:
         zero_points = rng.uniform(-1, 1, logical).astype(scale_dtype)
     return codes, scales, zero_points
@@ -38,7 +43,7 @@ def stored(codes, scales, zero_points, format, group_size):
     return (
         reference.pack(codes, format, group_size, zero_points is None),
         reference.tile_scales(scales),
-        None if zero_points is None else reference.pack_zero_points(zero_points),
+        None if zero_points is None else reference.pack_zero_points(zero_points, format),
     )
 
 
@@ -76,6 +81,26 @@ def test_int4_asymmetric_bytes():
     codes = np.array([[0, 1, 2, 3, 4, 5, 6, 15]])
     packed = reference.pack(codes, "int4", 32, symmetric=False)
     assert packed[0, 0, 0].tolist() == [0x40, 0x51, 0x62, 0xF3]
+
+
+def test_int8_bytes():
+    codes = np.array([[-128, -127, 0, 127, 1, 2, 3, -1]])
+    packed = reference.pack(codes, "int8", 32)
+    assert packed.shape == (1, 8, 32, 4)
+    assert packed[0, :2, 0].tolist() == [[0, 1, 128, 255], [129, 130, 131, 127]]
+    assert packed.any(axis=-1).sum() == 2
+    codes = np.array([[0, 1, 2, 255]])
+    packed = reference.pack(codes, "int8", 32, symmetric=False)
+    assert packed[0, 0, 0].tolist() == [0, 1, 2, 255]
+    assert reference.unpack(packed, "int8", 1, 4, symmetric=False).dtype == np.uint8
+
+
+def test_int8_zero_points_are_bytes():
+    zero_points = np.array([[200], [3]], np.uint8)
+    packed = reference.pack_zero_points(zero_points, "int8")
+    assert packed.shape == (1, 1, 32)
+    assert packed[0, 0, :3].tolist() == [200, 3, 0]
+    assert (reference.unpack_zero_points(packed, 2) == zero_points).all()
 
 
 def test_zero_point_bytes():

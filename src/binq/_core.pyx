@@ -73,7 +73,7 @@ def _spec(int index):
         zero_kinds=tuple(zeros[row.zero_kinds[i]] for i in range(2) if row.zero_kinds[i]),
         methods=tuple(methods[row.methods[i]] for i in range(2)),
         largest=row.largest,
-        levels=tuple(row.levels[i] for i in range(1 << layout.bits)),
+        levels=tuple(level_of(index, i) for i in range(1 << layout.bits)),
         group_size=row.group_size or 128,
         scale_dtype=SCALE_SPECS[row.scale_type].name.decode(),
         halves=row.halves != 0,
@@ -222,7 +222,8 @@ cdef int check_buffers(const Weights *w, _View packed, _View scales, _View zeros
         )
     check_size("scales", scales, rows * SCALE_SPECS[w.scale_type].bytes)
     if w.zero == ZERO_CODE:
-        check_size("zero_points", zeros, rows // 2)
+        check_size("zero_points", zeros,
+                   rows // TILE_ROWS * zero_bytes(SPECS[w.format].layout))
     elif w.zero == ZERO_OFFSET:
         check_size("offsets", zeros, rows * SCALE_SPECS[w.offset_type].bytes)
     return 0
@@ -366,13 +367,14 @@ cdef class PackedMatrix:
         r.word = LAYOUTS[SPECS[w.format].layout].row_bytes
         r.scale_word = SCALE_SPECS[w.scale_type].bytes
         r.offset_word = SCALE_SPECS[w.offset_type].bytes
+        r.zero_bytes = zero_bytes(SPECS[w.format].layout)
         r.group_bytes = (w.group_size >> 3) * block_bytes(SPECS[w.format].layout)
         r.in_place = kernels.reads_rows_alone
         r.groups_at_once = SCALES_AT_ONCE if r.in_place else TILE_BYTES // r.group_bytes
         r.groups_at_once = max(<Py_ssize_t>1, min(w.groups, r.groups_at_once))
         r.scratch_bytes = aligned(r.groups_at_once * (
             (0 if r.in_place else r.group_bytes)
-            + TILE_ROWS * (r.scale_word + r.offset_word) + TILE_ROWS // 2))
+            + TILE_ROWS * (r.scale_word + r.offset_word) + r.zero_bytes))
         blocks = r.count if r.in_place else (r.count + TILE_ROWS - 1) // TILE_ROWS
         threads = threads_for(<double>r.count * w.in_features * SLOW)
         with nogil:

@@ -39,8 +39,10 @@ def weights_by_the_book(codes, scales, format, group_size, zero_points=None):
     scales = scales.astype(np.float32)[..., group]
     if zero_points is None:
         return scales * codes.astype(np.float32)
-    if format == "int4":
-        return scales * (codes - zero_points[..., group].astype(np.int16)).astype(np.float32)
+    if format in ("int4", "int8"):
+        return scales * (codes.astype(np.int16) - zero_points[..., group].astype(np.int16)).astype(
+            np.float32
+        )
     midpoints = zero_points.astype(np.float32)[..., group]
     return scales * codes.astype(np.float32) + midpoints
 
@@ -52,7 +54,7 @@ def weights_by_the_book(codes, scales, format, group_size, zero_points=None):
 @given(quantized_arrays())
 def test_dequantize_is_scale_times_code(q):
     codes, zero_points = q.codes(), q.group_zero_points()
-    if zero_points is not None and q.format == "int4":
+    if zero_points is not None and q.format in ("int4", "int8"):
         zero_points = zero_points.astype(np.int16)
     expected = weights_by_the_book(codes, q.group_scales(), q.format, q.group_size, zero_points)
     np.testing.assert_array_equal(q.dequantize(), expected)
@@ -71,14 +73,17 @@ def test_from_codes_loses_nothing(kind, shape, group_size, seed, wide):
     scales = rng.standard_normal(logical).astype(np.float32 if wide else np.float16)
     zero_points = None
     if not symmetric:
+        top = {"int4": 15, "int8": 255}.get(name)
         zero_points = (
-            rng.integers(0, 16, logical) if name == "int4" else rng.standard_normal(logical)
+            rng.standard_normal(logical).astype(scales.dtype)
+            if top is None
+            else rng.integers(0, top + 1, logical)
         )
-        zero_points = zero_points if name == "int4" else zero_points.astype(scales.dtype)
     for array in (codes, scales, zero_points):
         if array is not None:
             array.flags.writeable = False
-    zeros = {"zero_points" if name in ("binary", "int4") else "offsets": zero_points}
+    whole = name in ("binary", "int4", "int8")
+    zeros = {"zero_points" if whole else "offsets": zero_points}
     q = binq.QuantizedArray.from_codes(codes, scales, format=name, group_size=group_size, **zeros)
     assert (q.shape, q.group_size, q.format, q.symmetric) == (shape, group_size, name, symmetric)
     np.testing.assert_array_equal(q.codes(), codes)

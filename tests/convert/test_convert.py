@@ -146,8 +146,8 @@ def test_the_first_rule_that_matches_wins(source, tmp_path):
         ({"rules": ["*=int4:absmean"]}, "method must be one of"),
         ({"rules": ["*=ternary:asymmetric"]}, "symmetric must be True"),
         (
-            {"format": "int8"},
-            "format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', .*, got 'int8'",
+            {"format": "int5"},
+            "format must be one of 'binary', 'ternary', 'int2', 'int3', 'int4', .*, got 'int5'",
         ),
         ({"group_size": 48}, "group_size must be 32, 64, 128, 256 or None, got 48"),
         ({"method": "best"}, "method must be one of"),

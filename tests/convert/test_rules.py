@@ -35,7 +35,7 @@ def test_what_is_left_out_is_as_for_all():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("int8", "format must be one of"),
+        ("int5", "format must be one of"),
         ("", "format must be one of"),
         ("int4:", "method must be one of"),
         ("int4:g", "method must be one of"),

@@ -28,7 +28,7 @@ from binq.models import logical_tensors, what_is_unknown
 PHI3 = {"general.architecture": "phi3"}
 UP = "blk.0.ffn_up.weight"
 EXACT = {"Q1_0": "binary", "TQ1_0": "ternary", "TQ2_0": "ternary", "Q4_0": "int4", "Q2_0": "int2",
-         "Q2_0_G128": "int2"}  # fmt: skip
+         "Q2_0_G128": "int2", "Q8_0": "int8"}  # fmt: skip
 
 
 def write(folder, data, name="m.gguf"):

@@ -39,6 +39,8 @@ def packed_by_the_book(format, codes, geometry, symmetric):
             stored = code + (1 << bits - 1) if symmetric else code
             for plane in range(bits):
                 packed[tile, block, plane, row] |= (stored >> plane & 1) << at
+        elif format == "int8":
+            packed[tile, 2 * block + at // 4, row, at % 4] = code + 128 if symmetric else code
         else:
             nibble = code
             if symmetric:
@@ -54,9 +56,10 @@ def test_pack_follows_the_layout(kind, shape, group_size, seed):
     geometry = Geometry(*shape, group_size)
     zero = Packing.checked(name, symmetric=symmetric).zero
     levels = get_format(name).codes(zero)
-    codes = np.random.default_rng(seed).choice(np.array(levels, np.int8), shape)
+    codes = np.random.default_rng(seed).choice(np.array(levels), shape).astype(np.int8)
     codes.flags.writeable = False
     packed = get_format(name).pack(codes, geometry, zero)
+    codes = codes if levels[-1] < 128 else codes.view(np.uint8)
     np.testing.assert_array_equal(packed, packed_by_the_book(name, codes, geometry, symmetric))
 
 
@@ -72,7 +75,8 @@ def test_zero_points_survive(kind, shape, group_size, seed):
     stored = q.zero_points if q.offsets is None else q.offsets
     values = unpack_zeros(zero, stored, geometry)
     assert values.shape == (*shape[:-1], geometry.scale_groups)
-    np.testing.assert_array_equal(pack_zeros(zero, values, geometry), stored)
+    bits = get_format(name).bits
+    np.testing.assert_array_equal(pack_zeros(zero, values, geometry, bits), stored)
 
 
 @settings(max_examples=60, deadline=None)
@@ -112,12 +116,14 @@ def test_geometry(out, inner, group, tiles, groups, padded, scale_groups, kernel
     assert geometry.kernel_group == kernel_group
     assert geometry.scales_shape == (tiles, scale_groups, 32)
     assert FORMATS["binary"].packed_shape(geometry) == (tiles, padded // 8, 32)
-    assert zeros_shape(OFFSET, geometry) == (tiles, scale_groups, 32)
+    assert zeros_shape(OFFSET, geometry, 4) == (tiles, scale_groups, 32)
     assert FORMATS["ternary"].packed_shape(geometry) == (tiles, padded // 8, 2, 32)
     assert FORMATS["int2"].packed_shape(geometry) == (tiles, padded // 8, 2, 32)
     assert FORMATS["int3"].packed_shape(geometry) == (tiles, padded // 8, 3, 32)
     assert FORMATS["int4"].packed_shape(geometry) == (tiles, padded // 8, 32, 4)
-    assert zeros_shape(CODE, geometry) == (tiles, scale_groups, 16)
+    assert FORMATS["int8"].packed_shape(geometry) == (tiles, padded // 4, 32, 4)
+    assert zeros_shape(CODE, geometry, 4) == (tiles, scale_groups, 16)
+    assert zeros_shape(CODE, geometry, 8) == (tiles, scale_groups, 32)
 
 
 def test_geometry_is_immutable():
@@ -126,12 +132,13 @@ def test_geometry_is_immutable():
 
 
 def test_registry():
-    assert list(FORMATS) == ["binary", "ternary", "int2", "int3", "int4", "mxfp4", "iq4nl"]
+    names = ["binary", "ternary", "int2", "int3", "int4", "int8", "mxfp4", "iq4nl"]
+    assert list(FORMATS) == names
     assert list(FORMATS) == list(FORMAT_NAMES)
     for name, format in FORMATS.items():
         assert get_format(name) is format
         assert format.name == name
-    assert [f.bits for f in FORMATS.values()] == [1, 2, 2, 3, 4, 4, 4]
+    assert [f.bits for f in FORMATS.values()] == [1, 2, 2, 3, 4, 8, 4, 4]
 
 
 @pytest.mark.parametrize("name", ["int5", "INT4", "", "binary "])
@@ -160,6 +167,8 @@ def test_levels():
     assert FORMATS["int3"].codes(OFFSET) == tuple(range(8))
     assert FORMATS["int4"].codes(NONE) == tuple(range(-8, 8))
     assert FORMATS["int4"].codes(CODE) == tuple(range(16))
+    assert FORMATS["int8"].codes(NONE) == tuple(range(-128, 128))
+    assert FORMATS["int8"].codes(CODE) == tuple(range(256))
     assert FORMATS["mxfp4"].codes(NONE) == (-12, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 12)
     assert len(FORMATS["iq4nl"].codes(NONE)) == 16
     for name, format in FORMATS.items():

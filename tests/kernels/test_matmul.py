@@ -21,6 +21,8 @@ KINDS = (
     ("int3", False),
     ("int4", True),
     ("int4", False),
+    ("int8", True),
+    ("int8", False),
 )
 BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 24, 31, 33, 64, 65, 130)
 reuse_isa = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,15 +110,15 @@ def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode
     """Every code and every activation at the end of its range, signs agreeing."""
     in_features = 1024
     groups = 1 if group_size is None else in_features // group_size
-    ones = np.ones((64, in_features), np.int8)
+    ones = np.ones((64, in_features), int)
     kind = binq.formats.get_format(format)
     zero = "none" if symmetric else kind.zero_kinds[0]
     low, high = kind.codes(zero)[0], kind.codes(zero)[-1]
     zero_points = None
     if not symmetric:
         zero_points = np.full((64, groups), 0.5)
-        if format == "int4":
-            zero_points = np.full((64, groups), 15)
+        if zero == "code":
+            zero_points = np.full((64, groups), high)
             zero_points[32:] = 0
     codes = np.where(np.arange(64)[:, None] % 2, ones * low, ones * high)
     q = binq.QuantizedArray.from_codes(
@@ -124,7 +126,7 @@ def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode
         np.ones((64, groups)),
         format=format,
         group_size=group_size,
-        **{"zero_points" if format in ("binary", "int4") else "offsets": zero_points},
+        **{"zero_points" if zero == "code" or format == "binary" else "offsets": zero_points},
     )
     x = np.ones((rows, in_features), np.float32)
     x[1::2] = -1
@@ -272,7 +274,7 @@ def test_sums_that_overflow_before_the_scale_do_not(isa, format, symmetric, mode
         symmetric,
         q.packed,
         np.full(q.scales.shape, 1e-3, np.float16),
-        *((None, q.offsets) if q.zero_points is None else (q.zero_points * (format == "int4"),)),
+        *((None, q.offsets) if q.zero_points is None else (q.zero_points * (format != "binary"),)),
     )
     x = random_x(rng, rows, 200)
     x[-1, :8] = [3e38, 3e38, -3e38, -3e38, 3e38, -3e38, 3e38, -3e38]

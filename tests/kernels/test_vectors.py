@@ -29,9 +29,10 @@ def loaded(vector):
     tiles, groups = -(-rows // 32), -(-columns // vector["group_size"])
     packing_shape = (tiles, groups, 32)
     zeros, zero_kind = None, vector["zero"]
+    zeros_shape = packing_shape if vector["format"] == "int8" else (tiles, groups, 16)
     if zero_kind == "code":
         zeros = np.frombuffer(bytes.fromhex(vector["stored_zeros"]), np.uint8)
-        zeros = zeros.reshape(tiles, groups, 16)
+        zeros = zeros.reshape(zeros_shape)
     elif zero_kind == "offset":
         zeros = np.frombuffer(bytes.fromhex(vector["stored_zeros"]), "<f2").reshape(packing_shape)
     like = binq.quantize(np.zeros(vector["shape"]), vector["format"], group_size=32)

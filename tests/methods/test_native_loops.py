@@ -15,7 +15,7 @@ SEARCH = {
     "importance": (40, np.float32),
     "ranges": (2, np.int32),
     "scales": ((3, 2), np.float64),
-    "lows": ((3, 2), np.int8),
+    "lows": ((3, 2), np.int16),
 }
 FEED_BACK = {
     "x": ((3, 40), np.float32),

@@ -42,11 +42,11 @@ def test_compressed_tensors(tmp_path, bits, group, symmetric):
         assert (found.packing.format, found.packing.group_size) == (f"int{bits}", group)
         assert found.packing.symmetric == symmetric
         assert found.offset_dtype == (None if symmetric else "float16")
-    elif bits == 4:
+    elif bits in (4, 8):
         assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
-            "int4",
+            f"int{bits}",
             group,
-            False,
+            symmetric,
         )
     else:
         assert found is None
@@ -320,7 +320,9 @@ def test_int8(tmp_path, strategy, symmetric, format):
     kind = scheme(format, bits=8, strategy=strategy, symmetric=symmetric,
                   group=128 if strategy == "group" else None)  # fmt: skip
     values = grouped(codes, wide[0], size, wide[1])
-    assert check(made(tmp_path, values, parts, kind)) is None
+    packing = check(made(tmp_path, values, parts, kind)).packing
+    group = 128 if strategy == "group" else None
+    assert (packing.format, packing.group_size, packing.symmetric) == ("int8", group, symmetric)
 
 
 def test_int8_that_holds_few_levels_is_exact(tmp_path):

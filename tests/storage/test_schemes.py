@@ -148,7 +148,7 @@ def test_mlx_with_whole_zero_points_is_lossless(tmp_path, bits):
     found = check(save(written, config))
     if bits == 1:
         assert (found.packing.format, found.packing.symmetric) == ("binary", False)
-    elif bits <= 4:
+    elif bits <= 4 or bits == 8:
         assert (found.packing.format, found.packing.symmetric) == (f"int{bits}", False)
     else:
         assert found is None

@@ -20,6 +20,9 @@ KINDS = (
     ("int4", "none"),
     ("int4", "code"),
     ("int4", "offset"),
+    ("int8", "none"),
+    ("int8", "code"),
+    ("int8", "offset"),
     ("mxfp4", "none"),
     ("iq4nl", "none"),
 )

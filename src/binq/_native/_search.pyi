@@ -9,7 +9,7 @@ def best_level_scales(
     group_size: int,
     tables: NDArray[np.float64],
     scales: NDArray[np.float64],
-    numbers: NDArray[np.int8],
+    numbers: NDArray[np.int16],
 ) -> None: ...
 def best_scales(
     w: NDArray[np.float32],
@@ -18,5 +18,5 @@ def best_scales(
     ranges: NDArray[np.int32],
     span: int,
     scales: NDArray[np.float64],
-    lows: NDArray[np.int8],
+    lows: NDArray[np.int16],
 ) -> None: ...

@@ -71,11 +71,11 @@ ctypedef struct Job:
     const float *w
     const float *importance
     double *scales
-    signed char *lows
+    short *lows
     const double *tables      # one or two of levels, or NULL: ranges of codes one step apart
     int count
     const int *ranges         # lowest code of each range, in pairs that are searched by turns
-    Py_ssize_t pairs
+    Py_ssize_t pairs          # 0: one, next to the zero point of the largest-magnitude rule
     int span                  # highest code less lowest
     Py_ssize_t columns
     Py_ssize_t group
@@ -291,13 +291,32 @@ cdef void start_levels(Group *group, Search *search, const double *table,
     next_cut(group, search)
 
 
+cdef int next_zero_point(const Group *group, int span) noexcept nogil:
+    # That below -least / ((greatest - least) / span), one less than span at most.
+    cdef double least = 0.0
+    cdef double most = 0.0
+    cdef Py_ssize_t i
+    for i in range(group.n):
+        least = group.w[i] if group.w[i] < least else least
+        most = group.w[i] if group.w[i] > most else most
+    if least == most:
+        return 0
+    return min(<int>(-least / ((most - least) / span)), span - 1)
+
+
 cdef void search_group(const Job *job, Group *group, Interval *stack) noexcept nogil:
     cdef Search one, two
     cdef Py_ssize_t pair
+    cdef int around[2]
+    cdef const int *ranges = job.ranges
     group.gain = 0.0
     group.scale = 0.0
-    group.low = 0 if job.tables != NULL else job.ranges[0]
-    for pair in range(job.pairs):
+    if job.tables == NULL and job.pairs == 0:
+        around[0] = -next_zero_point(group, job.span)
+        around[1] = around[0] - 1
+        ranges = around
+    group.low = 0 if job.tables != NULL else ranges[0]
+    for pair in range(max(job.pairs, 1)):
         one.stack = stack
         two.stack = stack + DEPTH
         two.is_open = False
@@ -306,9 +325,9 @@ cdef void search_group(const Job *job, Group *group, Interval *stack) noexcept n
             if job.count == 2:
                 start_levels(group, &two, job.tables + TABLE_SIZE, 1)
         else:
-            start(group, &one, job.ranges[2 * pair], job.span)
-        if job.tables == NULL and job.ranges[2 * pair + 1] != job.ranges[2 * pair]:
-            start(group, &two, job.ranges[2 * pair + 1], job.span)
+            start(group, &one, ranges[2 * pair], job.span)
+        if job.tables == NULL and ranges[2 * pair + 1] != ranges[2 * pair]:
+            start(group, &two, ranges[2 * pair + 1], job.span)
         while one.is_open or two.is_open:
             if one.is_open:
                 evaluate(group, &one)
@@ -349,14 +368,18 @@ cdef void rows_task(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noex
                     group.w[i] = 0.0
             search_group(job, &group, stack)
             job.scales[row * job.groups + number] = group.scale
-            job.lows[row * job.groups + number] = <signed char>group.low
+            job.lows[row * job.groups + number] = <short>group.low
 
 
 def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, lows):
-    """Writes the best scale of each group, and the lowest code of the range that it belongs to."""
+    """Writes the best scale of each group, and the lowest code of the range that it belongs to.
+
+    No ranges: the two of each group whose zero points are next to that of the largest-magnitude
+    rule.
+    """
     cdef _View ranges_view = view("ranges", ranges, b"i", 1, False)
     cdef Job job
-    if ranges_view.size(0) < 2 or ranges_view.size(0) % 2:
+    if ranges_view.size(0) % 2:
         raise ValueError(f"ranges must be pairs, got {ranges_view.size(0)} numbers")
     job.tables = NULL
     job.ranges = <const int *>ranges_view.buffer.buf
@@ -383,7 +406,7 @@ cdef run(Job *job, w, importance, Py_ssize_t group_size, scales, lows):
     cdef _View w_view = view("w", w, b"f", 2, False)
     cdef _View importance_view = view("importance", importance, b"f", 1, False)
     cdef _View scales_view = view("scales", scales, b"d", 2, True)
-    cdef _View lows_view = view("lows", lows, b"b", 2, True)
+    cdef _View lows_view = view("lows", lows, b"h", 2, True)
     cdef Py_ssize_t rows = w_view.size(0)
     cdef int threads = thread_limit()
     if w_view.nbytes() == 0:
@@ -400,7 +423,7 @@ cdef run(Job *job, w, importance, Py_ssize_t group_size, scales, lows):
     job.w = <const float *>w_view.buffer.buf
     job.importance = <const float *>importance_view.buffer.buf
     job.scales = <double *>scales_view.buffer.buf
-    job.lows = <signed char *>lows_view.buffer.buf
+    job.lows = <short *>lows_view.buffer.buf
     if rows * job.columns < 1 << 14:
         threads = 1
     job.scratch_bytes = (2 * DEPTH * <Py_ssize_t>sizeof(Interval)

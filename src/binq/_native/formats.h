@@ -8,8 +8,8 @@
 #include "scale_types.h"
 
 enum {
-    BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT3, BINQ_INT4, BINQ_MXFP4, BINQ_IQ4NL,
-    BINQ_FORMATS
+    BINQ_BINARY, BINQ_TERNARY, BINQ_INT2, BINQ_INT3, BINQ_INT4, BINQ_INT8, BINQ_MXFP4,
+    BINQ_IQ4NL, BINQ_FORMATS
 };
 
 /* How stored codes lie in memory. A kernel is compiled once for each layout that it tells apart,
@@ -21,17 +21,18 @@ enum {
     BINQ_THREE_PLANES,
     BINQ_NIBBLES,             /* levels one step apart */
     BINQ_LEVELS,              /* nibbles that stand for any 16 levels */
+    BINQ_BYTES,               /* 256 levels one step apart */
     BINQ_LAYOUTS
 };
 
 typedef struct {
     int bits;                 /* of a stored code */
     int planes;               /* bit planes, [k / 8][plane][32 rows] bytes; 1 for whole codes */
-    int row_bytes;            /* adjacent bytes of one row in 8 k: 1 for planes, 4 for nibbles */
+    int row_bytes;            /* adjacent bytes of one row: 1 for planes, 4 for whole codes */
 } binq_layout;
 
 static const binq_layout binq_layouts[BINQ_LAYOUTS] = {
-    {1, 1, 1}, {2, 2, 1}, {2, 2, 1}, {3, 3, 1}, {4, 1, 4}, {4, 1, 4}};
+    {1, 1, 1}, {2, 2, 1}, {2, 2, 1}, {3, 3, 1}, {4, 1, 4}, {4, 1, 4}, {8, 1, 4}};
 
 /* Calls loop(..., layout) with the layout as a constant: an inline function is compiled for it. */
 #define BINQ_BY_LAYOUT(layout, loop, ...)                                   \
@@ -40,6 +41,7 @@ static const binq_layout binq_layouts[BINQ_LAYOUTS] = {
      : (layout) == BINQ_TWO_PLANES   ? loop(__VA_ARGS__, BINQ_TWO_PLANES)   \
      : (layout) == BINQ_THREE_PLANES ? loop(__VA_ARGS__, BINQ_THREE_PLANES) \
      : (layout) == BINQ_NIBBLES      ? loop(__VA_ARGS__, BINQ_NIBBLES)      \
+     : (layout) == BINQ_BYTES        ? loop(__VA_ARGS__, BINQ_BYTES)        \
                                      : loop(__VA_ARGS__, BINQ_LEVELS))
 
 /* The same of the layouts of two bits and more: one plane has tables of its own on x86. */
@@ -48,6 +50,7 @@ static const binq_layout binq_layouts[BINQ_LAYOUTS] = {
      : (layout) == BINQ_TWO_PLANES   ? loop(__VA_ARGS__, BINQ_TWO_PLANES)   \
      : (layout) == BINQ_THREE_PLANES ? loop(__VA_ARGS__, BINQ_THREE_PLANES) \
      : (layout) == BINQ_NIBBLES      ? loop(__VA_ARGS__, BINQ_NIBBLES)      \
+     : (layout) == BINQ_BYTES        ? loop(__VA_ARGS__, BINQ_BYTES)        \
                                      : loop(__VA_ARGS__, BINQ_LEVELS))
 
 /* What may say where zero lies in a group, beside nothing (binq.formats.zeros). */
@@ -70,7 +73,8 @@ typedef struct {
     int methods[2];           /* the default first */
     int absmax;               /* the level of the largest weight; negative: whatever its sign */
     int largest;              /* the largest magnitude of what multiplies a scale */
-    signed char levels[16];   /* what a stored code stands for, in units of the scale */
+    signed char levels[16];   /* what a stored code stands for, in units of the scale; of bytes the
+                                 first, from which they count on (binq_level) */
     float activation_levels[3];  /* of float32, int16 and int8: the largest integer for x */
     int group_size;           /* what is quantized to unless a user says it; 0: 128 */
     int scale_type;
@@ -91,6 +95,8 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
     {"int4", BINQ_NIBBLES, BINQ_SEARCH_EVEN, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET},
      {BINQ_MSE, BINQ_ABSMAX}, 7, 15, {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7},
      {0, 32639, 127}},
+    {"int8", BINQ_BYTES, BINQ_SEARCH_EVEN, {BINQ_ZERO_CODE, BINQ_ZERO_OFFSET},
+     {BINQ_MSE, BINQ_ABSMAX}, 127, 255, {-128}, {0, 32639, 127}},
     /* The codes of the OCP microscaling formats' FP4: 8 is -0. */
     {"mxfp4", BINQ_LEVELS, BINQ_SEARCH_LEVELS, {BINQ_ZERO_NONE},
      {BINQ_MSE, BINQ_ABSMAX}, 12, 12, {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12},
@@ -102,7 +108,18 @@ static const binq_format binq_formats[BINQ_FORMATS] = {
 
 /* What 32 rows by 8 columns take. */
 static inline long binq_block_bytes(int layout) {
-    return 32L * binq_layouts[layout].planes * binq_layouts[layout].row_bytes;
+    return 32L * binq_layouts[layout].bits;
+}
+
+/* What the zero points of 32 rows take: nibbles, or bytes. */
+static inline long binq_zero_bytes(int layout) {
+    return layout == BINQ_BYTES ? 32 : 16;
+}
+
+/* What a stored code stands for where nothing says where zero lies. */
+static inline int binq_level(int format, int code) {
+    const binq_format *row = &binq_formats[format];
+    return row->layout == BINQ_BYTES ? row->levels[0] + code : row->levels[code];
 }
 
 /* What the stored code 0 stands for: where something says where zero lies in a group, whole codes
@@ -125,7 +142,7 @@ static inline void binq_stored_codes(int format, int zero, unsigned char *codes)
     int code;
     memset(codes, 0, 256);
     for (code = (1 << binq_layouts[row->layout].bits) - 1; code >= 0; code--)
-        codes[(unsigned char)(row->levels[code] + shift)] = (unsigned char)code;
+        codes[(unsigned char)(binq_level(format, code) + shift)] = (unsigned char)code;
 }
 
 #endif

@@ -14,6 +14,7 @@ cdef extern from "formats.h" nogil:
         THREE_PLANES "BINQ_THREE_PLANES"
         NIBBLES "BINQ_NIBBLES"
         LEVELS "BINQ_LEVELS"
+        BYTES "BINQ_BYTES"
         LAYOUT_COUNT "BINQ_LAYOUTS"
     enum:
         ZERO_NONE "BINQ_ZERO_NONE"
@@ -49,6 +50,8 @@ cdef extern from "formats.h" nogil:
         int halves
     const binq_format *SPECS "binq_formats"
     Py_ssize_t block_bytes "binq_block_bytes"(int layout) noexcept
+    Py_ssize_t zero_bytes "binq_zero_bytes"(int layout) noexcept
+    int level_of "binq_level"(int format, int code) noexcept
     int first_level "binq_first_level"(int format, int zero) noexcept
     int plane_step "binq_plane_step"(int layout, int plane) noexcept
     void stored_codes "binq_stored_codes"(int format, int zero, uint8_t *codes) noexcept

@@ -18,6 +18,7 @@ cdef struct RowsJob:
     Py_ssize_t word           # adjacent bytes of a row; each part of a tile is [number][32][word]
     Py_ssize_t scale_word
     Py_ssize_t offset_word
+    Py_ssize_t zero_bytes     # of the zero points of 32 rows
     Py_ssize_t group_bytes    # of the codes of 32 rows
     Py_ssize_t groups_at_once  # of a tile: what the first cache holds
     char *scratch
@@ -64,7 +65,7 @@ cdef void take_block(const RowsJob *r, Weights *w, const int64_t *rows, Py_ssize
     cdef Py_ssize_t i, tile, lane, block
     cdef const uint8_t *packed
     if w.zero_points != NULL:
-        memset(<void *>w.zero_points, 0, w.scale_groups * (TILE_ROWS // 2))
+        memset(<void *>w.zero_points, 0, w.scale_groups * r.zero_bytes)
     for i in range(w.out_features):
         tile = rows[i] // TILE_ROWS
         lane = rows[i] % TILE_ROWS
@@ -78,7 +79,9 @@ cdef void take_block(const RowsJob *r, Weights *w, const int64_t *rows, Py_ssize
                  w.scale_groups * TILE_ROWS * r.scale_word, r.scale_word, lane,
                  <uint8_t *>w.scales, i)
         if w.zero_points != NULL:
-            take_row(whole.zero_points + block // 2, w.scale_groups * (TILE_ROWS // 2), HALF_BYTES,
+            take_row(whole.zero_points + block // TILE_ROWS * r.zero_bytes,
+                     w.scale_groups * r.zero_bytes,
+                     1 if r.zero_bytes == TILE_ROWS else HALF_BYTES,
                      lane, <uint8_t *>w.zero_points, i)
         if w.offsets != NULL:
             take_row(<const uint8_t *>whole.offsets + block * r.offset_word,

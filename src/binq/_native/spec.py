@@ -9,7 +9,7 @@ class FormatSpec(NamedTuple):
     - number: by which compiled code knows it
     - bits: of a stored code
     - planes: bit planes side by side; 1 for whole codes
-    - row_bytes: adjacent bytes of one row in 8 columns: 1 for planes, 4 for nibbles
+    - row_bytes: adjacent bytes of one row: 1 for planes, 4 for whole codes
     - even: whether levels are one step apart, so that codes are rounded quotients
     - zero_kinds: what may say where zero lies beside nothing, the default first
     - methods: the rules that choose scales, the default first

@@ -8,19 +8,19 @@
 from libc.stdint cimport int8_t, uint8_t
 
 from binq._native.formats cimport (
-    FORMATS, FORMAT_BINARY, FORMAT_TERNARY, LAYOUTS, LAYOUT_COUNT, LEVELS, METHOD_ABSMAX,
+    BYTES, FORMATS, FORMAT_BINARY, FORMAT_TERNARY, LAYOUTS, LAYOUT_COUNT, LEVELS, METHOD_ABSMAX,
     METHOD_ABSMEAN, METHOD_MSE, NIBBLES, ONE_PLANE, SCALE_BFLOAT16, SCALE_E8M0,
     SCALE_E8M0_HALVES, SCALE_FLOAT16, SCALE_FLOAT32, SCALE_SPECS, SCALE_TYPES, SEARCHES,
     SEARCH_EVEN, SEARCH_LEVELS, SEARCH_TERNARY, SEARCH_TWO_LEVELS, SPECS, THREE_PLANES, TRITS,
     TWO_PLANES, ZERO_CODE, ZERO_NONE, ZERO_OFFSET, binq_format, binq_layout, binq_scale_type,
-    block_bytes, by_codes, by_layout, first_level, plane_step, stored_codes,
+    block_bytes, by_codes, by_layout, first_level, level_of, plane_step, stored_codes, zero_bytes,
 )
 
 cdef extern from "float_mode.h":
     pass
 
 cdef enum:
-    TABLE_VERSION = 6
+    TABLE_VERSION = 7
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
     ATTENTION_ROWS = 4        # queries that share what they read of keys and values
     TIERS = 3                 # kernels of one product, for few, some and many rows of x
@@ -51,10 +51,10 @@ cdef enum:                     # Status: bits that quantize returns, or-ed over 
 ctypedef struct Weights:
     # One packed matrix (out_features x in_features).
     #   packed       [tile][group_size * groups / 8] blocks of 32 rows x 8 columns (formats.h):
-    #                bit planes [plane][32] uint8, or nibbles [32][4] uint8
+    #                bit planes [plane][32] uint8, nibbles [32][4] uint8, bytes [2][32][4] uint8
     #   scales       [tile][scale_groups][32] of scale_type
     #   zero_points  NULL, or [tile][scale_groups][16] uint8: byte r = row r low, row r + 16 high
-    #                nibble (ZERO_CODE)
+    #                nibble; of bytes [tile][scale_groups][32] (ZERO_CODE)
     #   offsets      NULL, or as scales, of offset_type (ZERO_OFFSET)
     # Whole codes are stored from 0 where there are zero points or offsets.
     # group_size is the kernels' group (32, 64, 128 or 256). scale_groups is `groups`, or 1 where
@@ -144,8 +144,8 @@ ctypedef struct QuantizeJob:
 ctypedef int (*QuantizeKernel)(const QuantizeJob *job, void *scratch,
                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
 # codes: int8 [rows][in_features], the levels of the format, or whole codes from 0 where w.zero is
-# not ZERO_NONE. dequantize and unpack write rows of the given stride (in elements) and never past
-# in_features.
+# not ZERO_NONE, of 8 bits as uint8. dequantize and unpack write rows of the given stride (in
+# elements) and never past in_features.
 ctypedef void (*DequantizeKernel)(const Weights *w, float *out, Py_ssize_t out_stride,
                                   Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
 ctypedef void (*UnpackKernel)(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,

@@ -52,15 +52,16 @@ class QuantizedArray(PackedOperand):
     The constructor takes the stored arrays as they are in memory and on disk (docs/formats.md)
     and keeps views of them: whoever writes to their memory changes the weights.
 
-    - format: ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"``, ``"int4"``, ``"mxfp4"`` or
-      ``"iq4nl"``
+    - format: ``"binary"``, ``"ternary"``, ``"int2"``, ``"int3"``, ``"int4"``, ``"int8"``,
+      ``"mxfp4"`` or ``"iq4nl"``
     - shape: the logical shape, two or more axes
     - group_size: 32, 64, 128, 256, or None for one scale a row
     - symmetric: False where every group has a zero point or an offset
     - packed: uint8 codes, in tiles of 32 rows
     - scales: float16, bfloat16 or float32 ``(..., tiles, scale_groups, 32)``, or uint8: the
       exponents of powers of two, e for 2^(e − 127), of mxfp4 2^(e − 128)
-    - zero_points: None, or int4: uint8 ``(..., tiles, scale_groups, 16)``; binary: the offsets
+    - zero_points: None, or int4: uint8 ``(..., tiles, scale_groups, 16)``; int8: uint8 of the shape
+      of the scales; binary: the offsets
     - offsets: None, or float16, bfloat16 or float32 of the shape of the scales
 
     Raises TypeError for a wrong type or dtype and ValueError for a wrong value or shape; the
@@ -115,12 +116,12 @@ class QuantizedArray(PackedOperand):
         scale, zero point and offset of group ``k // group_size``.
 
         - codes: integers ``(..., out_features, in_features)``: binary −1 and +1, ternary −1 to 1,
-          int2 −2 to 1, int3 −4 to 3, int4 −8 to 7; with zero points or offsets from 0 on; mxfp4
-          and iq4nl the levels
+          int2 −2 to 1, int3 −4 to 3, int4 −8 to 7, int8 −128 to 127; with zero points or offsets
+          from 0 on; mxfp4 and iq4nl the levels
         - scales: finite floats ``(..., out_features, scale_groups)``; stored as float16 where that
           holds every one exactly, else as bfloat16 where they are given as such, else as float32,
           and so are offsets; those of mxfp4 as powers of two where they are
-        - zero_points: None, or integers 0 to 15 of the shape of ``scales`` (int4)
+        - zero_points: None, or integers of the shape of ``scales``, 0 to 15 (int4) or 255 (int8)
         - offsets: None, or finite floats of the shape of ``scales``, in units of weights; those of
           binary weights, the middle of a group's two levels, may be given as zero_points as well
         - scale_dtype: the type of the scales, which must hold every one exactly; None: as above
@@ -246,11 +247,12 @@ class QuantizedArray(PackedOperand):
 
     # What it holds.
 
-    def codes(self) -> NDArray[np.int8]:
+    def codes(self) -> NDArray[Any]:
         """Returns the code of each weight, int8 ``(..., out_features, in_features)``.
 
-        Binary: −1 or +1; ternary: −1, 0 or +1; int2: −2 to 1; int3: −4 to 3; int4: −8 to 7. With
-        zero points or offsets int2 to int4 count from 0. Of mxfp4 and iq4nl it is the level.
+        Binary: −1 or +1; ternary: −1, 0 or +1; int2: −2 to 1; int3: −4 to 3; int4: −8 to 7; int8:
+        −128 to 127. With zero points or offsets int2 to int8 count from 0; those of int8 are uint8
+        then. Of mxfp4 and iq4nl it is the level.
 
         >>> import numpy as np, binq
         >>> q = binq.quantize([[-3.0, 1.0, 2.0]], "binary", method="absmean")
@@ -259,7 +261,8 @@ class QuantizedArray(PackedOperand):
         """
         codes = np.empty(self.shape, np.int8)
         self._data.each_matrix(codes, lambda matrix, target: matrix.unpack(target))
-        return codes
+        packing = self._data.packing
+        return codes.view(np.uint8) if packing.kind.codes(packing.zero)[-1] > 127 else codes
 
     def group_scales(self) -> NDArray[Any]:
         """Returns the scales in row-major order, ``(..., out_features, scale_groups)``: a copy.

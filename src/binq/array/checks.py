@@ -187,7 +187,7 @@ def check_float_dtype(name: str, dtype: Any) -> np.dtype[Any]:
 def check_codes(
     name: str, codes: Any, levels: tuple[int, ...], shape: tuple[int, ...] | None = None
 ) -> NDArray[np.int8]:
-    """Returns integer codes as int8 (uint8 values stay below 16).
+    """Returns integer codes as int8, those above 127 less 256.
 
     Raises TypeError unless ``codes`` holds integers, ValueError for a shape other than ``shape``
     (or fewer than two axes) and for a value that is not one of ``levels``, naming its index.

@@ -4,7 +4,9 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
-FormatName: TypeAlias = Literal["binary", "ternary", "int2", "int3", "int4", "mxfp4", "iq4nl"]
+FormatName: TypeAlias = Literal[
+    "binary", "ternary", "int2", "int3", "int4", "int8", "mxfp4", "iq4nl"
+]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 MethodName: TypeAlias = Literal["mse", "absmax", "absmean", "gptq"]
 ZeroName: TypeAlias = Literal["code", "offset"]

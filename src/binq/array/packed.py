@@ -100,7 +100,7 @@ class Packed:
             codes.shape,
             packing.kind.pack(codes, geometry, packing.zero),
             tile_rows(scales, geometry),
-            None if zeros is None else pack_zeros(packing.zero, zeros, geometry),
+            None if zeros is None else pack_zeros(packing.zero, zeros, geometry, packing.bits),
         )
 
     @classmethod

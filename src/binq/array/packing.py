@@ -134,7 +134,7 @@ class Packing:
         ]
         if not self.symmetric:
             dtype = (offset_dtype or scale_dtype) if self.zero == OFFSET else UINT8
-            parts.append(Part(names[2], dtype, lead + zeros_shape(self.zero, geometry)))
+            parts.append(Part(names[2], dtype, lead + zeros_shape(self.zero, geometry, self.bits)))
         return tuple(parts)
 
     def nbytes(

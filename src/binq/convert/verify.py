@@ -149,7 +149,7 @@ def _without_signed_zeros(stored: NDArray[np.uint8], kind: Format) -> NDArray[np
 
 def _check_numbers(block: Packed) -> Iterator[str]:
     scales, zeros, geometry = block.scales, block.zeros, block.geometry
-    zero = block.packing.zero
+    zero, bits = block.packing.zero, block.packing.bits
     if not np.isfinite(scale_values(scales)).all():
         yield "a scale is inf or NaN"
     if not _same_bytes(tile_rows(untile_rows(scales, geometry), geometry), scales):
@@ -158,7 +158,8 @@ def _check_numbers(block: Packed) -> Iterator[str]:
         what = "an offset" if zero == OFFSET else "a zero point"
         if zero == OFFSET and not np.isfinite(zeros).all():
             yield f"{what} is inf or NaN"
-        if not _same_bytes(pack_zeros(zero, unpack_zeros(zero, zeros, geometry), geometry), zeros):
+        plain = unpack_zeros(zero, zeros, geometry)
+        if not _same_bytes(pack_zeros(zero, plain, geometry, bits), zeros):
             yield f"{what} in the padding is not 0"
 
 

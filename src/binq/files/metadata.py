@@ -38,7 +38,7 @@ _MORE_FIELDS: dict[int, set[str]] = {
 }
 KEY = "binq"
 _FORMATS_OF_VERSION_1 = ("binary", "ternary", "int4")
-_FORMATS_OF_VERSION_3 = ("mxfp4", "iq4nl")
+_FORMATS_OF_VERSION_3 = ("int8", "mxfp4", "iq4nl")
 _SAID = tuple(name for name in SCALE_NAMES if name not in ("float16", "float32"))
 
 

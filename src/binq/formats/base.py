@@ -1,6 +1,7 @@
 """What a format is: its codes, its levels, and how they lie in memory."""
 
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,23 +70,25 @@ class Format:
 
     def packed_shape(self, geometry: Geometry) -> tuple[int, ...]:
         """Returns the shape of the packed codes of one matrix."""
-        shape = (geometry.tiles, geometry.padded_in // 8)
         if self.whole_codes:
-            return (*shape, TILE_ROWS, self.spec.row_bytes)
+            # Four bytes hold 8 codes of 4 bits, or 4 of 8.
+            units = geometry.padded_in * self.bits // 32
+            return (geometry.tiles, units, TILE_ROWS, self.spec.row_bytes)
+        shape = (geometry.tiles, geometry.padded_in // 8)
         return (
             (*shape, TILE_ROWS) if self.spec.planes == 1 else (*shape, self.spec.planes, TILE_ROWS)
         )
 
-    def pack(self, codes: NDArray[np.int8], geometry: Geometry, zero: str) -> NDArray[np.uint8]:
-        """Returns the packed form of int8 codes ``(..., out_features, in_features)``.
+    def pack(self, codes: NDArray[Any], geometry: Geometry, zero: str) -> NDArray[np.uint8]:
+        """Returns the packed form of codes ``(..., out_features, in_features)``, int8 or uint8.
 
-        The codes are trusted to be those of :meth:`codes`. Padding is zero bits.
+        They are trusted to be those of :meth:`codes`. Padding is zero bits.
         """
         lead = codes.shape[:-2]
         shape = self.packed_shape(geometry)
         packed = _memory.zeros((prod(lead), *shape), np.uint8)
         if packed.size:
-            matrices = np.ascontiguousarray(codes).reshape(-1, *codes.shape[-2:])
+            matrices = np.ascontiguousarray(codes).view(np.int8).reshape(-1, *codes.shape[-2:])
             for matrix, target in zip(matrices, packed, strict=True):
                 _core.pack(
                     self.spec.number,

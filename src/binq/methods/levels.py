@@ -29,7 +29,7 @@ def nearest_levels(levels: tuple[int, ...]) -> Callable[[Floats], Floats]:
 
 def best_level_scales(
     w: NDArray[np.float32], packing: Packing, importance: NDArray[np.float32], groups: int
-) -> tuple[Floats, NDArray[np.int8], list[tuple[int, ...]]]:
+) -> tuple[Floats, NDArray[np.int16], list[tuple[int, ...]]]:
     """Returns the best scale > 0 of each group, and which of the tables of levels it belongs to.
 
     The tables are the levels and, where these are others, the negated levels.
@@ -40,7 +40,7 @@ def best_level_scales(
     halves: Floats = np.arange(-_HALF, _HALF + 1, dtype=np.float64) * 0.5
     searched = np.stack([nearest_levels(table)(halves) for table in tables])
     scales = np.zeros((len(w), groups))
-    numbers = np.zeros((len(w), groups), np.int8)
+    numbers = np.zeros((len(w), groups), np.int16)
     _search.best_level_scales(w, importance, packing.group_size or 0, searched, scales, numbers)
     return scales, numbers, tables
 
@@ -49,7 +49,7 @@ def fit_levels_to_storage(
     w: Floats,
     h: Floats,
     scales: Floats,
-    numbers: NDArray[np.int8],
+    numbers: NDArray[np.int16],
     tables: list[tuple[int, ...]],
     dtype: np.dtype[Any],
 ) -> Floats:

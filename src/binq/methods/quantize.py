@@ -98,26 +98,27 @@ def quantize(
     """Returns w in packed form: a few bits a weight and a scale for each group.
 
     The weights of a group become ``scale * code``, or with symmetric=False
-    ``scale * (code - zero_point)`` (int4) and ``scale * code + offset`` (binary).
+    ``scale * (code - zero_point)`` (int4, int8) and ``scale * code + offset`` (binary).
 
     - w: ``(..., out_features, in_features)``, real numbers of any dtype and memory layout; read
       as float32 and never changed. The product is ``x @ q.T``: weights that are multiplied as
       ``x @ w``, (in_features, out_features), are quantized as ``w.T``
     - format: ``"binary"`` (−1 and +1), ``"ternary"`` (−1, 0 and +1), ``"int2"`` (−2 to 1),
-      ``"int3"`` (−4 to 3), ``"int4"`` (16 levels), or one of 16 uneven levels: ``"mxfp4"`` (0, 1,
-      2, 3, 4, 6, 8, 12 of either sign: OCP's 4-bit floats) and ``"iq4nl"`` (llama.cpp's, denser
-      about 0)
+      ``"int3"`` (−4 to 3), ``"int4"`` (16 levels), ``"int8"`` (256 levels), or one of 16 uneven
+      levels: ``"mxfp4"`` (0, 1, 2, 3, 4, 6, 8, 12 of either sign: OCP's 4-bit floats) and
+      ``"iq4nl"`` (llama.cpp's, denser about 0)
     - group_size: 32, 64, 128 or 256 weights of a row that share a scale, or None: the whole row;
       128 unless said, and 32 for mxfp4.
       The last group of a row may be shorter; where one group holds the row, ``q.group_size`` is
       the smallest that does
     - method: ``"mse"``: the scale (and zero point) with the least squared error of all there are,
-      found exactly in each group; or a quick rule: ``"absmax"`` (int4: ``max|w| / 7``; asymmetric:
-      from the smallest to the largest weight) and ``"absmean"`` (``mean|w|``, as in BitNet b1.58
+      found exactly in each group (int8 with zero points: for the two next to that of "absmax"); or
+      a quick rule: ``"absmax"`` (int4: ``max|w| / 7``, int8: ``max|w| / 127``; asymmetric: from the
+      smallest to the largest weight) and ``"absmean"`` (``mean|w|``, as in BitNet b1.58
       for ternary and XNOR-Net for binary); ``"gptq"`` (not binary): the least change of what the
       layer computes, with ``stats``; or a :class:`Method` of your own
-    - symmetric: False gives each group a zero point (int4) or any two levels (binary); ternary
-      has no such form
+    - symmetric: False gives each group a zero point (int4, int8) or any two levels (binary);
+      ternary has no such form
     - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
       ``"offset"``
     - scale_dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or ``"e8m0"``, powers of two in a

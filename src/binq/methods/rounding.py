@@ -48,7 +48,7 @@ class Rounding:
 
     @property
     def codes(self) -> NDArray[np.int8]:
-        """Returns the codes of the format."""
+        """Returns the codes of the format, those above 127 less 256."""
         return self._codes[self.index].astype(np.int8)
 
     def values(self) -> Floats:

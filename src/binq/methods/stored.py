@@ -110,7 +110,10 @@ def stored_scales(
 def nearest_codes(
     w: NDArray[np.float32], scales: NDArray[Any], zeros: NDArray[Any] | None, packing: Packing
 ) -> NDArray[np.int8]:
-    """Returns the code of the level nearest to each weight ``(rows, columns)``, in float32."""
+    """Returns the code of the level nearest to each weight ``(rows, columns)``, in float32.
+
+    Those above 127 less 256.
+    """
     columns = w.shape[1]
     scale = each_weight(scale_values(scales, packing.kind.bias), packing, columns)
     if packing.format == "binary":
@@ -136,4 +139,4 @@ def nearest_codes(
     np.rint(steps, out=steps)
     steps += zero
     # The codes of a group with scale 0 say nothing.
-    return np.where(scale != 0, steps, np.float32(0)).astype(np.int8)
+    return np.where(scale != 0, steps, np.float32(0)).astype(np.int16).astype(np.int8)

@@ -14,7 +14,7 @@ def fit_to_storage(
     w: Floats,
     h: Floats,
     scales: Floats,
-    lows: NDArray[np.int8],
+    lows: NDArray[np.int16],
     span: int,
     dtype: np.dtype[Any],
 ) -> Floats:

@@ -79,29 +79,42 @@ def _best(
         return _best_powers(w, packing, importance), None
     if not packing.kind.spec.even and packing.format != "ternary":
         return _best_level_scales(w, packing, importance, dtype), None
-    # Where there are no zero points: a negative scale is a positive one and codes of other signs.
-    pair = (codes[0], -codes[-1])
-    middle = len(codes) // 2
-    # Zero points in the order they are tried: the likely ones first.
-    tried = [-zero for step in range(middle) for zero in (middle - 1 - step, middle + step)]
-    ranges = tried if packing.zero == CODE else pair
+    ranges, span = _ranges(codes, packing)
     groups = len(group_starts(packing, w.shape[1]))
     scales = np.zeros((len(w), groups))
-    lows = np.zeros((len(w), groups), np.int8)
+    lows = np.zeros((len(w), groups), np.int16)
     _search.best_scales(
         w,
         importance,
         packing.group_size or 0,
         np.asarray(ranges, np.int32),
-        codes[-1] - codes[0],
+        span,
         scales,
         lows,
     )
     if packing.format != "ternary":
-        _fit(fit_to_storage, w, packing, importance, scales, lows, codes[-1] - codes[0], dtype)
+        _fit(fit_to_storage, w, packing, importance, scales, lows, span, dtype)
     if packing.zero == CODE:
         return scales, -lows.astype(np.float64)
-    return np.where(lows == codes[0], scales, -scales), None
+    return np.where(lows == ranges[0], scales, -scales), None
+
+
+def _ranges(codes: tuple[int, ...], packing: Packing) -> tuple[list[int], int]:
+    """Returns the lowest codes of the ranges that are searched, in pairs, and their span.
+
+    None of them: the two whose zero points are next to that of the largest-magnitude rule.
+    """
+    span = codes[-1] - codes[0]
+    many = packing.bits == 8
+    if packing.zero == CODE:
+        # Zero points in the order they are tried: the likely ones first.
+        middle = len(codes) // 2
+        tried = [-zero for step in range(middle) for zero in (middle - 1 - step, middle + step)]
+        return [] if many else tried, span
+    if many:
+        return [codes[0] + 1] * 2, span - 1  # as many of either sign
+    # A negative scale is a positive one and codes of other signs.
+    return [codes[0], -codes[-1]], span
 
 
 def _best_level_scales(

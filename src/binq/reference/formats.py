@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Format:
     """One format.
 
-    - layout: ``"planes"`` of bits, or ``"nibbles"``
+    - layout: ``"planes"`` of bits, ``"nibbles"`` or ``"bytes"``
     - levels: what each stored code stands for, in units of the scale
     - search: how scales are found: ``"two levels"``, ``"ternary"``, or ``"even"``, which are one
       step apart, or ``"levels"``, which are not
@@ -57,6 +57,7 @@ FORMATS = {
     "int2": Format("planes", (-2, -1, 0, 1), "even", -2, 3, 8191),
     "int3": Format("planes", tuple(range(-4, 4)), "even", -4, 7, 8191),
     "int4": Format("nibbles", tuple(range(-8, 8)), "even", 7, 15, 32639),
+    "int8": Format("bytes", tuple(range(-128, 128)), "even", 127, 255, 32639),
     "mxfp4": Format("nibbles", _FP4, "levels", 12, 12, 32639, 128),
     "iq4nl": Format("nibbles", _IQ4, "levels", -127, 127, 32639),
 }

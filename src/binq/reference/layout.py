@@ -44,6 +44,7 @@ def pack(
     - more planes ``(tiles, padded_in / 8, planes, 32)``: a plane for each bit of the index, the
       lowest first
     - nibbles ``(tiles, padded_in / 8, 32, 4)``: byte j has column k + j low and k + 4 + j high
+    - bytes ``(tiles, padded_in / 4, 32, 4)``, 4 columns side by side: byte j has column k + j
     """
     row = FORMATS[format]
     stored = np.zeros(256, np.uint8)
@@ -61,11 +62,20 @@ def pack(
         return padded.reshape(tiles, TILE_ROWS, blocks, 8).transpose(0, 2, 1, 3)
 
     indices = in_tiles(stored[codes.astype(np.int8).view(np.uint8)])
+    if row.layout == "bytes":
+        quads = indices.reshape(tiles, blocks, TILE_ROWS, 2, 4).transpose(0, 1, 3, 2, 4)
+        return quads.reshape(tiles, blocks * 2, TILE_ROWS, 4)
     if row.layout == "nibbles":
         return indices[..., :4] | (indices[..., 4:] << np.uint8(4))
     bits = [indices >> np.uint8(plane) & 1 for plane in range(row.bits)]
     packed = [np.packbits(plane, axis=-1, bitorder="little")[..., 0] for plane in bits]
     return packed[0] if row.bits == 1 else np.stack(packed, axis=2)
+
+
+def code_type(format: str, symmetric: bool) -> np.dtype[Any]:
+    """Returns the type of codes: uint8 where they count from 0 to 255, else int8."""
+    row = FORMATS[format]
+    return np.dtype(np.uint8 if row.first(symmetric) + len(row.levels) > 128 else np.int8)
 
 
 def unpack(
@@ -74,14 +84,19 @@ def unpack(
     out_features: int,
     in_features: int,
     symmetric: bool = True,
-) -> NDArray[np.int8]:
+) -> NDArray[Any]:
     """Returns the codes ``(out_features, in_features)`` of a packed array.
 
-    They are levels; where not symmetric, and more than two, they count from 0.
+    They are levels; where not symmetric, and more than two, they count from 0. int8, but uint8
+    where they count to 255.
     """
     tiles, blocks = packed.shape[:2]
     row = FORMATS[format]
-    levels = np.array(row.levels, np.int8) - np.int8(row.levels[0] - row.first(symmetric))
+    levels = np.array(row.levels, np.int16) - np.int16(row.levels[0] - row.first(symmetric))
+    levels = levels.astype(code_type(format, symmetric))
+    if row.layout == "bytes":
+        rows = levels[packed].transpose(0, 2, 1, 3).reshape(tiles * TILE_ROWS, blocks * 4)
+        return rows[:out_features, :in_features]
     if row.layout == "nibbles":
         in_tiles = levels[np.concatenate((packed & 15, packed >> 4), axis=-1)]
     else:
@@ -109,21 +124,24 @@ def untile_scales(stored: NDArray[Any], out_features: int) -> NDArray[Any]:
     return rows[:out_features]
 
 
-def pack_zero_points(zero_points: NDArray[Any]) -> NDArray[Any]:
+def pack_zero_points(zero_points: NDArray[Any], format: str = "int4") -> NDArray[Any]:
     """Returns zero points or offsets ``(out_features, scale_groups)`` as they are stored.
 
-    Offsets, which are floats, lie as scales do. int4 zero points (integers 0 to 15) are nibbles,
-    ``(tiles, scale_groups, 16)``: byte r has row r low and row r + 16 high.
+    Offsets, which are floats, lie as scales do, and so do the zero points of int8, bytes. int4 zero
+    points (integers 0 to 15) are nibbles, ``(tiles, scale_groups, 16)``: byte r has row r low and
+    row r + 16 high.
     """
     if is_offset(zero_points):
         return tile_scales(zero_points)
     tiled = tile_scales(zero_points.astype(np.uint8))
+    if FORMATS[format].layout == "bytes":
+        return tiled
     halves: NDArray[np.uint8] = tiled[..., :16] | (tiled[..., 16:] << np.uint8(4))
     return halves
 
 
 def unpack_zero_points(stored: NDArray[Any], out_features: int) -> NDArray[Any]:
     """Returns stored zero points or offsets as ``(out_features, scale_groups)``."""
-    if stored.dtype == np.uint8:
+    if stored.dtype == np.uint8 and stored.shape[-1] < TILE_ROWS:
         stored = np.concatenate((stored & 15, stored >> 4), axis=-1)
     return untile_scales(stored, out_features)

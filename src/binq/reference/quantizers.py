@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from binq.reference.affine import absmax_affine, best_affine
 from binq.reference.formats import FORMATS
-from binq.reference.layout import count_scale_groups, pack, pack_zero_points, tile_scales
+from binq.reference.layout import (
+    code_type,
+    count_scale_groups,
+    pack,
+    pack_zero_points,
+    tile_scales,
+)
 from binq.reference.levels import best_level_scale
 from binq.reference.powers import best_power, power_of_largest
 from binq.reference.rounding import better_neighbour, primitive_scale
@@ -51,7 +57,7 @@ def quantize(
         w, format, group_size, method, symmetric, scale_dtype, importance, zero
     )
     packed = pack(codes, format, group_size, symmetric)
-    stored = None if zero_points is None else pack_zero_points(zero_points)
+    stored = None if zero_points is None else pack_zero_points(zero_points, format)
     return packed, tile_scales(scales), stored
 
 
@@ -64,13 +70,13 @@ def quantize_to_codes(
     scale_dtype: str = "float16",
     importance: NDArray[Any] | None = None,
     zero: str | None = None,
-) -> tuple[NDArray[np.int8], NDArray[Any], NDArray[Any] | None]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
     """Returns codes, scales and zero points of :func:`quantize` in row-major order."""
     w = w.astype(np.float32)
     matters = None if importance is None else importance.astype(np.float32).astype(np.float64)
     out_features, in_features = w.shape
     scale_groups = count_scale_groups(in_features, group_size)
-    codes = np.zeros(w.shape, np.int8)
+    codes = np.zeros(w.shape, code_type(format, symmetric))
     scales = np.zeros((out_features, scale_groups), SCALE_DTYPES[scale_dtype])
     offsets = not symmetric and (format == "binary" or zero == "offset")
     midpoint_type = SCALE_DTYPES[scale_dtype] if offsets else np.dtype(np.uint8)
@@ -190,7 +196,7 @@ def nearest_codes(
     format: str,
     symmetric: bool,
     offsets: bool,
-) -> NDArray[np.int8]:
+) -> NDArray[Any]:
     """Returns the code of the level nearest to each weight, with float32 arithmetic.
 
     - binary: 1 where w >= zero, else −1
@@ -212,7 +218,7 @@ def nearest_codes(
         w, zero = w - np.float32(zero), 0.0
     highest = len(row.levels) - 1 - zero
     steps = np.rint(np.clip(w / s, -zero, highest)) if s else np.zeros_like(w)
-    return (steps if symmetric else steps + zero).astype(np.int8)
+    return (steps if symmetric else steps + zero).astype(code_type(format, symmetric))
 
 
 def zero_code(format: str) -> int:
@@ -340,20 +346,37 @@ def best_even(
     codes q is the positive scale −s with codes −q: zero point n/2 − 1. It is returned as
     (s, n/2).
 
+    Of 256 levels there are fewer searches, each of which takes longer: symmetric codes are −127 to
+    127, of a scale > 0, and of all zero points the two around −min / scale of
+    :func:`absmax_asymmetric` are tried.
+
     The scale is the one whose codes have no common divisor, and, for a type of 16 bits, that of its
     two neighbours there which leaves the smaller error.
     """
     search = ScaleSearch(w, importance)
     middle = len(FORMATS[format].levels) // 2
     top = 2 * middle - 1
-    pairs = [(middle - 1 - step, middle + step) for step in range(middle)]
-    for one, two in ((middle, middle - 1),) if symmetric else pairs:
-        for _ in zip_longest(search.turns(-one, top - one), search.turns(-two, top - two)):
+    many = FORMATS[format].layout == "bytes"
+    pairs: list[tuple[int, int | None]]
+    if many and symmetric:
+        pairs = [(middle - 1, None)]
+        top -= 1
+    elif many:
+        least_w, most_w = min(float(search.w.min()), 0.0), max(float(search.w.max()), 0.0)
+        least = min(int(-least_w / ((most_w - least_w) / top)), top - 1)
+        pairs = [(least, least + 1)]
+    elif symmetric:
+        pairs = [(middle, middle - 1)]
+    else:
+        pairs = [(middle - 1 - step, middle + step) for step in range(middle)]
+    for one, two in pairs:
+        turns = () if two is None else search.turns(-two, top - two)
+        for _ in zip_longest(search.turns(-one, top - one), turns):
             pass
     scale, low = search.scale, search.low
     if scale > 0:
         scale = primitive_scale(search.w, scale, low, low + top)
         scale = better_neighbour(search.w, scale, low, low + top, scale_dtype, importance)
     if symmetric:
-        return (scale if low != 1 - middle else -scale), float(middle)
+        return (-scale if low == 1 - middle and not many else scale), float(middle)
     return scale, float(-low)

@@ -193,12 +193,15 @@ class CodedStorage(Storage):
         group = packed_group(self.group, self.shape[-1])
         if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
-        nonzero = signed = unsigned = True
+        nonzero = True
+        ranges = {"int4": _Ranges(4), "int8": _Ranges(8)}
         fit, offset_fit = ScaleFit(), ScaleFit()
         offsets = True
         first = last = 0  # the lowest and highest code that was seen
         lowest = highest = 0  # that there may be
         low, high = self.levels
+        if high - low < 128:
+            del ranges["int8"]  # of 5 to 7 bits: it would take a seventh more bytes and up to half
         for matrix, start, stop in all_blocks(self):
             scales, zeros = self.read_groups(source, matrix, start, stop)
             if not np.isfinite(scales).all():
@@ -209,14 +212,14 @@ class CodedStorage(Storage):
                 offset_fit.add(-scales * zeros.astype(np.float32))
                 offsets = offsets and few_bits(scales)
             least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
-            signed = signed and low - most >= -8 and high - least <= 7
-            unsigned = unsigned and low >= 0 and high <= 15 and least >= 0 and most <= 15
+            for each in ranges.values():
+                each.look(low, high, least, most)
             lowest, highest = min(lowest, low - most), max(highest, high - least)
             if _of_bits(2, first, last):
                 codes = self._centred(self.read_codes(source, matrix, start, stop), zeros)
                 first, last = min(first, int(codes.min())), max(last, int(codes.max()))
                 nonzero = nonzero and bool(codes.all())
-            elif not signed and not unsigned:
+            elif not any(each.holds for each in ranges.values()):
                 return None
         if first >= -1 and last <= 1:
             return Exact(Packing("binary" if nonzero else "ternary", group), fit.name)
@@ -225,9 +228,12 @@ class CodedStorage(Storage):
         found = None
         if _of_bits(3, lowest, highest):
             found = Exact(Packing("int3", group), fit.name)
-        elif signed or unsigned:
-            found = Exact(Packing("int4", group, NONE if signed else CODE), fit.name)
-        if offsets and unsigned and high < 8:
+        else:
+            name = next((name for name, each in ranges.items() if each.holds), None)
+            if name is not None:
+                zero = NONE if ranges[name].signed else CODE
+                found = Exact(Packing(name, group, zero), fit.name)
+        if offsets and ranges["int4"].unsigned and low >= 0 and high < 8:
             # Integers of 2 and 3 bits with zero points of their own: an offset a group may take
             # less than a third or fourth bit of each.
             packing = Packing(even_format(max(2, high.bit_length())), group, OFFSET)
@@ -254,6 +260,8 @@ class CodedStorage(Storage):
             codes, zeros = self._centred(codes, zeros), None
             if exact.packing.kind.spec.even and codes.max(initial=0) >= 1 << exact.packing.bits - 1:
                 codes, scales = -codes, -scales  # codes to 2**(bits - 1) - 1, scales of either sign
+        elif exact.packing.zero == CODE and zeros is not None and self.levels[0] < 0:
+            codes, zeros = codes.astype(np.int16) - self.levels[0], zeros - self.levels[0]
         elif exact.packing.zero == OFFSET and zeros is not None:
             zeros = np.float32(0) - scales * zeros.astype(np.float32)
         return pack_exact(exact, codes, scales, zeros)
@@ -271,6 +279,28 @@ class CodedStorage(Storage):
         return codes
 
 
+class _Ranges:
+    """Whether all codes are signed integers of some bits when their zeros are taken off, or
+    unsigned ones with zeros of as many bits."""
+
+    def __init__(self, bits: int) -> None:
+        self.signed = self.unsigned = True
+        self._most = (1 << bits) - 1
+        self._half = 1 << bits - 1
+
+    @property
+    def holds(self) -> bool:
+        """Returns whether they are either."""
+        return self.signed or self.unsigned
+
+    def look(self, low: int, high: int, least: int, most: int) -> None:
+        """Takes codes from low to high with zeros from least to most into account."""
+        self.signed &= low - most >= -self._half and high - least < self._half
+        # Signed codes and their zeros become unsigned ones together.
+        first = min(low, 0)
+        self.unsigned &= max(high, most) - first <= self._most and least >= first
+
+
 def _of_bits(bits: int, first: int, last: int) -> bool:
     """Returns whether codes, or their negatives, are signed integers of so many bits."""
     most = 1 << bits - 1
@@ -278,7 +308,7 @@ def _of_bits(bits: int, first: int, last: int) -> bool:
 
 
 def even_format(bits: int) -> str:
-    """Returns the smallest format with all integers of so many bits, 1 to 4 of them."""
+    """Returns the smallest format with all integers of so many bits, 1 to 8 of them."""
     return next(name for name, f in FORMATS.items() if f.spec.even and f.bits >= bits)
 
 

@@ -100,7 +100,7 @@ class MlxAffine(Storage):
         return values
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
-        """Returns the format of weights of 1 to 4 bits.
+        """Returns the format of weights of 1 to 4 and of 8 bits.
 
         Integers of as many bits with the biases as offsets have them all; where biases are a whole
         or half number of scales below zero, a format that is smaller or faster may.
@@ -111,7 +111,7 @@ class MlxAffine(Storage):
         for matrix in range(prod(self.shape[:-2])):
             for start, stop in row_blocks(self, _SCAN_BYTES):
                 plain.look(*self._read_groups(source, matrix, start, stop), self.bits)
-                if not plain.finite or self.bits > 4:
+                if not plain.finite or self.bits in (5, 6):
                     return None
                 if self.bits > 1 and plain.possible and plain.ternary:
                     codes = self._read_codes(source, matrix, start, stop)
@@ -122,23 +122,23 @@ class MlxAffine(Storage):
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
     ) -> Packed:
         scales, biases = self._read_groups(source, matrix, start, stop)
-        codes = self._read_codes(source, matrix, start, stop).astype(np.int8)
+        codes = self._read_codes(source, matrix, start, stop).astype(np.int16)
         if exact.packing.format == "binary":
             half = scales * np.float32(0.5)
-            codes = 2 * codes - np.int8(1)
+            codes = 2 * codes - np.int16(1)
             middle = None if exact.packing.symmetric else biases + half
             return pack_exact(exact, codes, half, middle)
         if exact.packing.format == "ternary":
-            return pack_exact(exact, codes - np.int8(1), scales)
+            return pack_exact(exact, codes - np.int16(1), scales)
         if exact.packing.format == "int2" and exact.packing.symmetric:
-            middle = _zero_points(scales, biases)[:, :1].astype(np.int8)
+            middle = _zero_points(scales, biases)[:, :1].astype(np.int16)
             codes = codes - middle
             # Rows with a code 2 are those of the negated scale: int2 has the codes −2 to 1.
             turned = codes.max(axis=-1, keepdims=True) > 1
             codes, scales = np.where(turned, -codes, codes), np.where(turned, -scales, scales)
             return pack_exact(exact, codes, scales)
         if exact.packing.symmetric:
-            return pack_exact(exact, codes - np.int8(1 << exact.packing.bits - 1), scales)
+            return pack_exact(exact, codes - np.int16(1 << self.bits - 1), scales)
         offsets = exact.packing.zero == OFFSET
         return pack_exact(exact, codes, scales, biases if offsets else _zero_points(scales, biases))
 
@@ -198,7 +198,7 @@ class _Levels:
         self.possible = True  # without offsets; of 1 bit: in the binary format
         self.ternary = True  # 2 bits: the zero is code 1, and no code 3 appears
         self.two = True  # 2 bits: the zero of each group of a row is code 1, or of each code 2
-        self.centred = True  # 3 and 4 bits: the zero of each group is the code 4, or 8
+        self.centred = True  # 3 bits and more: the zero of each group is the middle code, 4 or 8
         self._fit = ScaleFit()
         self._fit_offsets = ScaleFit()
 
@@ -218,7 +218,7 @@ class _Levels:
             self._fit.add(middle)
         elif self.possible:
             zeros = _zero_points(scales, biases)
-            whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= 15)
+            whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= max(15, (1 << bits) - 1))
             # With few bits in scale and code all products and sums are exact in float32.
             self.possible = bool(whole.all()) and few_bits(scales)
             self.ternary = self.ternary and bool((zeros == 1).all())
@@ -242,7 +242,7 @@ class _Levels:
             return Exact(Packing(even_format(bits), group), scale_dtype)
         if bits < 4:
             return Exact(Packing(even_format(bits), group, OFFSET), self._fit_offsets.name)
-        return Exact(Packing("int4", group, CODE), scale_dtype)
+        return Exact(Packing(even_format(bits), group, CODE), scale_dtype)
 
 
 def _zero_points(scales: NDArray[np.float32], biases: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -131,9 +131,10 @@ cdef inline void dot_float32(const float *codes, const float *x, Py_ssize_t grou
 
 
 cdef inline void widen_tile(const int8_t *codes, Py_ssize_t group_size, int mode,
-                            void *wide) noexcept nogil:
-    # int8 [k][32] to int16 or float32 [k][32].
+                            const int32_t *zeros, void *wide) noexcept nogil:
+    # int8 [k][32] to int16 or float32 [k][32], the latter less what they are too large by.
     cdef Py_ssize_t i
+    cdef const int32_t *zero
     cdef int8x16_t codes_s8x16
     cdef int16x8_t half_s16x8[2]
     cdef int j
@@ -145,10 +146,11 @@ cdef inline void widen_tile(const int8_t *codes, Py_ssize_t group_size, int mode
             if mode == ACTIVATIONS_INT16:
                 vst1q_s16(<int16_t *>wide + i + j * 8, half_s16x8[j])
             else:
-                vst1q_f32(<float *>wide + i + j * 8,
-                          vcvtq_f32_s32(vmovl_s16(vget_low_s16(half_s16x8[j]))))
-                vst1q_f32(<float *>wide + i + j * 8 + 4,
-                          vcvtq_f32_s32(vmovl_s16(vget_high_s16(half_s16x8[j]))))
+                zero = zeros + (i & 16) + j * 8
+                vst1q_f32(<float *>wide + i + j * 8, vcvtq_f32_s32(vsubq_s32(
+                    vmovl_s16(vget_low_s16(half_s16x8[j])), vld1q_s32(zero))))
+                vst1q_f32(<float *>wide + i + j * 8 + 4, vcvtq_f32_s32(vsubq_s32(
+                    vmovl_s16(vget_high_s16(half_s16x8[j])), vld1q_s32(zero + 4))))
 
 
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -171,18 +173,21 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
-    # Products that fit int16: of codes up to 15 there are 17 (17 * 15 * 127 = 32385).
-    cdef Py_ssize_t depth = min(128, 32767 // (127 * SPECS[w.format].largest))
+    # Products that fit int16: of codes up to 15 there are 17 (17 * 15 * 127 = 32385). Bytes come
+    # less 128, which is made good with the sum of x.
+    cdef Py_ssize_t depth = min(128, 32767 // (127 * min(SPECS[w.format].largest, 128)))
+    cdef int32_t zeros[32]
     cdef int i
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             decode_group(w, tile, group, codes)
+            load_byte_zeros(w, tile, group, zeros)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             if mode != ACTIVATIONS_INT8:
-                widen_tile(codes, w.group_size, mode, wide)
+                widen_tile(codes, w.group_size, mode, zeros, wide)
             for row in range(count):
                 at = group * rows + first + row
                 x = values + at * w.group_size * size
@@ -199,7 +204,8 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                     x_scale = scales[at]
                     x_sum = <float>sums[at]
                     for i in range(8):
-                        sums_f32x4[i] = vcvtq_f32_s32(sums_s32x4[i])
+                        sums_f32x4[i] = vcvtq_f32_s32(vmlsq_s32(
+                            sums_s32x4[i], vld1q_s32(zeros + 4 * i), vdupq_n_s32(sums[at])))
                 add_group(y + row * 32, w_scales, offsets if has_offsets else NULL,
                           x_scale, x_sum, sums_f32x4)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)

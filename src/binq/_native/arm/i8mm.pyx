@@ -37,6 +37,8 @@ cdef void fill_products() noexcept:
     cdef int format
     cdef Py_ssize_t least
     for format in range(FORMATS):
+        if SPECS[format].layout == BYTES:
+            continue              # NEON's, as with dot products
         if format == FORMAT_BINARY:
             add_tier(product[format][ACTIVATIONS_INT16], 8, PAIRS, 1, 1)
             add_tier(product[format][ACTIVATIONS_INT8], 6, PAIRS, 1, 1)

@@ -19,6 +19,9 @@ cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_
                     w.group_size >> 3, NIBBLES, NULL, zero_points, block)
             else:
                 decode_tile(w, tile, group, block, layout)
+            if layout == BYTES and w.zero != ZERO_NONE:
+                for k in range(w.group_size * 32):
+                    block[k] = <int8_t>(<uint8_t>block[k] ^ 128)
             for row in range(rows):
                 for k in range(count):
                     codes[(tile * 32 + row) * codes_stride + group * w.group_size + k] = (
@@ -31,6 +34,7 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
     cdef int8_t block[256 * 32]
     cdef float w_scales[32]
     cdef float offsets[32]
+    cdef int32_t zeros[32]
     cdef float *row_out
     cdef Py_ssize_t tile, group, row, k, rows, count
     cdef bint has_offsets = w.zero == ZERO_OFFSET
@@ -39,13 +43,14 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
             decode_tile(w, tile, group, block, layout)
+            load_byte_zeros(w, tile, group, zeros)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             for row in range(rows):
                 row_out = out + (tile * 32 + row) * out_stride + group * w.group_size
                 for k in range(count):
-                    row_out[k] = w_scales[row] * <float>block[k * 32 + row]
+                    row_out[k] = w_scales[row] * <float>(block[k * 32 + row] - zeros[row])
                 if has_offsets:
                     for k in range(count):
                         row_out[k] = row_out[k] + offsets[row]
@@ -69,6 +74,9 @@ cdef inline void pack_tiles(const Weights *w, const int8_t *codes, Py_ssize_t co
             for k in range(w.in_features):
                 code = stored[<uint8_t>codes[(tile * 32 + row) * codes_stride + k]]
                 block = packed + (tile * k8s + (k >> 3)) * size
+                if layout == BYTES:
+                    block[(k & 4) * 32 + row * 4 + (k & 3)] = code
+                    continue
                 if LAYOUTS[layout].row_bytes > 1:
                     block[row * 4 + (k & 3)] |= <uint8_t>(code << (k & 4))
                     continue

@@ -33,7 +33,7 @@ cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t colum
         (tile * w.groups + group) * (w.group_size >> 3) * block_bytes(SPECS[w.format].layout))
     piece.scales = <const char *>w.scales + scales * TILE_ROWS * SCALE_SPECS[w.scale_type].bytes
     if w.zero == ZERO_CODE:
-        piece.zero_points = w.zero_points + scales * (TILE_ROWS // 2)
+        piece.zero_points = w.zero_points + scales * zero_bytes(SPECS[w.format].layout)
     elif w.zero == ZERO_OFFSET:
         piece.offsets = <const char *>w.offsets + (
             scales * TILE_ROWS * SCALE_SPECS[w.offset_type].bytes)

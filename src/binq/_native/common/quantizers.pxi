@@ -405,7 +405,8 @@ cdef inline void clear_scales(const QuantizeJob *job, Py_ssize_t tile) noexcept 
     cdef Py_ssize_t size = count * SCALE_SPECS[job.scale_type].bytes
     memset(<uint8_t *>job.scales + tile * size, 0, size)
     if job.zero == ZERO_CODE:
-        memset(job.zero_points + tile * (count // 2), 0, count // 2)
+        size = job.scale_groups * zero_bytes(SPECS[job.format].layout)
+        memset(job.zero_points + tile * size, 0, size)
     elif job.zero == ZERO_OFFSET:
         size = count * SCALE_SPECS[job.offset_type].bytes
         memset(<uint8_t *>job.offsets + tile * size, 0, size)

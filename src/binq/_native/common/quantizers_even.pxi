@@ -1,4 +1,5 @@
-# Levels one step apart, 4, 8 or 16 of them: the largest-magnitude rules, the best scale, the codes.
+# Levels one step apart, 4, 8, 16 or 256 of them: the largest-magnitude rules, the best scale, the
+# codes.
 
 cdef inline void find_range(const Batch *batch, double *low, double *high) noexcept nogil:
     # The least and the greatest weight of each row, and 0.
@@ -40,6 +41,7 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
     cdef double high[8]
     cdef int count = 1 << LAYOUTS[SPECS[job.format].layout].bits
     cdef int middle = -SPECS[job.format].levels[0]
+    cdef bint many = SPECS[job.format].layout == BYTES
     cdef double level = SPECS[job.format].absmax
     cdef Py_ssize_t lane, k, padded
     cdef int step
@@ -65,7 +67,8 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
     padded = (batch.n + 7) & ~<Py_ssize_t>7
     best.w = batch.row
     best.n = padded
-    best.span = count - 1
+    # Of 256 symmetric levels the lowest is left out: codes of either sign need one search.
+    best.span = count - 2 if many and job.zero == ZERO_NONE else count - 1
     for lane in range(LANES):
         best.gain = 0.0
         best.scale = 0.0
@@ -73,7 +76,14 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
         if batch.amax[lane] != 0:
             for k in range(padded):
                 batch.row[k] = batch.values[k * LANES + lane]
-            if job.zero == ZERO_NONE:
+            if many and job.zero == ZERO_NONE:
+                search_two(&best, batch.stack, middle - 1, middle - 1, low[lane], high[lane])
+            elif many:
+                # The two next to that of the largest-magnitude rule.
+                step = <int>(-low[lane] / ((high[lane] - low[lane]) / (count - 1)))
+                step = min(step, count - 2)
+                search_two(&best, batch.stack, step, step + 1, low[lane], high[lane])
+            elif job.zero == ZERO_NONE:
                 search_two(&best, batch.stack, middle, middle - 1, low[lane], high[lane])
             else:
                 # Of 16 codes 7 and 8, 6 and 9, ... 0 and 15.
@@ -81,7 +91,9 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
                     search_two(&best, batch.stack, count // 2 - 1 - step, count // 2 + step,
                                low[lane], high[lane])
             fit_to_storage(&best, job.scale_type)
-            if job.zero == ZERO_NONE and best.zero_point != middle:
+            if many and job.zero == ZERO_NONE:
+                best.zero_point = middle
+            elif job.zero == ZERO_NONE and best.zero_point != middle:
                 # Codes 1 - middle .. middle are -middle .. middle - 1 with the other sign.
                 best.zero_point = middle
                 best.scale = -best.scale
@@ -92,8 +104,8 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
 cdef inline void pack_codes(const Batch *batch, uint8_t *packed, Py_ssize_t rows, int layout,
                             bint has_offsets) noexcept nogil:
     # The nearest codes of 8 rows. 32 bits of nibbles are 8 columns of a row: column j at bit 8 j,
-    # column 4 + j at 8 j + 4. Adding 1.5 * 2^23 to a float32 leaves its rounded value in the low
-    # bits.
+    # column 4 + j at 8 j + 4; of bytes 4, and the next 4 are the second. Adding 1.5 * 2^23 to a
+    # float32 leaves its rounded value in the low bits.
     cdef uint32_t words[8]
     cdef uint32_t second[8]
     cdef uint32_t third[8]
@@ -134,6 +146,11 @@ cdef inline void pack_codes(const Batch *batch, uint8_t *packed, Py_ssize_t rows
                 code = float_to_bits(x) + zeros[lane]
                 if layout == NIBBLES:
                     words[lane] |= (code & 15) << shift
+                elif layout == BYTES:
+                    if j < 4:
+                        words[lane] |= (code & 255) << (8 * j)
+                    else:
+                        second[lane] |= (code & 255) << (8 * j - 32)
                 else:
                     words[lane] |= (code & 1) << j
                     second[lane] |= (code >> 1 & 1) << j
@@ -142,6 +159,10 @@ cdef inline void pack_codes(const Batch *batch, uint8_t *packed, Py_ssize_t rows
         for lane in range(rows):
             if layout == NIBBLES:
                 store_word(packed + (k >> 3) * 128 + lane * 4, words[lane])
+                continue
+            if layout == BYTES:
+                store_word(packed + (k >> 3) * 256 + lane * 4, words[lane])
+                store_word(packed + (k >> 3) * 256 + 128 + lane * 4, second[lane])
                 continue
             packed[(k >> 3) * block_bytes(layout) + lane] = <uint8_t>words[lane]
             packed[(k >> 3) * block_bytes(layout) + 32 + lane] = <uint8_t>second[lane]
@@ -157,12 +178,16 @@ cdef inline void pack_even(const Batch *batch, const QuantizeJob *job, uint8_t *
     if job.zero == ZERO_OFFSET:
         if layout == NIBBLES:
             pack_codes(batch, packed, rows, NIBBLES, True)
+        elif layout == BYTES:
+            pack_codes(batch, packed, rows, BYTES, True)
         elif layout == THREE_PLANES:
             pack_codes(batch, packed, rows, THREE_PLANES, True)
         else:
             pack_codes(batch, packed, rows, TWO_PLANES, True)
     elif layout == NIBBLES:
         pack_codes(batch, packed, rows, NIBBLES, False)
+    elif layout == BYTES:
+        pack_codes(batch, packed, rows, BYTES, False)
     elif layout == THREE_PLANES:
         pack_codes(batch, packed, rows, THREE_PLANES, False)
     else:
@@ -179,9 +204,15 @@ cdef inline void store_word(uint8_t *target, uint32_t word) noexcept nogil:
 
 cdef inline void store_zero_points(const Batch *batch, const QuantizeJob *job, Py_ssize_t tile,
                                    Py_ssize_t group, Py_ssize_t row) noexcept nogil:
-    # Rows 0 to 15 of a tile are low nibbles, rows 16 to 31 high ones.
+    # Rows 0 to 15 of a tile are low nibbles, rows 16 to 31 high ones; of bytes each its own.
+    cdef int layout = SPECS[job.format].layout
     cdef uint8_t *stored = (job.zero_points
-                            + (tile * job.scale_groups + group) * (TILE_ROWS // 2) + (row & 15))
+                            + (tile * job.scale_groups + group) * zero_bytes(layout))
     cdef Py_ssize_t lane
+    if layout == BYTES:
+        for lane in range(LANES):
+            stored[row + lane] = <uint8_t><int>batch.zero[lane]
+        return
+    stored += row & 15
     for lane in range(LANES):
         stored[lane] |= <uint8_t>(<int>batch.zero[lane] << (4 if row >= 16 else 0))

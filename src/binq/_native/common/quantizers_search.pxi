@@ -207,8 +207,10 @@ cdef void search_two(Best *best, Interval *stack, int zero_point, int other,
     cdef Search one, two
     one.stack = stack
     two.stack = stack + SEARCH_DEPTH
+    two.is_open = False
     start(best, &one, zero_point, lowest, highest)
-    start(best, &two, other, lowest, highest)
+    if other != zero_point:
+        start(best, &two, other, lowest, highest)
     while one.is_open and two.is_open:
         evaluate_two(best, &one, &two)
         take_cut(best, &one)

@@ -1,5 +1,6 @@
 # One tile (32 rows) x one kernel group, unpacked to int8 [k][32], for machines that multiply that:
-# the portable loops and NEON, each with a decode_planes and decode_nibbles of its own.
+# the portable loops and NEON, each with a decode_planes and decode_nibbles of its own. Codes of 8
+# bits come less 128, so that they fit; what zero_points say is left to who reads them.
 
 cdef inline Py_ssize_t scale_group(const Weights *w, Py_ssize_t tile,
                                    Py_ssize_t group) noexcept nogil:
@@ -20,14 +21,38 @@ cdef inline void load_zero_points(const Weights *w, Py_ssize_t tile, Py_ssize_t 
         zero_points[r + 16] = <int8_t>(nibbles[r] >> 4)
 
 
+cdef inline void load_byte_zeros(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
+                                 int32_t *zeros) noexcept nogil:
+    # What the codes that decode_tile made of each row are too large by: of bytes only.
+    cdef Py_ssize_t r
+    cdef int32_t zero = 0
+    if SPECS[w.format].layout == BYTES:
+        zero = -first_level(w.format, w.zero) - 128
+    for r in range(32):
+        zeros[r] = zero
+    if SPECS[w.format].layout == BYTES and w.zero == ZERO_CODE:
+        for r in range(32):
+            zeros[r] += w.zero_points[scale_group(w, tile, group) * 32 + r]
+
+
+cdef inline void decode_bytes(const uint8_t *packed, Py_ssize_t k4s, int8_t *codes) noexcept nogil:
+    cdef Py_ssize_t k4, r, j
+    for k4 in range(k4s):
+        for j in range(4):
+            for r in range(32):
+                codes[(k4 * 4 + j) * 32 + r] = <int8_t>(packed[k4 * 128 + r * 4 + j] ^ 128)
+
+
 cdef inline void decode_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group, int8_t *codes,
                              int layout) noexcept nogil:
-    # codes[k * 32 + r]: the signed integer that multiplies the scale.
+    # codes[k * 32 + r]: the signed integer that multiplies the scale, of bytes less 128.
     cdef int8_t zero_points[32]
     cdef Py_ssize_t k8s = w.group_size >> 3
     cdef const uint8_t *packed = w.packed + (tile * w.groups + group) * k8s * block_bytes(layout)
     if LAYOUTS[layout].row_bytes == 1:
         decode_planes(packed, k8s, first_level(w.format, w.zero), codes, layout)
+    elif layout == BYTES:
+        decode_bytes(packed, 2 * k8s, codes)
     else:
         load_zero_points(w, tile, group, zero_points)
         decode_nibbles(packed, k8s, layout, SPECS[w.format].levels, zero_points, codes)

@@ -87,8 +87,8 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
 
 
 cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group_size,
-                          float *sums) noexcept nogil:
-    # 256 * 128 * 127 < 2^23.
+                          const int32_t *zeros, int32_t x_sum, float *sums) noexcept nogil:
+    # 256 * 128 * 127 < 2^23. zeros: what the codes of each row are too large by.
     cdef int32_t totals[32]
     cdef Py_ssize_t k, r
     memset(totals, 0, sizeof(totals))
@@ -96,12 +96,12 @@ cdef inline void dot_int8(const int8_t *codes, const int8_t *x, Py_ssize_t group
         for r in range(32):
             totals[r] += <int32_t>(<int16_t>codes[k * 32 + r] * <int16_t>x[k])
     for r in range(32):
-        sums[r] = <float>totals[r]
+        sums[r] = <float>(totals[r] - zeros[r] * x_sum)
 
 
 cdef inline void dot_int16(const int8_t *codes, const int16_t *x, Py_ssize_t group_size,
-                           float *sums) noexcept nogil:
-    # 256 * 128 * 32639 < 2^31.
+                           const int32_t *zeros, int32_t x_sum, float *sums) noexcept nogil:
+    # 256 * 128 * 32639 < 2^31, and so is 256 * 255 * 32639, which codes less zeros make at most.
     cdef int32_t totals[32]
     cdef Py_ssize_t k, r
     memset(totals, 0, sizeof(totals))
@@ -109,16 +109,16 @@ cdef inline void dot_int16(const int8_t *codes, const int16_t *x, Py_ssize_t gro
         for r in range(32):
             totals[r] += <int32_t>codes[k * 32 + r] * <int32_t>x[k]
     for r in range(32):
-        sums[r] = <float>totals[r]
+        sums[r] = <float>(totals[r] - zeros[r] * x_sum)
 
 
 cdef inline void dot_float32(const int8_t *codes, const float *x, Py_ssize_t group_size,
-                             float *sums) noexcept nogil:
+                             const int32_t *zeros, float *sums) noexcept nogil:
     cdef Py_ssize_t k, r
     memset(sums, 0, 32 * sizeof(float))
     for k in range(group_size):
         for r in range(32):
-            sums[r] += <float>codes[k * 32 + r] * x[k]
+            sums[r] += <float>(codes[k * 32 + r] - zeros[r]) * x[k]
 
 
 cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize_t rows,
@@ -133,6 +133,7 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
     cdef float w_scales[32]
     cdef float offsets[32]
     cdef float sums[32]
+    cdef int32_t zeros[32]
     cdef float x_scale, x_sum, scale, term
     cdef bint has_offsets = w.zero == ZERO_OFFSET
     cdef const void *x
@@ -143,6 +144,7 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             decode_group(w, tile, group, codes)
+            load_byte_zeros(w, tile, group, zeros)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
@@ -150,14 +152,15 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
                 at = group * rows + first + row
                 x = values + at * bytes_a_group
                 if mode == ACTIVATIONS_FLOAT32:
-                    dot_float32(codes, <const float *>x, w.group_size, sums)
+                    dot_float32(codes, <const float *>x, w.group_size, zeros, sums)
                     x_scale = 1.0
                     x_sum = scales[at]
                 else:
                     if mode == ACTIVATIONS_INT8:
-                        dot_int8(codes, <const int8_t *>x, w.group_size, sums)
+                        dot_int8(codes, <const int8_t *>x, w.group_size, zeros, x_sums[at], sums)
                     else:
-                        dot_int16(codes, <const int16_t *>x, w.group_size, sums)
+                        dot_int16(codes, <const int16_t *>x, w.group_size, zeros, x_sums[at],
+                                  sums)
                     x_scale = scales[at]
                     x_sum = <float>x_sums[at]
                 # y += sum * (w_scale * x_scale), each operation rounded by itself.

@@ -61,7 +61,7 @@ set_layers(&kernel_table)
 
 
 cdef void fill_products() noexcept:
-    # Of every format, by its layout. Levels do not fit the sums of 16 bits of PLANES.
+    # Of every format, by its layout. Levels and bytes do not fit the sums of 16 bits of PLANES.
     cdef int format, mode
     for format in range(FORMATS):
         set_tier(product[format][ACTIVATIONS_FLOAT32], FLOATS_OF_CODES, ANY_ROWS, 1, 1)
@@ -72,6 +72,8 @@ cdef void fill_products() noexcept:
                          WORDS if mode == ACTIVATIONS_INT16 else PLANES, 1, 1)
             elif SPECS[format].layout == LEVELS:
                 set_tier(product[format][mode], WORDS, ANY_ROWS, 1, 1)
+            elif SPECS[format].layout == BYTES:
+                set_tier(product[format][mode], WORDS, ANY_ROWS, 1, 4)
             else:
                 set_tier(product[format][mode], PLANES, ANY_ROWS, 1,
                          4 if SPECS[format].layout == NIBBLES else 1)

@@ -1,11 +1,16 @@
 # Dequantize, unpack and pack, a row of a tile at a time: reads and writes of the large side are
 # sequential, and the packed bytes of 32 rows x ARRAY_CHUNK columns stay in L1 while their rows
 # pass. Eight columns of one row are a byte of each plane, or a dword of nibbles, which
-# one broadcast brings to all lanes.
+# one broadcast brings to all lanes, or two dwords of bytes.
 
 cdef enum:
     ARRAY_CHUNK = 512         # columns; whole groups of any size
     STREAMED_BYTES = 16777216
+
+
+cdef inline bint is_even(int layout) noexcept nogil:
+    # Whole codes one step apart: floats are made of numbers, not looked up.
+    return layout == NIBBLES or layout == BYTES
 
 
 cdef inline Py_ssize_t row_offset(int layout, Py_ssize_t row) noexcept nogil:
@@ -40,7 +45,7 @@ cdef inline void set_levels(int layout, const float *of_codes, float scale, floa
     cdef __m256 scale_f32x8 = _mm256_set1_ps(scale)
     cdef int code
     levels.has_offset = False
-    if layout == NIBBLES:
+    if is_even(layout):
         levels.of_f32x8[0] = _mm256_set1_ps(zero)
         levels.of_f32x8[1] = scale_f32x8
     elif layout == THREE_PLANES or layout == LEVELS:
@@ -54,7 +59,7 @@ cdef inline void set_levels(int layout, const float *of_codes, float scale, floa
 cdef inline void move_levels(int layout, float offset, RowLevels *levels) noexcept nogil:
     cdef __m256 offset_f32x8 = _mm256_set1_ps(offset)
     cdef int code
-    if layout == NIBBLES:
+    if is_even(layout):
         levels.of_f32x8[2] = offset_f32x8
         levels.has_offset = True
         return
@@ -79,7 +84,7 @@ cdef inline __m256i bits_of_3(const uint8_t *packed) noexcept nogil:
 cdef inline __m256 floats_of_8(int layout, const uint8_t *packed,
                                const RowLevels *levels) noexcept nogil:
     cdef __m256 first, second
-    cdef int32_t dword
+    cdef int32_t dword, second_dword
     cdef __m256i codes_i32x8
     if layout == ONE_PLANE:
         return _mm256_blendv_ps(levels.of_f32x8[0], levels.of_f32x8[1], repeat_byte(packed))
@@ -92,9 +97,14 @@ cdef inline __m256 floats_of_8(int layout, const uint8_t *packed,
     if layout == THREE_PLANES:
         return _mm256_permutevar8x32_ps(levels.of_f32x8[0], bits_of_3(packed))
     memcpy(&dword, packed, 4)
-    codes_i32x8 = _mm256_and_si256(
-        _mm256_srlv_epi32(_mm256_set1_epi32(dword), _mm256_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28)),
-        _mm256_set1_epi32(15))
+    if layout == BYTES:
+        memcpy(&second_dword, packed + 128, 4)
+        codes_i32x8 = _mm256_cvtepu8_epi32(_mm_setr_epi32(dword, second_dword, 0, 0))
+    else:
+        codes_i32x8 = _mm256_and_si256(
+            _mm256_srlv_epi32(_mm256_set1_epi32(dword),
+                              _mm256_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28)),
+            _mm256_set1_epi32(15))
     if layout == LEVELS:
         return _mm256_blendv_ps(
             _mm256_permutevar8x32_ps(levels.of_f32x8[0], codes_i32x8),
@@ -196,7 +206,7 @@ cdef inline __m256i set_bits_of_32(const uint8_t *packed, Py_ssize_t stride) noe
 
 cdef inline __m256i codes_of_32(int layout, const uint8_t *packed, __m256i first_i8x32,
                                 __m256i levels_i8x32) noexcept nogil:
-    cdef int32_t dwords[4]
+    cdef int32_t dwords[8]
     cdef int i
     cdef __m256i both, set_i8x32
     cdef __m128i packed_u8x16
@@ -209,8 +219,10 @@ cdef inline __m256i codes_of_32(int layout, const uint8_t *packed, __m256i first
                 set_i8x32 = _mm256_add_epi8(set_i8x32, set_i8x32)
             both = _mm256_sub_epi8(both, set_i8x32)
         return both
-    for i in range(4):
+    for i in range(8 if layout == BYTES else 4):
         memcpy(&dwords[i], packed + i * 128, 4)
+    if layout == BYTES:
+        return _mm256_add_epi8(_mm256_loadu_si256(<const __m256i *>dwords), first_i8x32)
     packed_u8x16 = _mm_setr_epi32(dwords[0], dwords[1], dwords[2], dwords[3])
     # Each dword twice: its low nibbles are 4 columns, its high ones the next 4.
     both = _mm256_permutevar8x32_epi32(_mm256_broadcastsi128_si256(packed_u8x16),
@@ -292,6 +304,11 @@ cdef inline void pack_32(int layout, __m256i codes_i8x32, const Coding *coding,
         codes_i8x32 = _mm256_loadu_si256(<const __m256i *>codes)
     else:
         codes_i8x32 = _mm256_sub_epi8(codes_i8x32, coding.first_i8x32)
+    if layout == BYTES:
+        _mm256_storeu_si256(<__m256i *>codes, codes_i8x32)
+        for i in range(8):
+            memcpy(packed + i * 128, codes + 4 * i, 4)
+        return
     # A qword holds 8 columns; moved down by 28 bits, its last four come between its first four.
     _mm256_storeu_si256(<__m256i *>qwords, _mm256_or_si256(
         codes_i8x32, _mm256_srli_epi64(codes_i8x32, 28)))

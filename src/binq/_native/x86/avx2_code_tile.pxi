@@ -84,12 +84,24 @@ cdef inline void widen_planes(const uint8_t *packed, Py_ssize_t k8s, uint8_t *co
                         plane_codes(planes_u8x32, high_bits_u8x32, layout), words)
 
 
+cdef inline void widen_bytes(const uint8_t *packed, Py_ssize_t k4s, uint8_t *codes,
+                             bint words) noexcept nogil:
+    # Bytes are stored as codes lie here.
+    cdef Py_ssize_t quad, r
+    for quad in range(k4s):
+        for r in range(4):
+            store_codes(codes, quad, r, _mm256_loadu_si256(
+                <const __m256i *>(packed + quad * 128 + r * 32)), words)
+
+
 cdef inline void widen_layout(const Weights *w, const uint8_t *packed, uint8_t *codes,
                               bint words, int layout) noexcept nogil:
     if layout == NIBBLES:
         widen_nibbles(packed, w.group_size >> 3, _mm256_setzero_si256(), codes, False, words)
     elif layout == LEVELS:
         widen_nibbles(packed, w.group_size >> 3, biased_levels(w.format), codes, True, words)
+    elif layout == BYTES:
+        widen_bytes(packed, w.group_size >> 2, codes, words)
     else:
         widen_planes(packed, w.group_size >> 3, codes, layout, words)
 

@@ -81,6 +81,22 @@ cdef inline void float_nibbles(const uint8_t *packed, Py_ssize_t k8s, const __m2
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
 
 
+cdef inline void float_bytes(const uint8_t *packed, Py_ssize_t k4s, const __m256i *zeros_i32x8,
+                             float *codes) noexcept nogil:
+    # Byte j of the dword of a row is k + j.
+    cdef Py_ssize_t k4
+    cdef int r, j
+    cdef __m256i dwords_i32x8
+    for k4 in range(k4s):
+        for r in range(4):
+            dwords_i32x8 = _mm256_loadu_si256(<const __m256i *>(packed + k4 * 128 + r * 32))
+            for j in range(4):
+                _mm256_storeu_ps(codes + (k4 * 4 + j) * 32 + r * 8, _mm256_cvtepi32_ps(
+                    _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, _mm256_set1_epi32(255)),
+                                     zeros_i32x8[r])))
+                dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 8)
+
+
 cdef inline void float_planes(const uint8_t *packed, Py_ssize_t k8s, const float *levels,
                               float *codes, int planes) noexcept nogil:
     # 8 rows a vector, the byte of a row in its lane; one bit of all planes at a time is the code,
@@ -214,6 +230,8 @@ cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_
     elif layout == LEVELS:
         float_nibbles(packed, w.group_size >> 3, t.zeros_i32x8, _mm256_broadcastsi128_si256(
             _mm_loadu_si128(<const __m128i *>SPECS[w.format].levels)), codes, LEVELS)
+    elif layout == BYTES:
+        float_bytes(packed, w.group_size >> 2, t.zeros_i32x8, codes)
     elif layout == THREE_PLANES:
         float_planes(packed, w.group_size >> 3, levels, codes, 3)
     else:

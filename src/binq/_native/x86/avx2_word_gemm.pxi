@@ -6,12 +6,15 @@
 #   activations int16 [group][row][group_size], scales float32 [group][row], sums int32 [group][row]
 # with the activations of four k in the order 0, 2, 1, 3, as words of weights lie.
 #
-# One row alone meets a tile of bytes and takes them apart itself, which costs fewer stores.
+# One row alone meets a tile of bytes and takes them apart itself, which costs fewer stores. Where
+# weights are stored as bytes it reads them where they lie, from the two halves of a piece side by
+# side, as int4 does.
 #
 # Each loop is a function of its own, as those of few rows of bytes are.
 
 cdef enum:
     WORD_ROWS = 4             # at once
+    BYTES_AHEAD = 1024        # of stored bytes that one row asks for ahead into L1
 
 
 cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
@@ -19,8 +22,8 @@ cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexc
 
 
 cdef Py_ssize_t word_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    # The words of a tile and y of all rows.
-    return w.group_size * 64 + rows * 128
+    # The words of a tile and y of all rows, of one row in two tiles.
+    return w.group_size * 64 + max(rows, <Py_ssize_t>2) * 128
 
 
 cdef inline void order_words(int16_t *codes, Py_ssize_t count) noexcept nogil:
@@ -89,9 +92,9 @@ cdef inline void word_dots(const uint8_t *words, const int16_t *x, Py_ssize_t gr
             sums_i32x8[4 * n + v] = totals_i32x8[vectors * n + v]
 
 
-cdef void one_row(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
-                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
-                  float *y) noexcept nogil:
+cdef inline void one_row_dots(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                              const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                              float *y, bint asks) noexcept nogil:
     # One kernel group of one row of x and 32 columns, added to y.
     cdef Py_ssize_t quad
     cdef int v
@@ -100,6 +103,9 @@ cdef void one_row(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
     for v in range(4):
         sums_i32x8[v] = _mm256_setzero_si256()
     for quad in range(group_size >> 2):
+        if asks:
+            _mm_prefetch(<const char *>codes + quad * 128 + BYTES_AHEAD, _MM_HINT_T0)
+            _mm_prefetch(<const char *>codes + quad * 128 + BYTES_AHEAD + 64, _MM_HINT_T0)
         even_x_i16x16 = broadcast_4(<const int8_t *>(x + quad * 4))
         odd_x_i16x16 = broadcast_4(<const int8_t *>(x + quad * 4 + 2))
         for v in range(4):
@@ -109,6 +115,18 @@ cdef void one_row(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
                     _mm256_and_si256(codes_u8x32, _mm256_set1_epi16(255)), even_x_i16x16),
                 _mm256_madd_epi16(_mm256_srli_epi16(codes_u8x32, 8), odd_x_i16x16)))
     add_tile_row(t, sums_i32x8, x_scales[0], x_sums[0], y)
+
+
+cdef void one_row(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    one_row_dots(codes, x, group_size, t, x_scales, x_sums, y, False)
+
+
+cdef void one_row_of_memory(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                            const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                            float *y) noexcept nogil:
+    one_row_dots(codes, x, group_size, t, x_scales, x_sums, y, True)
 
 
 cdef inline void word_group(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
@@ -165,6 +183,38 @@ cdef void widen_words(const Weights *w, const uint8_t *packed, uint8_t *words) n
     by_codes(SPECS[w.format].layout, widen_layout, w, packed, words, True)
 
 
+cdef inline void one_row_of_bytes(const Weights *w, const int16_t *x, const float *x_scales,
+                                  const int32_t *x_sums, Py_ssize_t rows, float *out,
+                                  Py_ssize_t out_stride, float *y,
+                                  const Piece *piece) noexcept nogil:
+    # Of two tiles of either half of the piece the same group.
+    cdef Py_ssize_t group_bytes = w.group_size * 32
+    cdef Py_ssize_t apart = (piece.tile_end - piece.tile_begin + 1) >> 1
+    cdef int32_t zero = common_zero(w)
+    cdef TileScales t
+    cdef Py_ssize_t first, tile, group, at
+    cdef float *to
+    for first in range(piece.tile_begin, piece.tile_begin + apart):
+        memset(y, 0, 64 * sizeof(float))
+        for group in range(w.groups):
+            at = group * rows + piece.row_begin
+            tile = first
+            to = y
+            while tile < piece.tile_end:
+                load_tile_scales(w, zero, tile, group, &t)
+                one_row_of_memory(
+                    w.packed + (tile * w.groups + group) * group_bytes, x + at * w.group_size,
+                    w.group_size, &t, x_scales + at, x_sums + at, to)
+                tile += apart
+                to += 32
+        tile = first
+        to = y
+        while tile < piece.tile_end:
+            store_tile(w, to, 1, out + piece.row_begin * out_stride, out_stride, tile)
+            tile += apart
+            to += 32
+
+
 cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
                         int mode) noexcept nogil:
@@ -180,6 +230,9 @@ cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at, now
+    if count == 1 and SPECS[w.format].layout == BYTES:
+        one_row_of_bytes(w, x, x_scales, x_sums, rows, out, out_stride, y, piece)
+        return
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):

@@ -1,9 +1,10 @@
 # Products on AVX-512 VNNI: unsigned codes of weights times the signed bytes of activations.pxi, in
-# int32, a block of rows of x at a time (avx512_nibbles.pxi, avx512_planes.pxi). What a code is
-# too large by is the same for all k of a group and is taken off once, times the sum of the
-# activations:
+# int32, a block of rows of x at a time (avx512_nibbles.pxi, avx512_planes.pxi, avx512_bytes.pxi).
+# What a code is too large by is the same for all k of a group and is taken off once, times the sum
+# of the activations:
 #   ternary  a + b   less 1        int4            nibble  less its zero point (8 where symmetric)
 #   int2     a + 2 b less 2        looked-up level + 128   less 128
+#   int8     byte, less its zero point (128 where symmetric)
 
 cdef enum:
     PAIRED_ROWS = 8               # at most: then weights are read from two places at once
@@ -27,6 +28,7 @@ cdef struct WideScales:
 cdef inline void load_wide_scales(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
                                   WideScales *t) noexcept nogil:
     cdef __m512i nibbles_i32x16
+    cdef const __m128i *bytes_u8x16
     load_32_scales(<const char *>w.scales + scales_at(w, tile, group), w.scale_type,
                    t.scales_f32x16)
     t.has_offsets = w.zero == ZERO_OFFSET
@@ -34,7 +36,13 @@ cdef inline void load_wide_scales(const Weights *w, Py_ssize_t tile, Py_ssize_t 
         load_32_scales(<const char *>w.offsets + offsets_at(w, tile, group), w.offset_type,
                        t.offsets_f32x16)
     t.same_zero = w.zero != ZERO_CODE
-    if not t.same_zero:
+    if t.same_zero:
+        return
+    if SPECS[w.format].layout == BYTES:
+        bytes_u8x16 = <const __m128i *>(w.zero_points + scale_block(w, tile, group) * 32)
+        t.zeros_i32x16[0] = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes_u8x16))
+        t.zeros_i32x16[1] = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes_u8x16 + 1))
+    else:
         nibbles_i32x16 = _mm512_cvtepu8_epi32(_mm_loadu_si128(
             <const __m128i *>(w.zero_points + scale_block(w, tile, group) * 16)))
         t.zeros_i32x16[0] = _mm512_and_si512(nibbles_i32x16, _mm512_set1_epi32(15))
@@ -77,7 +85,9 @@ cdef inline void plane_block(const Weights *w, const uint8_t *packed, const int8
         # Of two planes the first is the high bytes.
         starts[n * planes] = 0
         starts[n * planes + planes - 1] = -t.zero * x_sums[n] if t.same_zero else 0
-    if LAYOUTS[layout].row_bytes > 1:
+    if layout == BYTES:
+        byte_dots(packed, x, w.group_size, starts, sums_i32x16, rows * planes)
+    elif LAYOUTS[layout].row_bytes > 1:
         nibble_dots(w, packed, x, starts, sums_i32x16, layout, rows * planes)
     else:
         plane_dots(w, packed, x, starts, sums_i32x16, layout, rows * planes)
@@ -203,6 +213,12 @@ cdef void level_tiles(const Weights *w, const void *prepared, Py_ssize_t rows, f
     layout_tiles(w, prepared, rows, out, out_stride, scratch, piece, mode, LEVELS)
 
 
+cdef void byte_tiles(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
+                     Py_ssize_t out_stride, void *scratch, const Piece *piece,
+                     int mode) noexcept nogil:
+    layout_tiles(w, prepared, rows, out, out_stride, scratch, piece, mode, BYTES)
+
+
 ctypedef void (*TilesLoop)(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                            Py_ssize_t out_stride, void *scratch, const Piece *piece,
                            int mode) noexcept nogil
@@ -212,6 +228,7 @@ TILES_LOOPS[TWO_PLANES] = two_plane_tiles
 TILES_LOOPS[THREE_PLANES] = three_plane_tiles
 TILES_LOOPS[NIBBLES] = nibble_tiles
 TILES_LOOPS[LEVELS] = level_tiles
+TILES_LOOPS[BYTES] = byte_tiles
 
 
 cdef void plane_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,

@@ -95,6 +95,11 @@ cdef inline void load_tile_scales(const Weights *w, int32_t zero, Py_ssize_t til
         for r in range(4):
             t.zeros_i32x8[r] = _mm256_set1_epi32(zero)
         return
+    if SPECS[w.format].layout == BYTES:
+        for r in range(4):
+            t.zeros_i32x8[r] = _mm256_cvtepu8_epi32(_mm_loadl_epi64(<const __m128i *>(
+                w.zero_points + scale_block(w, tile, group) * 32 + r * 8)))
+        return
     nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
         w.zero_points + scale_block(w, tile, group) * 16))
     low_u8x16 = _mm_and_si128(nibbles_u8x16, _mm_set1_epi8(15))

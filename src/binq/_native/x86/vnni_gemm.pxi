@@ -180,6 +180,7 @@ cdef inline void vnni_piece(const Weights *w, const void *prepared, Py_ssize_t r
     cdef uint8_t *codes = <uint8_t *>scratch + SUMS_BYTES
     cdef float *y = <float *>(codes + w.group_size * 32)
     cdef const uint8_t *packed
+    cdef const uint8_t *at_codes = codes
     cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
@@ -192,11 +193,13 @@ cdef inline void vnni_piece(const Weights *w, const void *prepared, Py_ssize_t r
             load_tile_scales(w, zero, tile, group, &t)
             packed = w.packed + (tile * w.groups + group) * group_bytes
             at = group * rows + first
-            if not nibbles:
+            if layout == BYTES:
+                at_codes = packed     # they lie as they are multiplied
+            elif not nibbles:
                 widen_codes(w, packed, codes)
             row = 0
             while row < count:
-                row += vnni_rows(packed, codes, x + (at + row) * size, w.group_size, &t,
+                row += vnni_rows(packed, at_codes, x + (at + row) * size, w.group_size, &t,
                                  x_scales + at + row, x_sums + at + row, sums, y + row * 32,
                                  nibbles, planes, count - row)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)
