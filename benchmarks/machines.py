@@ -15,10 +15,11 @@ LIBRARIES = ("numpy", "onnxruntime", "onnx", "llama-cpp-python", "gguf")
 Row = dict[str, Any]
 
 
-def keep(results: Row, name: str | None) -> Path:
+def keep(results: Row, name: str | None, note: str | None = None) -> Path:
     """Writes what pytest-benchmark measured here and returns the file.
 
-    ``name`` is what people call the processor ("Zen 4"), where its own name says little.
+    ``name`` is what people call the processor ("Zen 4"), where its own name says little. Rows of
+    questions that were not measured this time stay as they are in the file.
     """
     cpu = results["machine_info"]["cpu"]
     isa = binq.cpu_info()["isa"]
@@ -36,10 +37,13 @@ def keep(results: Row, name: str | None) -> Path:
         "python": results["machine_info"]["python_version"],
         "versions": _versions(),
         "date": results["datetime"][:10],
-        "rows": [_row(benchmark) for benchmark in results["benchmarks"]],
-    }
+    } | ({"note": note} if note else {})
+    measured = [_row(benchmark) for benchmark in results["benchmarks"]]
     FOLDER.mkdir(exist_ok=True)
     file = FOLDER / f"{slug}.json"
+    before = json.loads(file.read_text())["rows"] if file.exists() else []
+    questions = {row["question"] for row in measured}
+    machine["rows"] = [row for row in before if row["question"] not in questions] + measured
     # A row a line, so that a change shows what became faster.
     rows = ",\n".join(json.dumps(row) for row in machine.pop("rows"))
     head = json.dumps(machine, indent=1).removesuffix("\n}")

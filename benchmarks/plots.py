@@ -14,6 +14,7 @@ OTHERS = "0.45"
 STYLES = {"int8": "-", "int16": "--", "float32": ":"}
 # What rivals store: drawn in the color of binq's format of that kind, with a marker of their own.
 KINDS = {"Q1_0": "binary", "TQ2_0": "ternary", "Q4_0": "int4", "repacked": "int4", "g128": "int4"}
+KINDS |= {"Q1_0_G128": "binary", "IQ2_BN_R4": "ternary", "Q4_0_R8": "int4"}
 MARKERS = {"llama.cpp": "s", "onnxruntime": "^", "ik_llama.cpp": "D"}
 
 
@@ -23,7 +24,7 @@ def _color(name: str) -> str:
 
 
 def draw(machine: Row, folder: Path) -> None:
-    """Writes rivals-SLUG.png, roofline-SLUG.png and batch-SLUG.png into ``folder``."""
+    """Writes rivals-SLUG.png, and of what was measured roofline-SLUG.png and batch-SLUG.png."""
     folder.mkdir(parents=True, exist_ok=True)
     rows, slug = machine["rows"], machine["slug"]
     panels = {
@@ -34,8 +35,11 @@ def draw(machine: Row, folder: Path) -> None:
     }
     _rivals(panels, folder / f"rivals-{slug}.png")
     one_row = [r for r in rows if r["question"] == "threads" and r["rows"] == 1]
-    _roofline(one_row, folder / f"roofline-{slug}.png")
-    _batch([r for r in rows if r["question"] == "batch"], folder / f"batch-{slug}.png")
+    if one_row:
+        _roofline(one_row, folder / f"roofline-{slug}.png")
+    batches = [r for r in rows if r["question"] == "batch"]
+    if batches:
+        _batch(batches, folder / f"batch-{slug}.png")
 
 
 def _rivals(panels: dict[str, list[Row]], picture: Path) -> None:

@@ -30,17 +30,20 @@ the weights in memory, more with the weights in cache. int8 is what the rivals d
 _BANDWIDTH = """Read bandwidth: what two threads read that do nothing else, with the best of 1, 2, \
 4, 8 and 16 streams side by side (`python benchmarks/bandwidth.py`). The kernels ask for what they \
 read next, and can be faster than that."""
+_QUANTIZE = """GB of float32 a second, one thread; *error* is the relative mean square error of \
+the weights."""
 _INTRODUCTION = """Written by `make bench`; do not edit. One section for each processor and set \
-of kernels that was measured, each in one run. Every row carries its storage and its error, so \
-that no speed is bought with silent error: *error* is the root mean square of y − x·Wᵀ over that \
-of x·Wᵀ, W the float weights before quantization (Gaussian, 4096 × 4096 unless said). Speed is \
-from the median, with the fastest run behind it; 1 thread unless said.
+of kernels that was measured, the rows of a table in one run. Every row carries its storage and \
+its error, so that no speed is bought with silent error: *error* is the root mean square of \
+y − x·Wᵀ over that of x·Wᵀ, W the float weights before quantization (Gaussian, 4096 × 4096 unless \
+said). Speed is from the median, with the fastest run behind it; 1 thread unless said.
 
 onnxruntime chooses its own kernels (AVX-512 VNNI where the machine has it, whatever binq runs), \
-and llama.cpp runs what its build was compiled for. `binq bench` measures your machine in seconds; \
-`make bench` adds a section for it here. Its first run compiles llama.cpp, which takes ten \
-minutes; later ones use what it built. Whole models, tokens a second and memory: [benchmarks of \
-whole models](benchmarks-running.md). Where you have built ik_llama.cpp, \
+and llama.cpp runs what its build was compiled for; `BINQ_BENCH_LLAMA=FOLDER` takes the \
+libggml*.so of another build. `binq bench` measures your machine in seconds; `make bench` adds a \
+section for it here. Its first run compiles llama.cpp, which takes ten minutes; later ones use \
+what it built. Whole models, tokens a second and memory: [benchmarks of whole \
+models](benchmarks-running.md). Where you have built ik_llama.cpp, \
 `BINQ_BENCH_IK=FOLDER make bench` (the folder that holds libggml.so) adds its types."""
 
 
@@ -60,6 +63,7 @@ def _section(machine: Row) -> list[str]:
         f"`{machine['isa']}` kernels. Python {machine['python']}, "
         + ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         + f". {machine['date']}.",
+        *([machine["note"]] if "note" in machine else []),
         f"![speed beside the rivals](images/rivals-{slug}.png)",
         "### Beside the rivals of its own kind",
         _RATIOS,
@@ -67,25 +71,31 @@ def _section(machine: Row) -> list[str]:
         "### One row of x",
         "Weights in memory: the matrices of a rotation of more than 100 MB take turns.",
         _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "memory"]),
-        f"![bytes a second over bandwidth](images/roofline-{slug}.png)",
         "Weights in cache: the same matrix again and again.",
         _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "cache"]),
     ]
     gemm = [r for r in rows if r["question"] == "gemm"]
     for n in sorted({r["rows"] for r in gemm}):
         parts += [f"### {n} rows of x", _speeds([r for r in gemm if r["rows"] == n])]
-    parts += ["### Speed over batch size", f"![speed over batch size](images/batch-{slug}.png)"]
-    parts += ["### Threads", _BANDWIDTH, _threads([r for r in rows if r["question"] == "threads"])]
-    parts += ["### Matrices of real models"]
+    asked = {r["question"] for r in rows}
+    if "batch" in asked:
+        parts += ["### Speed over batch size", f"![speed over batch size](images/batch-{slug}.png)"]
+    if "threads" in asked:
+        parts += ["### Threads", _BANDWIDTH, f"![roofline](images/roofline-{slug}.png)"]
+        parts += [_threads([r for r in rows if r["question"] == "threads"])]
     models = [r for r in rows if r["question"] == "models"]
+    if models:
+        parts += ["### Matrices of real models"]
     for model in dict.fromkeys(r["model"] for r in models):
         for n in sorted({r["rows"] for r in models}):
             chosen = [r for r in models if r["model"] == model and r["rows"] == n]
             parts += [f"#### {model} ({chosen[0]['shape']}), {n} rows", _speeds(chosen)]
-    parts += ["### Quantize and dequantize", "GB of float32 a second, one thread; *error* is the "]
-    parts[-1] += "relative mean square error of the weights."
-    parts += [_quantize([r for r in rows if r["question"] in ("quantize", "dequantize")])]
-    parts += ["### Cost of a call", _overhead([r for r in rows if r["question"] == "overhead"])]
+    if "quantize" in asked:
+        parts += ["### Quantize and dequantize", _QUANTIZE]
+        parts += [_quantize([r for r in rows if r["question"] in ("quantize", "dequantize")])]
+    if "overhead" in asked:
+        parts += ["### Cost of a call"]
+        parts += [_overhead([r for r in rows if r["question"] == "overhead"])]
     return parts
 
 

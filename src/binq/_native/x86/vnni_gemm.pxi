@@ -142,15 +142,16 @@ cdef inline int planes_at_once(Py_ssize_t left) noexcept nogil:
 cdef inline void add_rows(const int32_t *sums, const TileScales *t, const float *x_scales,
                           const int32_t *x_sums, float *y, int planes, int rows) noexcept nogil:
     # The sums of `rows` rows of x and 32 columns, added to y [row][32].
-    cdef __m256i sum_i32x8
+    cdef __m256i sums_i32x8[4]
     cdef int n, v
     for n in range(rows):
         for v in range(4):
-            sum_i32x8 = _mm256_loadu_si256(<const __m256i *>(sums + 32 * planes * n + 8 * v))
+            sums_i32x8[v] = _mm256_loadu_si256(<const __m256i *>(sums + 32 * planes * n + 8 * v))
             if planes == 2:
-                sum_i32x8 = _mm256_add_epi32(_mm256_slli_epi32(sum_i32x8, 8), _mm256_loadu_si256(
-                    <const __m256i *>(sums + 32 * planes * n + 32 + 8 * v)))
-            add_columns(t, v, sum_i32x8, x_scales[n], x_sums[n], y + n * 32 + v * 8)
+                sums_i32x8[v] = _mm256_add_epi32(
+                    _mm256_slli_epi32(sums_i32x8[v], 8), _mm256_loadu_si256(
+                        <const __m256i *>(sums + 32 * planes * n + 32 + 8 * v)))
+        add_tile_row(t, sums_i32x8, x_scales[n], x_sums[n], y + n * 32)
 
 
 cdef inline int vnni_rows(const uint8_t *packed, const uint8_t *codes, const int8_t *x,
