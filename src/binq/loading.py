@@ -27,6 +27,7 @@ from binq.formats.scales import scale_name
 from binq.models import find_family, logical_tensors
 from binq.models.gguf_folder import folder_of
 from binq.models.kept import kept_tensors, settings_of
+from binq.models.mlx_rotation import config_of
 from binq.models.tensor import LogicalTensor
 from binq.storage.base import SCAN_BYTES, CodedStorage, Exact, to_float32
 from binq.storage.plain import FLOATS
@@ -96,7 +97,7 @@ class Tensors(Mapping[str, Array]):
     def config(self) -> Mapping[str, Any]:
         """Returns the model's configuration: read-only."""
         source = self._source
-        made = folder_of(source, self._family).config if source.is_gguf else source.config
+        made = folder_of(source, self._family).config if source.is_gguf else config_of(source)
         return MappingProxyType(made)
 
     def text(self, name: str) -> str | None:

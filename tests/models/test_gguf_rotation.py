@@ -161,8 +161,8 @@ def test_no_target_of_export_has_a_rotation(tmp_path, to):
         binq.export_checkpoint(tmp_path / "t", tmp_path / "out", to=to)
 
 
-def test_the_pack_of_mlx_is_refused_by_name(tmp_path):
+def test_another_model_type_is_refused_by_name(tmp_path):
     binq.save_file({"model.norm.weight": np.ones(4, F32)}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"model_type": "prism_hadamard_qwen35"}')
-    with pytest.raises(UnsupportedFormatError, match="prism_hadamard_qwen35"):
+    (tmp_path / "config.json").write_text('{"model_type": "prism_hadamard_gemma"}')
+    with pytest.raises(UnsupportedFormatError, match=r"'prism_hadamard_gemma'.*GGUF"):
         binq.load(tmp_path)

@@ -19,6 +19,7 @@ from binq.files.checkpoint import Checkpoint
 from binq.files.replacing import replacing
 from binq.models import what_is_unknown
 from binq.models.gguf_folder import folder_of
+from binq.models.mlx_rotation import config_of
 
 # Marks a folder as the work of a dequantization, so that a later one may delete it.
 MARK = "binq-dequantize.json"
@@ -83,7 +84,7 @@ def dequantize_checkpoint(
         with whole_folder(target, overwrite, MARK) as folder, Bar(progress, total) as advance:
             pieces = [piece_of(tensor) for tensor in tensors]
             report.tensors += write_shards(folder, pieces, max_shard_bytes, source.mode, advance)
-            config = made.config if source.is_gguf else source.config
+            config = made.config if source.is_gguf else config_of(source)
             if config:
                 write_json(folder / "config.json", _config(config, dtype), source.mode)
             for name, text in made.files.items():

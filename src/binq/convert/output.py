@@ -14,6 +14,7 @@ from binq.files.settings import SIDE_FILES
 from binq.models import find_family
 from binq.models.gguf_folder import folder_of
 from binq.models.gguf_names import LLAMA_CPP, convention
+from binq.models.mlx_rotation import SIGNS, config_of, is_pack
 
 # What the safetensors library leaves where it is killed.
 _UNFINISHED = re.compile(r"\.tmp[A-Za-z0-9]{6}")
@@ -34,8 +35,8 @@ def weight_map(plan: Plan) -> dict[str, str]:
 
 def output_config(source: Checkpoint, plan: Plan, settings: Settings) -> dict[str, Any]:
     """Returns the source's configuration with ``quantization_config`` replaced."""
-    config = folder_of(source, settings.family).config if source.is_gguf else source.config
-    config = dict(config)
+    is_gguf = source.is_gguf
+    config = dict(folder_of(source, settings.family).config if is_gguf else config_of(source))
     # MLX has its settings twice.
     keys = ("quantization", "compression_config", "quantization_config")
     before = [value for key in keys if (value := config.pop(key, None)) is not None]
@@ -89,6 +90,8 @@ def other_files(source: Checkpoint) -> list[Path]:
         return []
     # Settings of the source's quantization, which is no longer that of the output.
     known = {*source.files, "config.json", REPORT, *SIDE_FILES}
+    if is_pack(source):
+        known.add(SIGNS)
     return [
         path
         for path in sorted(source.path.iterdir())

@@ -11,7 +11,16 @@ import numpy as np
 from binq.array.rotation import Rotation
 from binq.errors import FormatError
 from binq.files.checkpoint import Checkpoint
-from binq.models import generic, gguf, gguf_config, gguf_names, gguf_rotation, mlx_form, table
+from binq.models import (
+    generic,
+    gguf,
+    gguf_config,
+    gguf_names,
+    gguf_rotation,
+    mlx_form,
+    mlx_rotation,
+    table,
+)
 from binq.models.basis import check_basis
 from binq.models.family import UNKNOWN, Family, Rule, judge, text_config
 from binq.models.table import FAMILIES, register
@@ -98,21 +107,35 @@ def logical_tensors(
     not known, and for weights in a rotated basis: nothing is guessed.
     """
     rotations = gguf_rotation.rotations_of(source)
-    check_basis(source, gguf_rotation.PREFIX if source.is_gguf else _TRANSFORMS)
+    check_basis(source, *_understood(source))
     found = find_family(source, family)
     tensors = _tensors_of(source, found, look, rotations)
     if found is gguf.FAMILY:
         return gguf_config.without_tables(source, gguf_names.translate(source, tensors))
-    return mlx_form.turn_back(source, tensors)
+    return mlx_rotation.named(source, mlx_form.turn_back(source, tensors))
+
+
+def _understood(source: Checkpoint) -> tuple[str, ...]:
+    """Returns what keys that speak of a rotation begin with, where another module reads them."""
+    if source.is_gguf:
+        return (gguf_rotation.PREFIX,)
+    own = mlx_rotation.UNDERSTOOD if mlx_rotation.is_pack(source) else ()
+    return (_TRANSFORMS, *own)
 
 
 def _tensors_of(
     source: Checkpoint, family: Family, look: bool, rotations: Mapping[str, Rotation]
 ) -> list[LogicalTensor]:
     rules = family.rules_for(source.config)
+    bases = mlx_rotation.rotations_of(source)
+    signs = {basis.signs for basis in bases.values()}
     tensors = []
     for name, storage in collect_storage(source, family.is_input_major).items():
+        if name in signs:
+            continue
         verdict = judge(rules, name, storage.shape)
+        if name in bases:
+            storage = mlx_rotation.rotated(storage, bases[name])
         if name in rotations:
             storage = gguf_rotation.rotated(source, name, storage, rotations[name], verdict.role)
         if storage.scheme in ("plain", "transposed"):

@@ -25,9 +25,9 @@ def check_basis(source: Checkpoint, *understood: str) -> None:
     - understood: what keys begin with that another module reads
     """
     kind = source.config.get("model_type")
-    if isinstance(kind, str) and _ROTATED.search(kind):
+    if isinstance(kind, str) and _ROTATED.search(kind) and "model_type" not in understood:
         raise UnsupportedFormatError(
-            f"{source.path}: model_type {kind!r}: weights in a rotated basis, as MLX has them, are "
+            f"{source.path}: model_type {kind!r}: weights in a rotated basis that is not known are "
             "not supported: take the model's GGUF file"
         )
     for key, value in _entries(source.config, "", 0):

@@ -18,6 +18,13 @@ _RULES = (
 
 FAMILY = Family(
     name="Qwen 3.5",
-    model_types=("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"),
+    model_types=(
+        "qwen3_5",
+        "qwen3_5_text",
+        "qwen3_5_moe",
+        "qwen3_5_moe_text",
+        "qwen3_next",
+        "prism_hadamard_qwen35",
+    ),
     rules=_RULES,
 )
