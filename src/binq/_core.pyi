@@ -20,6 +20,7 @@ ACTIVATIONS: Final[dict[str, int]]
 METHODS: Final[dict[str, int]]
 ZEROS: Final[dict[str, int]]
 INPUT_TYPES: Final[dict[str, int]]
+STORED_KINDS: Final[dict[str, int]]
 STATUS_NONFINITE: Final[int]
 STATUS_SCALE_RANGE: Final[int]
 PARALLEL_COST: Final[int]
@@ -55,6 +56,52 @@ class PackedMatrix:
     def measure(
         self, values: Bytes, input_type: int, row_stride: int, errors: NDArray[np.float64]
     ) -> None: ...
+
+class StoredRows:
+    def __init__(
+        self,
+        kind: int,
+        data: Bytes,
+        stride: int,
+        rows: int,
+        columns: int,
+        input_type: int,
+        scales: NDArray[np.float32] | None,
+        zeros: NDArray[np.int16] | None,
+        order: NDArray[np.int32] | None,
+        group: int,
+        bits: int,
+        is_signed: bool,
+    ) -> None: ...
+    @property
+    def input_type(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    def decode(self, step: int, out: Bytes) -> None: ...
+    def quantize(
+        self,
+        format: int,
+        zero: int,
+        method: int,
+        group_size: int,
+        scale_type: int,
+        offset_type: int,
+        packed: Bytes,
+        scales: Bytes,
+        zeros: Bytes | None,
+        errors: NDArray[np.float64],
+    ) -> int: ...
+    def measure(self, matrix: PackedMatrix, errors: NDArray[np.float64]) -> None: ...
+    def pack(
+        self,
+        format: int,
+        zero: int,
+        low: int,
+        high: int,
+        centred: bool,
+        packed: Bytes,
+        group_size: int,
+    ) -> bool: ...
 
 class PreparedRows:
     def __init__(self, like: PackedMatrix, x: NDArray[np.float32], activations: int) -> None: ...

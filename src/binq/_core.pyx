@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int8_t, int64_t, uint8_t, uintptr_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -38,6 +38,9 @@ INPUT_TYPES = {
     "bfloat16": INPUT_BFLOAT16,
     "float64": INPUT_FLOAT64,
 }
+
+_KINDS = ("floats", "columns", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F4", "codes",
+          "words")
 
 cdef enum:
     # The rows of x prepared at a time: bounds memory for any batch, and every tile reads them all,
@@ -92,6 +95,7 @@ cdef Py_ssize_t MOST_WEIGHTS = <Py_ssize_t>1 << 58
 
 # The C names of the contract stand in the way of Python names of the same spelling.
 globals().update(STATUS_NONFINITE=STATUS_NONFINITE, STATUS_SCALE_RANGE=STATUS_SCALE_RANGE,
+                 STORED_KINDS={name: kind for kind, name in enumerate(_KINDS)},
                  # Of stored scales and offsets, by name.
                  SCALE_TYPES={SCALE_SPECS[i].name.decode(): i for i in range(SCALE_TYPES)},
                  PARALLEL_COST=PARALLEL_COST, MAX_THREADS=MAX_THREADS)
@@ -229,6 +233,15 @@ cdef int check_buffers(const Weights *w, _View packed, _View scales, _View zeros
     return 0
 
 
+cdef int set_buffers(Weights *w, _View packed, _View scales, _View zeros) except -1:
+    check_buffers(w, packed, scales, zeros)
+    w.packed = <const uint8_t *>packed.buffer.buf
+    w.scales = scales.buffer.buf
+    w.zero_points = <const uint8_t *>zeros.buffer.buf if w.zero == ZERO_CODE else NULL
+    w.offsets = zeros.buffer.buf if w.zero == ZERO_OFFSET else NULL
+    return 0
+
+
 cdef int check_values(_View values, int input_type, Py_ssize_t row_stride,
                       const Weights *w) except -1:
     if input_type < 0 or input_type > INPUT_FLOAT64:
@@ -271,11 +284,7 @@ cdef class PackedMatrix:
         w.zero = zero
         w.scale_type = scale_type
         w.offset_type = offset_type
-        check_buffers(&w, packed_view, scales_view, zeros_view)
-        w.packed = <const uint8_t *>packed_view.buffer.buf
-        w.scales = scales_view.buffer.buf
-        w.zero_points = <const uint8_t *>zeros_view.buffer.buf if zero == ZERO_CODE else NULL
-        w.offsets = zeros_view.buffer.buf if zero == ZERO_OFFSET else NULL
+        set_buffers(&w, packed_view, scales_view, zeros_view)
         # A product that runs in another thread reads the buffers that it began with.
         if self.packed is not None:
             raise RuntimeError("a PackedMatrix does not change")
@@ -442,61 +451,8 @@ def pack(int format, int zero, codes, packed, Py_ssize_t group_size):
         run_elementwise(pack_task, &e)
 
 
-def quantize(int format, int zero, int method, values, int input_type, Py_ssize_t row_stride,
-             Py_ssize_t out_features, Py_ssize_t in_features, Py_ssize_t group_size,
-             int scale_type, int offset_type, packed, scales, zeros):
-    """Writes packed codes, scales and zeros of float rows; returns the status bits."""
-    cdef _View values_view = view("values", values, b"B", 1, False)
-    cdef _View packed_view = view("packed", packed, b"B", 1, True)
-    cdef _View scales_view = view("scales", scales, b"B", 1, True)
-    cdef _View zeros_view = view("zeros", zeros, b"B", 1, True) if zero else None
-    cdef Quantizing q
-    cdef QuantizeJob *job = &q.job
-    cdef Weights w
-    cdef int i, threads, status = 0
-    if out_features == 0 or in_features == 0:
-        return 0
-    set_geometry(&w, out_features, in_features, group_size)
-    w.format = format
-    w.zero = zero
-    w.scale_type = scale_type
-    w.offset_type = offset_type
-    check_buffers(&w, packed_view, scales_view, zeros_view)
-    check_values(values_view, input_type, row_stride, &w)
-    if method not in METHODS.values():
-        raise ValueError(f"method must be one of {METHODS}, got {method}")
-    job.values = <const char *>values_view.buffer.buf
-    job.row_stride = row_stride
-    job.input_type = input_type
-    job.method = method
-    job.format = format
-    job.zero = zero
-    job.scale_type = scale_type
-    job.offset_type = offset_type
-    job.out_features = out_features
-    job.in_features = in_features
-    job.tiles = w.tiles
-    job.groups = w.groups
-    job.group_size = w.group_size
-    job.scale_groups = w.scale_groups
-    job.packed = <uint8_t *>packed_view.buffer.buf
-    job.scales = scales_view.buffer.buf
-    job.zero_points = <uint8_t *>zeros_view.buffer.buf if zero == ZERO_CODE else NULL
-    job.offsets = zeros_view.buffer.buf if zero == ZERO_OFFSET else NULL
-    q.table = kernels
-    memset(q.status, 0, sizeof(q.status))
-    with nogil:
-        threads = threads_for(<double>out_features * in_features * 64)
-        q.scratch_bytes = aligned(q.table.quantize_scratch_bytes(job))
-        q.scratch = <char *>allocate(threads * q.scratch_bytes)
-        if q.scratch != NULL:
-            parallel_for(quantize_task, &q, w.tiles, 1, threads)
-        release(q.scratch)
-    if q.scratch == NULL:
-        raise MemoryError("not enough memory to quantize")
-    for i in range(MAX_THREADS):
-        status |= q.status[i]
-    return status
+include "_native/quantizing.pxi"
+include "_native/stored.pxi"
 
 
 def _choose() -> None:

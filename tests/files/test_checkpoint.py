@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import binq
 from binq.convert.inspect import inspect
 from binq.convert.verify import verify
 from binq.errors import FormatError
+from binq.files import checkpoint
 from binq.files.checkpoint import PLAIN_INDEX, Checkpoint
 from binq.models import logical_tensors
 
@@ -137,6 +139,52 @@ def test_columns_and_spans_are_those_of_the_tensor(tmp_path):
         np.testing.assert_array_equal(
             source.read_span("stack", 4, 9, (7,)), stack.reshape(15, 7)[4:9]
         )
+
+
+@pytest.mark.parametrize("shared", [0, 1 << 25])
+def test_columns_as_they_lie(tmp_path, monkeypatch, shared):
+    monkeypatch.setattr(checkpoint, "_SHARED", shared)
+    written = Written(tmp_path)
+    stack = floats("stack", (3, 300, 40))
+    written.put("stack", stack)
+    save(written, {"model_type": "qwen3"})
+    with Checkpoint(tmp_path) as source:
+        for matrix in (1, 0, 2):
+            for start, stop in ((0, 40), (0, 16), (16, 40), (3, 4)):
+                part = source.read_columns("stack", matrix, start, stop)
+                np.testing.assert_array_equal(part, stack[matrix, :, start:stop])
+
+
+def test_a_matrix_is_read_once_for_all_of_its_columns(tmp_path, monkeypatch):
+    written = Written(tmp_path)
+    written.put("stack", floats("stack", (9, 5, 8)))
+    save(written, {"model_type": "qwen3"})
+    with Checkpoint(tmp_path) as source:
+        read = []
+        span = source.read_span
+        monkeypatch.setattr(source, "read_span", lambda *args: read.append(args[1]) or span(*args))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda at: source.read_columns("stack", 0, at, at + 1), range(8)))
+        assert read == [0]
+        assert not source._shared
+        for matrix in range(9):  # of which nobody wants the rest
+            source.read_columns("stack", matrix, 0, 4)
+        assert len(source._shared) == 2
+        source.read_columns("stack", 8, 4, 8)
+        assert len(read) == 10
+
+
+def test_columns_that_could_not_be_read_are_read_again(tmp_path, monkeypatch):
+    written = Written(tmp_path)
+    stack = floats("stack", (1, 5, 8))
+    written.put("stack", stack)
+    save(written, {"model_type": "qwen3"})
+    with Checkpoint(tmp_path) as source:
+        with monkeypatch.context() as patched:
+            patched.setattr(source, "read_span", Mock(side_effect=OSError("broken")))
+            with pytest.raises(OSError, match="broken"):
+                source.read_columns("stack", 0, 0, 4)
+        np.testing.assert_array_equal(source.read_columns("stack", 0, 4, 8), stack[0, :, 4:])
 
 
 def test_many_threads_may_read(tmp_path):

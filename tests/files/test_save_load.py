@@ -9,7 +9,10 @@ import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from pathlib import Path
+from unittest.mock import Mock
 
 import hypothesis.strategies as st
 import ml_dtypes
@@ -379,3 +382,71 @@ def test_what_killed_saves_left_goes_with_the_next(tmp_path):
     np.testing.assert_array_equal(binq.load_file(path)["x"], np.zeros(3))
     binq.save_file({"x": np.ones(3)}, path)
     assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", other.name, mine.name}
+
+
+def large_pieces(count):
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, 1 << 20, np.uint8) for _ in range(count)]
+
+
+def test_pieces_written_alongside_keep_their_order_and_their_hashes(tmp_path):
+    path = tmp_path / "m.safetensors"
+    writer = AppendWriter(path, header_room(["a", "b", "c"]))
+    mark = 0
+    for name, pieces in {"a": large_pieces(7), "b": large_pieces(5), "c": large_pieces(3)}.items():
+        if name == "b":
+            mark = writer.mark()
+        writer.begin(name, "U8", (sum(len(p) for p in pieces) + 3,))
+        for piece in (*pieces, np.array([1, 2, 3], np.uint8)):
+            writer.write(piece)
+        if name == "b":
+            writer.rewind(mark)
+    writer.close({"binq": "{}"})
+    expected = {
+        "a": np.concatenate([*large_pieces(7), [1, 2, 3]]),
+        "c": np.concatenate([*large_pieces(3), [1, 2, 3]]),
+    }
+    with SafetensorsFile(path) as file:
+        assert set(file) == {"a", "c"}
+        hashes = json.loads(file.metadata["binq"])["sha256"]
+        for name, array in expected.items():
+            assert np.array_equal(file.read(name), array)
+            assert hashes[name] == hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest()
+
+
+def test_without_more_threads_pieces_are_written_by_their_caller(tmp_path, monkeypatch):
+    monkeypatch.setattr(threading.Thread, "start", Mock(side_effect=RuntimeError("no thread")))
+    pieces = large_pieces(5)
+    binq.save_file({str(i): piece for i, piece in enumerate(pieces)}, tmp_path / "m.safetensors")
+    loaded = binq.load_file(tmp_path / "m.safetensors")
+    assert all(np.array_equal(loaded[str(i)], piece) for i, piece in enumerate(pieces))
+
+
+def test_arrays_are_saved_while_python_ends(tmp_path):
+    code = """
+        import atexit, sys, binq, numpy as np
+        atexit.register(lambda: binq.save_file({"a": np.ones(1 << 21)}, sys.argv[1]))
+    """
+    path = tmp_path / "m.safetensors"
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(path)], check=True)
+    assert binq.load_file(path)["a"].all()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_full_disk_is_told_though_another_thread_found_it(tmp_path, count):
+    path = tmp_path / "m.safetensors"
+    path.symlink_to("/dev/full")
+    writer = AppendWriter(path, header_room(["a"]))
+    writer.begin("a", "U8", (count << 20,))
+
+    def write():
+        for piece in large_pieces(count):
+            writer.write(piece)
+        writer.close({})
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.errno == errno.ENOSPC
+    assert "writing at byte" in caught.value.filename
+    writer.abandon()

@@ -157,6 +157,16 @@ def test_an_order_that_names_no_group_is_refused(tmp_path, bad):
     refuse(made(tmp_path, values, parts, desc_act=True), FormatError, "g_idx.*expected 0 to 1")
 
 
+def test_few_codes_tell_that_weights_have_more_than_two_bits(tmp_path, monkeypatch):
+    values, parts = weights(integers("zeros", 1, 15, (2, ROWS)))
+    written = made(tmp_path, values, parts, checkpoint_format="gptq_v2")
+    check(written)
+    with Checkpoint(written.path) as source:
+        (tensor,) = (t for t in logical_tensors(source) if t.name == DOWN)
+        monkeypatch.setattr(type(tensor.storage), "read_codes", None)
+        assert tensor.exact_format(source).packing.format == "int4"
+
+
 @pytest.mark.parametrize("pattern", [r"+:.*\.down_proj.*", r".*\.down_proj$", r"model\.layers\.0"])
 def test_dynamic_has_settings_of_single_modules(tmp_path, pattern):
     values, parts = weights(np.full((4, ROWS), 128), 8, 64)

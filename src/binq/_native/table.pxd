@@ -5,7 +5,7 @@
 # allocates nothing, raises nothing and never needs the GIL. docs/formats.md defines the bytes,
 # binq.reference defines the numbers.
 
-from libc.stdint cimport int8_t, uint8_t
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t
 
 from binq._native.formats cimport (
     BYTES, FORMATS, FORMAT_BINARY, FORMAT_TERNARY, LAYOUTS, LAYOUT_COUNT, LEVELS, METHOD_ABSMAX,
@@ -20,7 +20,7 @@ cdef extern from "float_mode.h":
     pass
 
 cdef enum:
-    TABLE_VERSION = 7
+    TABLE_VERSION = 8
     TILE_ROWS = 32            # rows of a weight matrix that are stored side by side
     ATTENTION_ROWS = 4        # queries that share what they read of keys and values
     TIERS = 3                 # kernels of one product, for few, some and many rows of x
@@ -170,6 +170,51 @@ ctypedef void (*MeasureKernel)(const Weights *w, const char *values, Py_ssize_t 
                                Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
 
 
+cdef enum:                     # What a file stores of rows of weights (binq.storage)
+    STORED_FLOATS = 0         # floats of input_type, row by row
+    STORED_COLUMNS = 1        # floats of input_type, column by column
+    STORED_E4M3 = 2           # float8, a byte each
+    STORED_E5M2 = 3
+    STORED_E4M3FNUZ = 4
+    STORED_E5M2FNUZ = 5
+    STORED_FLOAT4 = 6         # OCP's 4-bit floats, two a byte, the first in the low nibble
+    STORED_CODES = 7          # whole codes, a byte each
+    STORED_WORDS = 8          # whole codes, column by column in 32-bit words, the first lowest
+    STORED_KINDS = 9
+
+
+ctypedef struct Stored:
+    # Rows of weights as a file stores them: code * scale, or (code - zero) * scale.
+    #   data    rows (columns, rows of words) whose elements are adjacent, `stride` bytes apart
+    #   scales  [rows][groups]; NULL for floats
+    #   zeros   NULL, or as scales
+    #   order   NULL, or the group of each column; else a group is `group` adjacent columns
+    #   bits    of a code in words: 2, 4 or 8
+    int kind
+    int input_type
+    int bits
+    bint is_signed
+    const char *data
+    const float *scales
+    const int16_t *zeros
+    const int32_t *order
+    Py_ssize_t stride
+    Py_ssize_t rows
+    Py_ssize_t columns
+    Py_ssize_t groups
+    Py_ssize_t group
+
+
+# Writes up to TILE_ROWS rows from `begin` on, as input_type where they are floats, else as float32;
+# out_stride in bytes. scratch: TILE_ROWS * columns bytes.
+ctypedef void (*DecodeKernel)(const Stored *s, Py_ssize_t begin, Py_ssize_t rows, void *out,
+                              Py_ssize_t out_stride, void *scratch) noexcept nogil
+# Writes codes, less their zeros where `centred`, of rows of whole codes that have no order. Returns
+# whether one was not in [low, high]; those written are then meaningless. scratch as above.
+ctypedef int (*WholeCodesKernel)(const Stored *s, Py_ssize_t begin, Py_ssize_t rows, int low,
+                                 int high, bint centred, int8_t *out, void *scratch) noexcept nogil
+
+
 # What lies between the products of a transformer (binq.reference.layers): rows of floats, which
 # may be written in place.
 ctypedef void (*NormKernel)(const float *x, const float *weight, Py_ssize_t size, float eps,
@@ -231,6 +276,8 @@ ctypedef struct KernelTable:
     UnpackKernel unpack
     PackKernel pack
     MeasureKernel measure
+    DecodeKernel decode
+    WholeCodesKernel whole_codes
     NormKernel rms_norm
     RopeKernel rope
     GateKernel silu_mul

@@ -94,14 +94,22 @@ class Packed:
 
         The stored scales and offsets have the dtypes of the given ones.
         """
-        geometry = packing.geometry(codes.shape)
-        return cls(
-            packing,
-            codes.shape,
-            packing.kind.pack(codes, geometry, packing.zero),
-            tile_rows(scales, geometry),
-            None if zeros is None else pack_zeros(packing.zero, zeros, geometry, packing.bits),
-        )
+        packed = packing.kind.pack(codes, packing.geometry(codes.shape), packing.zero)
+        return cls.of_parts(packing, codes.shape, packed, scales, zeros)
+
+    @classmethod
+    def of_parts(
+        cls,
+        packing: Packing,
+        shape: tuple[int, ...],
+        packed: NDArray[np.uint8],
+        scales: NDArray[Any],
+        zeros: NDArray[Any] | None = None,
+    ) -> Self:
+        """Returns codes that are packed already, with scales and zeros in row-major order."""
+        geometry = packing.geometry(shape)
+        stored = None if zeros is None else pack_zeros(packing.zero, zeros, geometry, packing.bits)
+        return cls(packing, shape, packed, tile_rows(scales, geometry), stored)
 
     @classmethod
     def of_nibbles(cls, packing: Packing, nibbles: NDArray[np.uint8], scales: NDArray[Any]) -> Self:

@@ -18,8 +18,17 @@ _CHANCE = 4  # deviations of a sample's mean
 
 def moments(values: NDArray[Any]) -> NDArray[np.float64]:
     """Returns count, sum and sum of squares of the finite weights in a sample of the rows."""
-    step = max(1, values.size // _SAMPLE)
-    sample = to_float32(np.ascontiguousarray(values[::step])).reshape(-1)
+    return moments_of(values[:: sample_step(values.size)])
+
+
+def sample_step(size: int) -> int:
+    """Returns which rows of a block of ``size`` weights are looked at: every so many."""
+    return max(1, size // _SAMPLE)
+
+
+def moments_of(sample: NDArray[Any]) -> NDArray[np.float64]:
+    """Returns :func:`moments` of rows that are a sample already."""
+    sample = to_float32(np.ascontiguousarray(sample)).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         total = sample.sum(dtype=np.float64)
         if not np.isfinite(total):

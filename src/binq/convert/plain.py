@@ -212,8 +212,8 @@ class _Plain:
         d = stored.description
 
         def rows(matrix: int, start: int, stop: int) -> NDArray[np.float32]:
-            with SafetensorsFile(path) as file:
-                packed = StoredPacked(file, name, d).read_rows(matrix, start, stop)
+            file = self._source.file(path.name)
+            packed = StoredPacked(file, name, d).read_rows(matrix, start, stop)
             out = np.empty(packed.shape, np.float32)
             packed.dequantize(out)
             return out

@@ -21,7 +21,7 @@ from binq.storage.base import Exact
 
 # Weights are read, quantized and written in blocks of rows of about this many bytes.
 BLOCK_BYTES = 1 << 25
-COPY_BYTES = 1 << 26  # Tensors that are kept, in pieces of this many.
+COPY_BYTES = 1 << 24  # Tensors that are kept, in pieces of this many, four at a time.
 MOST_LANES = 8  # More threads would wait for memory, and take more of it.
 
 
@@ -248,4 +248,4 @@ def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
         # The moments in float64 and their factor, three of them; weights, errors, values, codes.
         inputs = max(item.tensor.shape[-1] for item in calibrated)
         peak = 3 * peak + 40 * inputs * inputs
-    return max(peak, 2 * COPY_BYTES)
+    return max(peak, 4 * COPY_BYTES)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.array import QuantizedArray
 from binq.array.packed import Packed
+from binq.convert.block import Block, pack_stored
 from binq.convert.evidence import EvidenceFile, Knowledge
 from binq.convert.health import Health, moments
 from binq.convert.item import FLOATS, Item
@@ -79,17 +80,6 @@ def write_shard(
     return {"file": path.name, "sizes": writer.sizes, "tensors": reports}
 
 
-class _Block(NamedTuple):
-    """Packed rows of one matrix, the errors of their tiles, and what their values look like."""
-
-    packed: Packed
-    errors: NDArray[np.float64]
-    matrix: int
-    moments: NDArray[np.float64]
-    nonfinite: int
-    correction: NDArray[np.float32] | None = None
-
-
 class _Packer:
     """Reads, packs and measures blocks of rows, and hands them over in the order of the items.
 
@@ -112,9 +102,9 @@ class _Packer:
         self._knowledge: dict[EvidenceFile, Knowledge] = {}
         self._lock = threading.Lock()
         self.corrections: dict[str, NDArray[np.float32]] = {}
-        self._running: deque[Future[_Block]] = deque()
+        self._running: deque[Future[Block]] = deque()
 
-    def take(self) -> _Block:
+    def take(self) -> Block:
         """Returns the next block."""
         self._run_ahead()
         block = self._running.popleft().result()
@@ -151,11 +141,15 @@ class _Packer:
             self._running.append(self._threads.submit(self._pack, *self._places[self._next]))
             self._next += 1
 
-    def _pack(self, item: Item, matrix: int, rows: tuple[int, int]) -> _Block:
+    def _pack(self, item: Item, matrix: int, rows: tuple[int, int]) -> Block:
+        dtype = scale_dtype(self.scale_dtype(item))
+        block = pack_stored(self._source, item, matrix, rows, dtype)
+        if block is not None:
+            return block
         if item.exact is not None:
             known, values = item.tensor.exact_block(self._source, item.exact, matrix, *rows)
             errors = tile_errors(values, known)
-            return _Block(known, errors, matrix, moments(values), 0)
+            return Block(known, errors, matrix, moments(values))
         values = item.tensor.read_values(self._source, matrix, *rows)
         nonfinite = 0
         if item.choice is not None and item.choice.nonfinite == "zero":
@@ -167,7 +161,7 @@ class _Packer:
         if task.centred and task.statistics is not None:
             correction = bias_correction(task.weights, QuantizedArray._of(packed), task.statistics)
         errors = tile_errors(values, packed)
-        return _Block(packed, errors, matrix, moments(values), nonfinite, correction)
+        return Block(packed, errors, matrix, moments(values), nonfinite, correction)
 
     def _task(self, item: Item, values: NDArray[Any], matrix: int) -> Task:
         """Returns what is to be done with a block of rows, and what is known of their inputs."""

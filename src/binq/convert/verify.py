@@ -1,6 +1,8 @@
 """Checks that files and folders hold what binq wrote, and what it was written from."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -14,9 +16,11 @@ from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.convert.against import compare
 from binq.convert.inspect import inspect, tensor_files
+from binq.convert.plan import lanes
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files import metadata as binq_metadata
 from binq.files.checkpoint import Checkpoint, index_of, open_file
+from binq.files.metadata import Description
 from binq.files.seal import SEAL, header_sha256
 from binq.files.stored import StoredPacked
 from binq.files.tensor_file import TensorFile
@@ -27,8 +31,8 @@ from binq.formats.zeros import OFFSET, pack_zeros, unpack_zeros
 
 __all__ = ["inspect", "verify"]
 
-_HASH_BYTES = 1 << 26
-_ROWS = 1 << 12  # packed codes are looked at in blocks of this many rows
+_HASH_BYTES = 1 << 23  # in each thread
+_ROWS = 1 << 10  # packed codes are looked at in blocks of this many rows, in each thread
 
 
 def verify(path: Path, against: Path | None = None) -> Iterator[str]:
@@ -60,15 +64,18 @@ def _check_file(file: TensorFile, places: dict[str, str] | None) -> Iterator[str
         yield f"{file.path}: not a binq file: it has no sha256 that its tensors could be held to"
         return
     yield from _check_header(file)
-    yield from _check_hashes(file, hashes)
-    for name, d in described.items():
-        where = f"{file.path}: tensor {name!r}"
-        try:
-            stored = StoredPacked(file, name, d)
-        except (FormatError, UnsupportedFormatError) as error:
-            yield str(error)
-            continue
-        yield from dict.fromkeys(f"{where}: {problem}" for problem in _check_packed(stored))
+    for name in file:
+        if name not in hashes:
+            yield f"{file.path}: tensor {name!r}: no sha256"
+    checks = [partial(_check_hash, file, name, wanted) for name, wanted in hashes.items()]
+    checks += [partial(_check_weights, file, name, d) for name, d in described.items()]
+    # Hashes and kernels let other threads run; what is found is told in the order of the file.
+    threads = ThreadPoolExecutor(lanes())
+    try:
+        for problems in threads.map(lambda check: list(check()), checks):
+            yield from problems
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def _places(path: Path) -> dict[str, str] | None:
@@ -102,20 +109,26 @@ def _check_header(file: TensorFile) -> Iterator[str]:
         yield f"{file.path}: its header is not the one that was written"
 
 
-def _check_hashes(file: TensorFile, hashes: dict[str, str]) -> Iterator[str]:
-    for name in file:
-        if name not in hashes:
-            yield f"{file.path}: tensor {name!r}: no sha256"
-    for name, wanted in hashes.items():
-        if name not in file:
-            yield f"{file.path}: tensor {name!r}: missing, though it has a sha256"
-            continue
-        digest = sha256()
-        size = file.info(name).nbytes
-        for start in range(0, size, _HASH_BYTES):
-            digest.update(file.read_bytes(name, start, min(start + _HASH_BYTES, size)).data)
-        if digest.hexdigest() != wanted:
-            yield f"{file.path}: tensor {name!r}: its bytes are not those that were written"
+def _check_hash(file: TensorFile, name: str, wanted: str) -> Iterator[str]:
+    if name not in file:
+        yield f"{file.path}: tensor {name!r}: missing, though it has a sha256"
+        return
+    digest = sha256()
+    size = file.info(name).nbytes
+    for start in range(0, size, _HASH_BYTES):
+        digest.update(file.read_bytes(name, start, min(start + _HASH_BYTES, size)).data)
+    if digest.hexdigest() != wanted:
+        yield f"{file.path}: tensor {name!r}: its bytes are not those that were written"
+
+
+def _check_weights(file: TensorFile, name: str, description: Description) -> Iterator[str]:
+    try:
+        stored = StoredPacked(file, name, description)
+    except (FormatError, UnsupportedFormatError) as error:
+        yield str(error)
+        return
+    where = f"{file.path}: tensor {name!r}"
+    yield from dict.fromkeys(f"{where}: {problem}" for problem in _check_packed(stored))
 
 
 def _check_packed(stored: StoredPacked) -> Iterator[str]:

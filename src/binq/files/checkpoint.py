@@ -34,6 +34,9 @@ _MAX_JSON = 1 << 28
 _T = TypeVar("_T")
 # Rows of a matrix that are read and transposed at a time.
 _STRIP = 128
+# A matrix of up to so many bytes is in memory as a whole while blocks of its columns are read.
+_SHARED = 1 << 25
+_MOST_SHARED = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class StoredInfo:
     shape: tuple[int, ...]
     nbytes: int
     file: str
+
+
+class _Shared:
+    """A matrix that is read once, and how many of its columns nobody has asked for."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.whole: NDArray[Any] | None = None
+        self.reading = threading.Lock()
 
 
 class Checkpoint:
@@ -71,6 +83,9 @@ class Checkpoint:
         self.is_gguf = False
         self._first = ""  # of GGUF files the one with the metadata
         self._known: dict[Hashable, Any] = {}
+        # Matrices of which not all columns were asked for yet.
+        self._sharing = threading.Lock()
+        self._shared: dict[tuple[str, int], _Shared] = {}
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
@@ -212,31 +227,74 @@ class Checkpoint:
         bytes do.
         """
         info = self.info(name)
-        rows, columns = info.shape[-2:]
+        rows = info.shape[-2]
         # Integers of the same size: numpy copies those several times as fast as bfloat16.
         dtype = np.dtype(f"u{numpy_dtype(info.dtype).itemsize}")
         out = np.empty((stop - start, rows), dtype)
-        width = (stop - start) * dtype.itemsize
-        read = self._holder(name).read_bytes
         for top in range(0, rows, _STRIP):
             bottom = min(top + _STRIP, rows)
-            first, last = matrix * rows + top, matrix * rows + bottom
             # Rows a power of two apart would share a few lines of the cache: they lie apart by
             # one line more.
             strip = np.empty((bottom - top, stop - start + 64 // dtype.itemsize), dtype)
             strip = strip[:, : stop - start]
-            if columns <= 4 * (stop - start):
-                strip[:] = self.read_span(name, first, last, (columns,)).view(dtype)[:, start:stop]
-            else:
-                for row in range(bottom - top):
-                    at = ((first + row) * columns + start) * dtype.itemsize
-                    strip[row] = read(name, at, at + width).view(dtype)
+            self._read_strip(name, matrix * rows + top, start, strip)
             out[:, top:bottom] = strip.T
         return out.view(numpy_dtype(info.dtype))
+
+    def read_columns(self, name: str, matrix: int, start: int, stop: int) -> NDArray[Any]:
+        """Returns columns ``[start, stop)`` of one matrix of a stack, row by row as they lie.
+
+        A matrix of up to 32 MiB is read once for all of its columns and shared by them; others
+        are read as :meth:`read_transposed` does it.
+        """
+        info = self.info(name)
+        rows, columns = info.shape[-2:]
+        dtype = numpy_dtype(info.dtype)
+        if rows * columns * dtype.itemsize <= _SHARED:
+            return self._whole(name, matrix, stop - start)[:, start:stop]
+        dtype = np.dtype(f"u{numpy_dtype(info.dtype).itemsize}")
+        out = np.empty((rows, stop - start), dtype)
+        for top in range(0, rows, _STRIP):
+            self._read_strip(name, matrix * rows + top, start, out[top : top + _STRIP])
+        return out.view(numpy_dtype(info.dtype))
+
+    def _whole(self, name: str, matrix: int, wanted: int) -> NDArray[Any]:
+        """Returns a matrix of which somebody wants some columns, and soon somebody the others."""
+        rows, columns = self.info(name).shape[-2:]
+        with self._sharing:
+            shared = self._shared.setdefault((name, matrix), _Shared(columns))
+            shared.left -= wanted
+            if shared.left <= 0:
+                del self._shared[name, matrix]
+            elif len(self._shared) > _MOST_SHARED:
+                del self._shared[next(iter(self._shared))]
+        with shared.reading:
+            if shared.whole is None:
+                first, last = matrix * rows, (matrix + 1) * rows
+                shared.whole = self.read_span(name, first, last, (columns,))
+            return shared.whole
+
+    def _read_strip(self, name: str, first: int, start: int, strip: NDArray[Any]) -> None:
+        """Fills a strip with columns from ``start`` on of rows from ``first`` on."""
+        columns = self.info(name).shape[-1]
+        count, wanted = strip.shape
+        if columns <= 4 * wanted:
+            rows = self.read_span(name, first, first + count, (columns,)).view(strip.dtype)
+            strip[:] = rows[:, start : start + wanted]
+            return
+        size = strip.dtype.itemsize
+        read = self._holder(name).read_bytes
+        for row in range(count):
+            at = ((first + row) * columns + start) * size
+            strip[row] = read(name, at, at + wanted * size).view(strip.dtype)
 
     def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """Returns bytes ``[start, stop)`` of a stored tensor as a new array."""
         return self._holder(name).read_bytes(name, start, stop)
+
+    def file(self, name: str) -> TensorFile:
+        """Returns one of the files with tensors by its name, open until :meth:`close`."""
+        return self._file(name)
 
     def once(self, what: Hashable, look: Callable[[], _T]) -> _T:
         """Returns what ``look()`` does, which is asked only once: it may read whole tensors."""
@@ -251,6 +309,7 @@ class Checkpoint:
             for file in self._files.values():
                 file.close()
             self._files.clear()
+        self._shared.clear()
 
     def __enter__(self) -> Self:
         return self

@@ -29,8 +29,8 @@ class StoredPacked:
         # Arrays of no memory: only types and shapes are looked at.
         headers = {
             part: np.broadcast_to(np.zeros((), numpy_dtype(info.dtype)), info.shape)
-            for part, info in file.tensors.items()
-            if part in names
+            for part in names
+            if (info := file.tensors.get(part)) is not None
         }
         whole = assemble(name, description, headers, file.path)
         self.scale_dtype = whole.scales.dtype

@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import json
 import struct
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,13 @@ from binq.files.metadata import KEY
 from binq.files.replacing import naming
 from binq.files.seal import SEAL, header_entries, header_sha256
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
 ALIGNMENT = 64  # the data begins at a multiple of this: arrays mapped from the file are aligned
 _PIECE_BYTES = 1 << 26  # what is not written as it lies in memory is copied in pieces of this many
+# Pieces of these sizes are hashed and written beside the caller, and so many bytes wait for that.
+_LEAST, _MOST = 1 << 20, 1 << 26
 
 
 def header_room(names: Iterable[str]) -> int:
@@ -40,6 +46,11 @@ def name_room(name: str) -> int:
     return 600 + 4 * len(json.dumps(name))
 
 
+class _Waiting(NamedTuple):
+    task: "Future[None]"
+    nbytes: int
+
+
 class AppendWriter:
     """A safetensors file written tensor by tensor, piece by piece, in bounded memory.
 
@@ -48,6 +59,9 @@ class AppendWriter:
 
     Types, shapes and hashes are known at the end only, so the header is written last, into the
     room left for it, and padded with spaces, as the format allows.
+
+    The caller makes the next piece while a thread hashes and writes the last: arrays must stay as
+    they are until :meth:`close`. What fails there is raised by a later call.
     """
 
     def __init__(self, path: Path, room: int) -> None:
@@ -57,6 +71,9 @@ class AppendWriter:
         self._name = ""
         self._written = 0
         self._path = path
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting: deque[_Waiting] = deque()
+        self._alone = False
         self._file = path.open("wb")
         self._file.seek(LENGTH_BYTES + self._room)
 
@@ -81,9 +98,34 @@ class AppendWriter:
         part = as_bytes(data)
         at = LENGTH_BYTES + self._room + self._infos[self._name].start + self._written
         self._written += part.nbytes
-        self._hashes[self._name].update(part.data)
+        digest = self._hashes[self._name]
+        while self._waiting and sum(w.nbytes for w in self._waiting) + part.nbytes > _MOST:
+            self._waiting.popleft().task.result()
+        if not (self._waiting or _LEAST <= part.nbytes <= _MOST) or self._alone:
+            self._put(part, digest, at)
+            return
+        try:
+            if self._thread is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                self._thread = ThreadPoolExecutor(1)
+            task = self._thread.submit(self._put, part, digest, at)
+        except RuntimeError:  # there are no more threads, or Python ends
+            self._settle()
+            self._alone, self._thread = True, None
+            self._put(part, digest, at)
+        else:
+            self._waiting.append(_Waiting(task, part.nbytes))
+
+    def _put(self, part: NDArray[np.uint8], digest: Any, at: int) -> None:
+        digest.update(part.data)
         with naming(f"{self._path} (writing at byte {at})"):
             self._file.write(part.data)
+
+    def _settle(self) -> None:
+        """Waits until all is written. Raises what failed."""
+        while self._waiting:
+            self._waiting.popleft().task.result()
 
     def mark(self) -> int:
         """Returns a number by which :meth:`rewind` knows this point between two tensors."""
@@ -92,6 +134,7 @@ class AppendWriter:
 
     def rewind(self, mark: int) -> None:
         """Forgets all that was written since ``mark``."""
+        self._settle()
         while len(self._infos) > mark:
             name, _ = self._infos.popitem()
             del self._hashes[name]
@@ -103,6 +146,9 @@ class AppendWriter:
     def close(self, metadata: Mapping[str, str]) -> None:
         """Writes the header; ``"binq"`` gets the sha256 of each tensor and one of the header."""
         self._check_finished()
+        self._settle()
+        if self._thread is not None:
+            self._thread.shutdown()
         hashes = {name: digest.hexdigest() for name, digest in self._hashes.items()}
         text = _header_text(self._infos, metadata, hashes)
         if len(text) > self._room:
@@ -114,6 +160,8 @@ class AppendWriter:
 
     def abandon(self) -> None:
         """Closes the file as it is, also on a disk that is full."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
         with contextlib.suppress(OSError):
             self._file.close()
 

@@ -33,6 +33,14 @@ def tile_errors(values: NDArray[Any], packed: Packed) -> NDArray[np.float64]:
     return tiles
 
 
+def stored_errors(rows: _core.StoredRows, packed: Packed) -> NDArray[np.float64]:
+    """Returns what :func:`tile_errors` does, of rows as a file stores them."""
+    tiles = np.zeros((-(-rows.shape[0] // TILE_ROWS), 5))
+    (matrix,) = packed.matrices()
+    rows.measure(matrix, tiles)
+    return tiles
+
+
 def _errors_of_floats(values: NDArray[np.float32], packed: Packed) -> NDArray[np.float64]:
     """Returns what :func:`tile_errors` does, of weights in another basis, where none is clipped."""
     floats = np.empty(packed.shape, np.float32)

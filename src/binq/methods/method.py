@@ -94,6 +94,35 @@ class Native(Method):
             allowed = ", ".join(map(repr, methods))
             raise ValueError(f"method must be one of {allowed}, got {self.name!r}")
 
+    def quantize_rows(
+        self, rows: _core.StoredRows, packing: Packing, scale_dtype: np.dtype[Any]
+    ) -> tuple[Packed, NDArray[np.float64]]:
+        """Returns rows as a file stores them packed, and how far they are: ``tile_errors``.
+
+        As :meth:`quantize` and :func:`binq.methods.measure.tile_errors` one after the other, a
+        tile at a time. Raises Nonfinite and ScaleRange as these.
+        """
+        kind = packing.kind
+        parts = [
+            _memory.zeros(part.shape, part.dtype) for part in packing.parts(rows.shape, scale_dtype)
+        ]
+        packed, scales, *zeros = map(_memory.as_bytes, parts)
+        errors = np.zeros((len(parts[0]), 5))
+        status = rows.quantize(
+            kind.spec.number,
+            _core.ZEROS[packing.zero],
+            _core.METHODS[self.name],
+            packing.group_size or 0,
+            scale_number(scale_dtype, kind.bias),
+            scale_number(parts[-1].dtype, kind.bias),
+            packed,
+            scales,
+            zeros[0] if zeros else None,
+            errors,
+        )
+        _raise(status)
+        return Packed(packing, rows.shape, *parts), errors
+
     def quantize(self, task: Task) -> Packed:
         packing, weights = task.packing, task.weights
         if task.importance is not None and weights.size:
@@ -124,8 +153,13 @@ class Native(Method):
                     scales,
                     zeros[0] if zeros else None,
                 )
-        if status & _core.STATUS_NONFINITE:
-            raise Nonfinite
-        if status & _core.STATUS_SCALE_RANGE:
-            raise ScaleRange
+        _raise(status)
         return Packed(packing, shape, *parts)
+
+
+def _raise(status: int) -> None:
+    """Raises what the status bits of compiled code say."""
+    if status & _core.STATUS_NONFINITE:
+        raise Nonfinite
+    if status & _core.STATUS_SCALE_RANGE:
+        raise ScaleRange

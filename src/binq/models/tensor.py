@@ -13,6 +13,7 @@ from binq.array.packed import Packed
 from binq.files.checkpoint import Checkpoint
 from binq.storage.base import SCAN_BYTES, Exact, Storage, row_blocks, to_float32
 from binq.storage.plain import Flattened, Plain
+from binq.storage.rows import StoredRows
 
 # Matrices of a stack have more inputs than this: fewer are the width of a convolution.
 FEWEST_INPUTS = 32
@@ -116,6 +117,13 @@ class LogicalTensor:
         with np.errstate(all="ignore"):
             return self.storage.read_values(source, matrix, start, stop)
 
+    def read_stored(
+        self, source: Checkpoint, matrix: int, start: int, stop: int
+    ) -> StoredRows | None:
+        """Returns the same rows as they lie in the file, None where only numpy can read them."""
+        with np.errstate(all="ignore"):
+            return self.storage.read_stored(source, matrix, start, stop)
+
     def read(self, source: Checkpoint) -> NDArray[np.float32]:
         """Returns the whole tensor as float32 in its logical shape."""
         if len(self.shape) < 2 or self.size == 0 or self.storage.whole:
@@ -167,3 +175,10 @@ class LogicalTensor:
         """Returns the same rows packed, and their values, which are read once for both."""
         with np.errstate(all="ignore"):
             return self.storage.exact_block(source, exact, matrix, start, stop)
+
+    def exact_stored(
+        self, source: Checkpoint, exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, StoredRows] | None:
+        """Returns the same with the rows as they lie in the file, or None as ``read_stored``."""
+        with np.errstate(all="ignore"):
+            return self.storage.exact_stored(source, exact, matrix, start, stop)

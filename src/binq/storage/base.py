@@ -6,7 +6,6 @@ and picklable: a worker needs them and the path of the checkpoint, nothing else.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,14 +27,14 @@ from binq.formats.scales import (
     stored_scales,
 )
 from binq.formats.zeros import CODE, NONE, OFFSET
+from binq.storage.ranges import Ranges, of_bits
+from binq.storage.rows import StoredRows, code_rows, pack_codes, values_of
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
 # Blocks of rows that are only looked at, not kept, take about this much memory.
 SCAN_BYTES = 1 << 25
-# Values are made of codes in parts of this size: each of several passes then reads from cache.
-_CACHED = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,21 @@ class Storage(ABC):
     @abstractmethod
     def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
         """Returns rows of one matrix, in a float dtype that holds them exactly."""
+
+    def read_stored(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> StoredRows | None:
+        """Returns rows of one matrix as they lie in the file, where compiled code knows the form.
+
+        Their values are those of :meth:`read_values`.
+        """
+        return None
+
+    def exact_stored(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, StoredRows] | None:
+        """Returns what ``exact_rows`` and ``read_stored`` do, or None where one does not know."""
+        return None
 
     def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
         """Returns a tensor of fewer than two axes, or one that is read whole, as it is stored."""
@@ -157,12 +171,49 @@ class CodedStorage(Storage):
         """Returns the group of each column where activation order has mixed them, else None."""
         return None
 
+    def some_codes(self, source: "Checkpoint") -> NDArray[Any] | None:
+        """Returns some codes less their zeros, None where few are no quicker to read than many.
+
+        They tell nearly every tensor of more than two bits.
+        """
+        return None
+
     def read_values(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.float32]:
+        return values_of(self._stored_rows(source, matrix, start, stop)[0])
+
+    def read_stored(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> StoredRows | None:
+        if type(self).read_values is not CodedStorage.read_values:
+            return None  # a scheme's own way
+        return self._stored_rows(source, matrix, start, stop)[0]
+
+    def exact_stored(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, StoredRows] | None:
+        own = type(self)
+        if (own.exact_rows, own.read_values) != (CodedStorage.exact_rows, CodedStorage.read_values):
+            return None
+        packing = exact.packing
+        if packing.zero == CODE and self.levels[0] < 0:
+            return None  # codes and zeros are counted from 0 first
+        rows, scales, zeros = self._stored_rows(source, matrix, start, stop)
+        if packing.symmetric:
+            zeros = None
+        elif packing.zero == OFFSET and zeros is not None:
+            zeros = np.float32(0) - scales * zeros.astype(np.float32)
+        packed = pack_stored(exact, rows, scales, zeros)
+        return None if packed is None else (packed, rows)
+
+    def _stored_rows(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> tuple[StoredRows, NDArray[np.float32], NDArray[Any] | None]:
+        """Returns rows as they lie in the file, their scales and zeros."""
         scales, zeros = self.read_groups(source, matrix, start, stop)
         codes = self.read_codes(source, matrix, start, stop)
-        return self._values(source, codes, scales, zeros)
+        return code_rows(codes, scales, zeros, self.group, self.read_order(source)), scales, zeros
 
     def exact_block(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
@@ -172,29 +223,15 @@ class CodedStorage(Storage):
             return super().exact_block(source, exact, matrix, start, stop)  # a scheme's own ways
         scales, zeros = self.read_groups(source, matrix, start, stop)
         codes = self.read_codes(source, matrix, start, stop)
-        values = self._values(source, codes, scales, zeros)
-        return self._packed(exact, codes, scales, zeros), values
-
-    def _values(
-        self,
-        source: "Checkpoint",
-        codes: NDArray[Any],
-        scales: NDArray[np.float32],
-        zeros: NDArray[Any] | None,
-    ) -> NDArray[np.float32]:
-        order = self.read_order(source)
-        values = np.empty(codes.shape, np.float32)
-        for part in cached_rows(values):
-            values[part] = self._centred(codes[part], None if zeros is None else zeros[part], order)
-            each_group(np.multiply, values[part], scales[part], self.group, order)
-        return values
+        rows = code_rows(codes, scales, zeros, self.group, self.read_order(source))
+        return self._packed(exact, codes, scales, zeros), values_of(rows)
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
         group = packed_group(self.group, self.shape[-1])
         if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
         nonzero = True
-        ranges = {"int4": _Ranges(4), "int8": _Ranges(8)}
+        ranges = {"int4": Ranges(4), "int8": Ranges(8)}
         fit, offset_fit = ScaleFit(), ScaleFit()
         offsets = True
         first = last = 0  # the lowest and highest code that was seen
@@ -202,6 +239,9 @@ class CodedStorage(Storage):
         low, high = self.levels
         if high - low < 128:
             del ranges["int8"]  # of 5 to 7 bits: it would take a seventh more bytes and up to half
+        sample = self.some_codes(source)
+        if sample is not None:
+            first, last = min(0, int(sample.min())), max(0, int(sample.max()))
         for matrix, start, stop in all_blocks(self):
             scales, zeros = self.read_groups(source, matrix, start, stop)
             if not np.isfinite(scales).all():
@@ -215,7 +255,7 @@ class CodedStorage(Storage):
             for each in ranges.values():
                 each.look(low, high, least, most)
             lowest, highest = min(lowest, low - most), max(highest, high - least)
-            if _of_bits(2, first, last):
+            if of_bits(2, first, last):
                 codes = self._centred(self.read_codes(source, matrix, start, stop), zeros)
                 first, last = min(first, int(codes.min())), max(last, int(codes.max()))
                 nonzero = nonzero and bool(codes.all())
@@ -223,10 +263,10 @@ class CodedStorage(Storage):
                 return None
         if first >= -1 and last <= 1:
             return Exact(Packing("binary" if nonzero else "ternary", group), fit.name)
-        if _of_bits(2, first, last):
+        if of_bits(2, first, last):
             return Exact(Packing("int2", group), fit.name)
         found = None
-        if _of_bits(3, lowest, highest):
+        if of_bits(3, lowest, highest):
             found = Exact(Packing("int3", group), fit.name)
         else:
             name = next((name for name, each in ranges.items() if each.holds), None)
@@ -266,45 +306,12 @@ class CodedStorage(Storage):
             zeros = np.float32(0) - scales * zeros.astype(np.float32)
         return pack_exact(exact, codes, scales, zeros)
 
-    def _centred(
-        self,
-        codes: NDArray[Any],
-        zeros: NDArray[Any] | None,
-        order: NDArray[Any] | None = None,
-    ) -> NDArray[Any]:
+    def _centred(self, codes: NDArray[Any], zeros: NDArray[Any] | None) -> NDArray[Any]:
         """Returns ``code - zero`` of some rows."""
         if zeros is not None:
             codes = codes.astype(np.int16)
-            each_group(np.subtract, codes, zeros.astype(np.int16), self.group, order)
+            each_group(np.subtract, codes, zeros.astype(np.int16), self.group)
         return codes
-
-
-class _Ranges:
-    """Whether all codes are signed integers of some bits when their zeros are taken off, or
-    unsigned ones with zeros of as many bits."""
-
-    def __init__(self, bits: int) -> None:
-        self.signed = self.unsigned = True
-        self._most = (1 << bits) - 1
-        self._half = 1 << bits - 1
-
-    @property
-    def holds(self) -> bool:
-        """Returns whether they are either."""
-        return self.signed or self.unsigned
-
-    def look(self, low: int, high: int, least: int, most: int) -> None:
-        """Takes codes from low to high with zeros from least to most into account."""
-        self.signed &= low - most >= -self._half and high - least < self._half
-        # Signed codes and their zeros become unsigned ones together.
-        first = min(low, 0)
-        self.unsigned &= max(high, most) - first <= self._most and least >= first
-
-
-def _of_bits(bits: int, first: int, last: int) -> bool:
-    """Returns whether codes, or their negatives, are signed integers of so many bits."""
-    most = 1 << bits - 1
-    return -most <= first <= last <= most and last - first < 2 * most
 
 
 def even_format(bits: int) -> str:
@@ -336,16 +343,9 @@ def each_group(
     values: NDArray[Any],
     groups: NDArray[Any],
     group: int | None,
-    order: NDArray[Any] | None = None,
 ) -> None:
-    """Applies ``values = operate(values, g)`` in place, g being the number of each group.
-
-    Column j belongs to group ``order[j]``, to ``j // group`` where there is no order.
-    """
+    """Applies ``values = operate(values, g)`` in place, g being the number of each group."""
     rows, columns = values.shape
-    if order is not None:
-        operate(values, groups[:, order], out=values)
-        return
     if group is None or groups.shape[-1] == 1:
         operate(values, groups[:, :1], out=values)
         return
@@ -357,6 +357,27 @@ def each_group(
     operate(parts, groups[:, :whole, None], out=parts)
     if whole * group < columns:
         operate(values[:, whole * group :], groups[:, whole:], out=values[:, whole * group :])
+
+
+def pack_stored(
+    exact: Exact, rows: StoredRows, scales: NDArray[np.float32], zeros: NDArray[Any] | None
+) -> Packed | None:
+    """Returns rows of whole codes as packed weights, as :func:`pack_exact` does with their codes.
+
+    The codes of symmetric weights are those of the file less their zeros. None where one is none
+    of the format's.
+    """
+    packing = exact.packing
+    packed = pack_codes(packing, rows)
+    if packed is None:
+        return None
+    dtype, offset_dtype = exact.dtypes
+    if packing.group_size is None:
+        scales, zeros = scales[:, :1], None if zeros is None else zeros[:, :1]
+    if zeros is not None and packing.zero == OFFSET:
+        zeros = zeros.astype(offset_dtype)
+    stored = stored_scales(scales, dtype, packing.kind.bias)
+    return Packed.of_parts(packing, rows.shape, packed, stored, zeros)
 
 
 def pack_exact(
@@ -441,13 +462,6 @@ def to_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         wide <<= np.uint32(16)
         return wide.view(np.float32)
     return values.astype(np.float32, copy=False)
-
-
-def cached_rows(values: NDArray[Any]) -> Iterator[slice]:
-    """Yields the rows of a matrix in parts that the second cache of a core holds."""
-    step = max(1, _CACHED // max(1, values[:1].nbytes))
-    for start in range(0, len(values), step):
-        yield slice(start, start + step)
 
 
 def row_blocks(storage: Storage, budget: int) -> list[tuple[int, int]]:

@@ -19,12 +19,14 @@ from binq.errors import FormatError, UnsupportedFormatError
 from binq.storage.base import CodedStorage, Storage, check_size, column_order, to_float32
 from binq.storage.bits import unpack, unpack_columns
 from binq.storage.patterns import matches
+from binq.storage.rows import StoredRows, word_columns
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
 METHODS = ("gptq",)
 _PACKED = ".qweight"
+_SAMPLE = 256  # rows whose first codes are looked at
 _FLOATS = ("F16", "BF16", "F32")
 # A 1 in each field of a word.
 _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}
@@ -97,6 +99,25 @@ class Gptq(CodedStorage):
             self._check_label(source, zeros)
             zeros = (zeros + np.int16(1)) & np.int16((1 << self.bits) - 1)
         return scales, zeros
+
+    def some_codes(self, source: "Checkpoint") -> NDArray[Any] | None:
+        rows = min(self.rows, _SAMPLE)
+        words = source.read_span(self.stored[0], 0, 1, (self.rows,))[:, :rows]
+        codes = unpack(np.ascontiguousarray(words.T), self.bits, 32 // self.bits)
+        zeros = self.read_groups(source, 0, 0, rows)[1]
+        centred: NDArray[np.int16] = codes.astype(np.int16) - zeros[:, :1]
+        return centred
+
+    def _stored_rows(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> tuple[StoredRows, NDArray[np.float32], NDArray[Any] | None]:
+        if self.bits not in _ONES:
+            return super()._stored_rows(source, matrix, start, stop)
+        scales, zeros = self.read_groups(source, matrix, start, stop)
+        words = source.read_columns(self.stored[0], 0, start, stop)
+        order = self.read_order(source)
+        rows = word_columns(words, self.bits, scales, zeros, self.group, order)
+        return rows, scales, zeros
 
     def _check_label(self, source: "Checkpoint", stored: NDArray[Any]) -> None:
         """Raises where nothing says sym and all zeros are what version 2 stores for it."""

@@ -101,7 +101,7 @@ class Integers(CodedStorage):
         take = unpack if self.container == "dense" else unpack_loose
         codes = take(stored, self.bits, columns)
         if self.zeros is None:
-            return codes.astype(np.int16) - np.int16(self._half)
+            return (codes - np.uint8(self._half)).view(np.int8)  # 0 to 255 wrap around
         return codes
 
     def read_groups(

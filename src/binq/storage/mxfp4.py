@@ -16,6 +16,7 @@ from binq.array.packing import Packing
 from binq.errors import FormatError
 from binq.formats.scales import NOT_A_NUMBER
 from binq.storage.base import Exact, Storage, all_blocks
+from binq.storage.rows import StoredRows, pack_nibbles
 from binq.storage.scaled import E8M0, Scaled
 
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ class Mxfp4(Scaled):
             nibbles.reshape(stop - start, columns),
             self._read_exponents(source, matrix, start, stop),
         )
+
+    def exact_stored(
+        self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
+    ) -> tuple[Packed, StoredRows]:
+        rows = self.read_stored(source, matrix, start, stop)
+        packed = pack_nibbles(exact.packing, rows)
+        exponents = self._read_exponents(source, matrix, start, stop)
+        return Packed.of_parts(exact.packing, rows.shape, packed, exponents), rows
 
     def _read_exponents(
         self, source: "Checkpoint", matrix: int, start: int, stop: int

@@ -17,6 +17,7 @@ from binq.storage.base import (
     row_blocks,
     to_float32,
 )
+from binq.storage.rows import StoredRows, float_columns, float_rows
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -52,6 +53,13 @@ class Plain(Storage):
         rows, columns = self.stored_shape[-2:]
         first = matrix * rows
         return source.read_span(self.name, first + start, first + stop, (columns,))
+
+    def read_stored(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> StoredRows | None:
+        if self.dtype not in FLOATS:
+            return None
+        return float_rows(self.read_values(source, matrix, start, stop))
 
     def exact_format(self, source: "Checkpoint") -> Exact | None:
         """Returns the one- or two-bit format of floats that are all 0 or ±s in each group."""
@@ -111,6 +119,13 @@ class Transposed(Plain):
 
     def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
         return source.read_transposed(self.name, matrix, start, stop)
+
+    def read_stored(
+        self, source: "Checkpoint", matrix: int, start: int, stop: int
+    ) -> StoredRows | None:
+        if self.dtype not in FLOATS:
+            return None
+        return float_columns(source.read_columns(self.name, matrix, start, stop))
 
     def _sample(self, source: "Checkpoint") -> NDArray[Any]:
         inputs, outputs = self.stored_shape[-2:]

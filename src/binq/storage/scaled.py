@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError
-from binq.storage.base import Storage, cached_rows, each_group, to_float32
-from binq.storage.small_floats import float8_values, fp4_values, power_of_two
+from binq.storage.base import Storage, to_float32
+from binq.storage.rows import StoredRows, scaled_rows, values_of
+from binq.storage.small_floats import float8_values, power_of_two
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -61,19 +62,16 @@ class Scaled(Storage):
     def read_values(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.float32]:
+        return values_of(self.read_stored(source, matrix, start, stop))
+
+    def read_stored(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> StoredRows:
         rows, columns = self.shape[-2:]
         width = columns // 2 if self.kind == "F4" else columns
         at = matrix * rows
         codes = source.read_bytes(self.name, (at + start) * width, (at + stop) * width)
         codes = codes.reshape(stop - start, width)
         scales = self._read_scales(source, matrix, start, stop)
-        values = np.empty((stop - start, columns), np.float32)
-        for part in cached_rows(values):
-            decoded = codes[part]
-            some = fp4_values(decoded) if self.kind == "F4" else float8_values(decoded, self.kind)
-            each_group(np.multiply, some, scales[part], self.block[1])
-            values[part] = some
-        return values
+        return scaled_rows(codes, self.kind, columns, scales, self.block[1])
 
     def _read_scales(
         self, source: "Checkpoint", matrix: int, start: int, stop: int

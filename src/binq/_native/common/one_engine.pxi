@@ -51,4 +51,6 @@ cdef void fill_table(KernelTable *table, const char *name) noexcept:
     table.unpack = unpack
     table.pack = pack
     table.measure = measure
+    table.decode = decode
+    table.whole_codes = whole_codes
     set_layers(table)

@@ -13,6 +13,7 @@ include "activations.pxi"
 include "scales.pxi"
 include "avx2_arrays.pxi"
 include "../common/measure.pxi"
+include "../common/decode.pxi"
 include "../common/layers.pxi"
 include "../common/rotation.pxi"
 include "../common/attention.pxi"
@@ -57,6 +58,8 @@ kernel_table.reads_rows_alone = True
 kernel_table.unpack = unpack
 kernel_table.pack = pack
 kernel_table.measure = measure
+kernel_table.decode = decode
+kernel_table.whole_codes = whole_codes
 set_layers(&kernel_table)
 
 
