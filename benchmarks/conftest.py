@@ -10,8 +10,8 @@ from cases import Floats, activations, copies_for, relative_error, weights
 from rivals import MULTIPLIERS
 
 # Bits of a weight, rounded down: enough matrices rotate for none to stay in cache.
-BITS = {"float32": 32, "int4": 4, "ternary": 2, "binary": 1}
-BITS |= {"Q4_0": 4, "repacked": 4, "TQ2_0": 2, "Q1_0": 1}
+BITS = {"float32": 32, "int4": 4, "int8": 8, "ternary": 2, "binary": 1}
+BITS |= {"Q4_0": 4, "Q8_0": 8, "repacked": 4, "TQ2_0": 2, "Q1_0": 1}
 BITS |= {"Q4_0_R8": 4, "IQ2_BN_R4": 2, "Q1_0_G128": 1}
 
 

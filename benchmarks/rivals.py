@@ -45,7 +45,7 @@ class Binq:
     activations = "int16"
 
     def __init__(self, w: Floats, x: Floats, copies: int, threads: int) -> None:
-        method = "absmax" if self.format == "int4" else "absmean"
+        method = "absmax" if self.format in ("int4", "int8") else "absmean"
         q = binq.quantize(w, self.format, group_size=GROUP_SIZE, method=method)
         self.bits_per_weight = q.bits_per_weight
         self.q = [copy.deepcopy(q) for _ in range(copies)]
@@ -66,8 +66,9 @@ def binq_class(format: str, activations: str) -> type[Binq]:
 
 
 class OnnxRuntime:
-    """onnxruntime's MatMulNBits: int4 in blocks of 128, accuracy_level 4 (int8 activations)."""
+    """onnxruntime's MatMulNBits of 4 or 8 bits, accuracy_level 4 (int8 activations)."""
 
+    bits = 4
     block = 128
 
     def __init__(self, w: Floats, x: Floats, copies: int, threads: int) -> None:
@@ -75,13 +76,13 @@ class OnnxRuntime:
         from onnx import TensorProto, helper, numpy_helper
 
         out_features, in_features = w.shape
-        q = binq.quantize(w, "int4", group_size=self.block, method="absmax")
-        codes = (q.codes() + 8).astype(np.uint8)
-        packed = (codes[:, 0::2] | codes[:, 1::2] << 4).reshape(
-            out_features, in_features // self.block, self.block // 2
-        )
+        q = binq.quantize(w, f"int{self.bits}", group_size=self.block, method="absmax")
+        codes = (q.codes().astype(np.int16) + (1 << self.bits - 1)).astype(np.uint8)
+        if self.bits == 4:
+            codes = codes[:, 0::2] | codes[:, 1::2] << 4
+        packed = codes.reshape(out_features, in_features // self.block, -1)
         scales = q.group_scales().astype(np.float32)
-        self.bits_per_weight = 4 + 32 / self.block
+        self.bits_per_weight = self.bits + 32 / self.block
         nodes, initializers, outputs = [], [], []
         for i in range(copies):
             # Rotated by i rows: onnxruntime keeps equal weights once, and would find them cached.
@@ -97,7 +98,7 @@ class OnnxRuntime:
                     domain="com.microsoft",
                     K=in_features,
                     N=out_features,
-                    bits=4,
+                    bits=self.bits,
                     block_size=self.block,
                     accuracy_level=4,
                 )
@@ -140,14 +141,15 @@ def _available(*modules: str) -> bool:
 def multipliers() -> dict[str, Any]:
     """Returns name -> class for binq in every format and mode and for each installed rival."""
     found: dict[str, Any] = {"numpy float32": Numpy}
-    for format in ("binary", "ternary", "int4"):
+    for format in ("binary", "ternary", "int4", "int8"):
         for mode in ("int8", "int16", "float32"):
             found[f"binq {format} {mode}"] = binq_class(format, mode)
     if _available("onnx", "onnxruntime"):
-        for block in (128, 32):
-            found[f"onnxruntime int4 g{block}"] = type("Onnx", (OnnxRuntime,), {"block": block})
+        for bits, block in ((4, 128), (4, 32), (8, 128), (8, 32)):
+            kind = {"bits": bits, "block": block}
+            found[f"onnxruntime int{bits} g{block}"] = type("Onnx", (OnnxRuntime,), kind)
     if LLAMA_FOLDER or _available("llama_cpp"):
-        for name, ggml_type in (("Q4_0", 2), ("TQ2_0", 35), ("Q1_0", 41)):
+        for name, ggml_type in (("Q4_0", 2), ("Q8_0", 8), ("TQ2_0", 35), ("Q1_0", 41)):
             found[f"llama.cpp {name}"] = type("Ggml", (LlamaCpp,), {"ggml_type": ggml_type})
         found["llama.cpp Q4_0 repacked"] = type("Ggml", (LlamaCpp,), {"repack": True})
     if IK_FOLDER:

@@ -15,13 +15,21 @@ UP = "model.layers.0.mlp.up_proj"
 
 @pytest.mark.parametrize("group_size", [32, 64, 128, 256, None])
 @pytest.mark.parametrize(
-    ("format", "symmetric"), [("int4", True), ("int4", False), ("ternary", True), ("binary", True)]
+    ("format", "symmetric"),
+    [
+        ("int4", True),
+        ("int4", False),
+        ("int8", True),
+        ("int8", False),
+        ("ternary", True),
+        ("binary", True),
+    ],
 )
 def test_values_survive(packed, tmp_path, format, symmetric, group_size):
     source = packed(format, symmetric=symmetric, group_size=group_size)
     binq.export_checkpoint(source, tmp_path / "out", to=FORM)
     assert same_weights(source, tmp_path / "out")
-    binq.quantize_checkpoint(tmp_path / "out", tmp_path / "back", "int4")
+    binq.quantize_checkpoint(tmp_path / "out", tmp_path / "back", "int8")
     with binq.load(source) as before, binq.load(tmp_path / "back") as after:
         one, other = before[f"{UP}.weight"], after[f"{UP}.weight"]
         assert one.format == other.format

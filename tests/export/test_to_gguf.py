@@ -55,6 +55,9 @@ def with_config(folder, **changes):
         ("int4", {"group_size": None}, "Q4_0"),
         ("int4", {"symmetric": False}, "Q5_0"),
         ("int4", {"symmetric": False, "zero": "offset", "group_size": 32}, "Q4_1"),
+        ("int8", {}, "Q8_0"),
+        ("int8", {"group_size": 32}, "Q8_0"),
+        ("int8", {"group_size": None, "method": "absmax"}, "Q8_0"),
     ],
     ids=str,
 )

@@ -18,7 +18,7 @@ def settings_of(folder):
 
 def again(folder, back):
     """Returns one matrix as binq packs what was exported, without loss."""
-    report = binq.quantize_checkpoint(folder, back, "int4")
+    report = binq.quantize_checkpoint(folder, back, "int8")
     exact = [t for t in report.tensors if t.format.endswith("exact")]
     assert len(exact) == 14
     with binq.load(back) as tensors:
@@ -31,6 +31,8 @@ def again(folder, back):
     [
         ("int4", True),
         ("int4", False),
+        ("int8", True),
+        ("int8", False),
         ("int3", True),
         ("int2", True),
         ("ternary", True),
@@ -43,7 +45,7 @@ def test_to_gptq(packed, tmp_path, format, symmetric, group_size):
     binq.export_checkpoint(source, out, to="gptq")
     assert same_weights(source, out)
     settings = settings_of(out)
-    assert settings["bits"] == {"int4": 4, "int3": 3}.get(format, 2)
+    assert settings["bits"] == {"int8": 8, "int4": 4, "int3": 3}.get(format, 2)
     assert settings["group_size"] == (group_size or -1)
     assert settings["sym"] is symmetric
     assert settings["checkpoint_format"] == ("gptq" if symmetric else "gptq_v2")

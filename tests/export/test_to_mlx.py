@@ -25,6 +25,9 @@ CASES = [
     ("int4", {"group_size": None}, 4, 128),
     ("int4", {"symmetric": False, "group_size": 32}, 4, 32),
     ("int4", {"symmetric": False, "zero": "offset"}, 4, 128),
+    ("int8", {}, 8, 128),
+    ("int8", {"symmetric": False, "group_size": 32}, 8, 32),
+    ("int8", {"symmetric": False, "zero": "offset"}, 8, 128),
 ]
 
 

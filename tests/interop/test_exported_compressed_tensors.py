@@ -49,6 +49,8 @@ CASES = [
     ("int4", {"group_size": 256}),
     ("int4", {"group_size": None}),
     ("int4", {"group_size": 64, "symmetric": False}),
+    ("int8", {}),
+    ("int8", {"group_size": 64, "symmetric": False}),
     ("ternary", {}),
     ("binary", {"group_size": 64}),
     ("int2", {"group_size": 32}),

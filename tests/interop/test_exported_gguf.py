@@ -139,6 +139,7 @@ def test_llama_cpp_multiplies_packed_experts(models, tmp_path, family):
         ("int3", {}),
         ("mxfp4", {"group_size": 32}),
         ("iq4nl", {}),
+        ("int8", {}),
     ],
     ids=str,
 )
@@ -160,6 +161,7 @@ def test_llama_cpp_multiplies_the_packed_weights(models, tmp_path, family, forma
         ("int3", {}),
         ("mxfp4", {"group_size": 32}),
         ("iq4nl", {"group_size": 32}),
+        ("int8", {"group_size": 64}),
     ],
     ids=str,
 )

@@ -81,6 +81,8 @@ GPTQ = [
     ("binary", {"group_size": 64}),
     ("int2", {"group_size": 32}),
     ("int3", {}),
+    ("int8", {}),
+    ("int8", {"group_size": 64, "symmetric": False}),
     ("int4", KEPT),
 ]
 

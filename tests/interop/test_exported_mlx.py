@@ -19,6 +19,7 @@ CASES = [
     ("int4", {"group_size": None, "embeddings": "int4:g64"}),
     ("int4", {"symmetric": False, "group_size": 32}),
     ("int4", {"symmetric": False, "zero": "offset"}),
+    ("int8", {"group_size": 64}),
     ("int4", {"rules": ["*.down_proj.weight=ternary:g64", "*.v_proj.weight=keep"]}),
 ]
 

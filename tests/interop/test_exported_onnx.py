@@ -18,6 +18,8 @@ FORMATS = [
     ("int4", {}),
     ("int4", {"group_size": 32, "symmetric": False}),
     ("int4", {"group_size": None}),
+    ("int8", {}),
+    ("int8", {"group_size": 32, "symmetric": False}),
     ("ternary", {"group_size": 64}),
     ("binary", {"group_size": 256}),
     ("int2", {}),

@@ -183,6 +183,20 @@ def test_products_with_zeros_equal_the_reference(isa, zero, group_size):
             np.testing.assert_array_equal(y.view(np.uint32), wanted[:rows].view(np.uint32))
 
 
+@pytest.mark.parametrize("format", ["int8", "iq4nl"])
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_sums_of_large_levels_do_not_overflow(isa, format, rows):
+    """float32: 256 numbers of 2^114 by levels beyond 15 would leave float32 before the scale."""
+    level = {"int8": 127, "iq4nl": 113}[format]
+    codes = np.full((32, 256), level)
+    q = binq.QuantizedArray.from_codes(
+        codes, np.full((32, 1), 2.0**-10), format=format, group_size=256
+    )
+    x = np.full((rows, 256), 2.0**114, np.float32)
+    y = binq.linear(x, q, activations="float32")
+    np.testing.assert_allclose(y, 256 * 2.0**104 * level, rtol=1e-6)
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_gptq_makes_less_of_an_error(symmetric):
     rng = np.random.default_rng(9)

@@ -35,6 +35,8 @@ def fields(data, bits):
         ("int3", True, 4),
         ("int4", True, 4),
         ("int4", False, 4),
+        ("int8", True, 8),
+        ("int8", False, 8),
     ],
 )
 def test_weights_are_the_same(format, symmetric, bits, group_size, columns):

@@ -3,6 +3,10 @@
 # where values are int8, int16 or float32 by mode; float32 has sums in the place of scales.
 # Scratch holds the unpacked tile and y of all rows of x for the 32 columns of one tile.
 
+cdef enum:
+    BITS_SUMMED = 0x76800000  # 2^110: 256 of them by codes of 255 stay below the largest float
+
+
 cdef inline Py_ssize_t value_bytes(int mode) noexcept nogil:
     return 1 if mode == ACTIVATIONS_INT8 else 2 if mode == ACTIVATIONS_INT16 else 4
 
@@ -39,7 +43,7 @@ cdef inline void prepare_rows(const Weights *w, const float *x, Py_ssize_t x_str
             at = group * rows + row
             largest = load_group(x + row * x_stride + begin, count, w.group_size, padded)
             if mode == ACTIVATIONS_FLOAT32:
-                fits &= largest < BITS_LARGEST
+                fits &= largest < (BITS_SUMMED if SPECS[w.format].largest > 15 else BITS_LARGEST)
             else:
                 fits &= largest == 0 or BITS_SMALLEST <= largest < BITS_LARGEST
             if not fits:

@@ -5,6 +5,10 @@
 #   values float32 [group][row][group_size], sums of x float32 [group][row]
 # and each row is summed in the same order whatever rows lie beside it.
 
+cdef enum:
+    BITS_SUMMED = 0x76800000  # 2^110: 256 of them by codes of 255 stay below the largest float
+
+
 cdef Py_ssize_t float_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
     return w.groups * rows * (w.group_size + 1) * <Py_ssize_t>sizeof(float)
 
@@ -21,6 +25,7 @@ cdef void float_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, P
     cdef float *sums = values + w.groups * rows * w.group_size
     cdef float *target
     cdef Py_ssize_t row, group, at, count, k
+    cdef uint32_t most = BITS_SUMMED if SPECS[w.format].largest > 15 else BITS_LARGEST
     cdef __m256i bits_u32x8
     cdef __m256i magnitude_u32x8 = _mm256_set1_epi32(0x7FFFFFFF)
     for row in range(row_begin, row_end):
@@ -35,7 +40,7 @@ cdef void float_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, P
             for k in range(0, w.group_size, 8):
                 bits_u32x8 = _mm256_max_epu32(bits_u32x8, _mm256_and_si256(
                     magnitude_u32x8, _mm256_castps_si256(_mm256_loadu_ps(target + k))))
-        unfit[row] = largest_u32x8(bits_u32x8) >= BITS_LARGEST
+        unfit[row] = largest_u32x8(bits_u32x8) >= most
         if unfit[row]:
             for group in range(w.groups):
                 at = group * rows + row
@@ -79,22 +84,6 @@ cdef inline void float_nibbles(const uint8_t *packed, Py_ssize_t k8s, const __m2
                     _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, low_i32x8),
                                      zeros_i32x8[r])))
                 dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 4)
-
-
-cdef inline void float_bytes(const uint8_t *packed, Py_ssize_t k4s, const __m256i *zeros_i32x8,
-                             float *codes) noexcept nogil:
-    # Byte j of the dword of a row is k + j.
-    cdef Py_ssize_t k4
-    cdef int r, j
-    cdef __m256i dwords_i32x8
-    for k4 in range(k4s):
-        for r in range(4):
-            dwords_i32x8 = _mm256_loadu_si256(<const __m256i *>(packed + k4 * 128 + r * 32))
-            for j in range(4):
-                _mm256_storeu_ps(codes + (k4 * 4 + j) * 32 + r * 8, _mm256_cvtepi32_ps(
-                    _mm256_sub_epi32(_mm256_and_si256(dwords_i32x8, _mm256_set1_epi32(255)),
-                                     zeros_i32x8[r])))
-                dwords_i32x8 = _mm256_srli_epi32(dwords_i32x8, 8)
 
 
 cdef inline void float_planes(const uint8_t *packed, Py_ssize_t k8s, const float *levels,
@@ -217,6 +206,9 @@ cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_
     cdef Py_ssize_t row = 0
     cdef int layout = SPECS[w.format].layout
     cdef __m256i zero_i32x8 = _mm256_setzero_si256()
+    if layout == BYTES and count <= 3:
+        FLOAT_BYTES_LOOPS[count](packed, x, w.group_size, t, y)
+        return
     if layout == NIBBLES and count <= 3:
         if count == 1:
             float_few(packed, x, w.group_size, t, y, 1)
