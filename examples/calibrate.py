@@ -1,6 +1,7 @@
 """Quantizes a model layer by layer, each calibrated on what the quantized layers before it give.
 
     python examples/calibrate.py SRC TOKENS.npy DST --format int4 --group-size 64
+    python examples/calibrate.py SRC TOKENS.npy DST.safetensors --collect
 
 SRC is a folder or GGUF file of a dense Llama- or Qwen-shaped decoder or of a BERT-shaped encoder,
 TOKENS an integer array (sequences, tokens), where -1 pads. numpy and binq do all of it, in the
@@ -9,6 +10,10 @@ memory of one layer: torch is not needed.
 Two streams run side by side, one through the float layers and one through the quantized ones. With
 x of the first and x' of the second, the weights that are rounded are W·C·H⁻¹, C the mean of x·x'ᵀ
 and H that of x'·x'ᵀ: they make up for the errors of the layers before (GPTAQ, arXiv 2504.02692).
+
+--collect writes a calibration instead, for ``binq quantize --calibration``: what enters each layer,
+and what the model loses with that layer alone in three bits, by which ``--target-bpw`` spends bits.
+That takes a pass of one batch through half of the model for each weight.
 """
 
 import argparse
@@ -32,6 +37,7 @@ Arrays = Mapping[str, Any]
 Steps = Generator[tuple[tuple[str, ...], np.ndarray], list[np.ndarray], np.ndarray]
 # The same of all batches.
 Stage = tuple[tuple[str, ...], list[np.ndarray]]
+EMBEDDING = "model.embed_tokens.weight"
 BITS = {"ternary": 2, "int2": 2, "int3": 3, "int4": 4, "iq4nl": 4, "mxfp4": 4}
 DAMPING = {2: 0.1, 3: 0.05, 4: 0.03}
 
@@ -74,7 +80,7 @@ class Decoder:
         return cls(tensors, *sizes, head_size, epsilon, theta)
 
     def embed(self, ids: np.ndarray) -> np.ndarray:
-        return np.asarray(self.tensors["model.embed_tokens.weight"], np.float32)[np.maximum(ids, 0)]
+        return np.asarray(self.tensors[EMBEDDING], np.float32)[np.maximum(ids, 0)]
 
     def layer(self, number: int, h: np.ndarray, kept: np.ndarray) -> Steps:
         name = f"model.layers.{number}."
@@ -109,6 +115,19 @@ class Decoder:
 
     def finish(self, h: np.ndarray) -> np.ndarray:
         return self.norm(h, "model.norm")
+
+    def predictions(self, h: np.ndarray) -> np.ndarray:
+        """Returns the logarithms of the probabilities of all tokens."""
+        head = "lm_head.weight" if "lm_head.weight" in self.tensors else EMBEDDING
+        z = self.finish(h) @ np.asarray(self.tensors[head], np.float32).T
+        z -= z.max(axis=-1, keepdims=True)
+        z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        return z
+
+    @staticmethod
+    def lost(exact: np.ndarray, ours: np.ndarray) -> np.ndarray:
+        """Returns the divergence of one prediction from another, in nats a token."""
+        return (np.exp(exact) * (exact - ours)).sum(axis=-1)
 
 
 @dataclass
@@ -165,6 +184,14 @@ class Encoder:
     def finish(self, h: np.ndarray) -> np.ndarray:
         return h
 
+    def predictions(self, h: np.ndarray) -> np.ndarray:
+        return h / np.linalg.norm(h, axis=-1, keepdims=True)
+
+    @staticmethod
+    def lost(exact: np.ndarray, ours: np.ndarray) -> np.ndarray:
+        """Returns what each token's cosine lacks."""
+        return 1 - (exact * ours).sum(axis=-1)
+
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Returns what each token takes of the ones it sees, heads side by side."""
@@ -212,6 +239,15 @@ class Stream:
             [[product(x, weights[n], weights.get(bias_of(n))) for n in names] for x in inputs]
         )
 
+    def through(self, number: int, weights: Arrays) -> list[str]:
+        """Takes the batches through a layer; returns the names of its weights."""
+        names: list[str] = []
+        stage = self.begin(number)
+        while stage is not None:
+            names += stage[0]
+            stage = self.go_on(stage, weights)
+        return names
+
     def rows(self, stage: Stage) -> np.ndarray:
         """Returns what is no padding, ``(tokens, in_features)``."""
         return np.concatenate([x[kept] for x, kept in zip(stage[1], self.kept, strict=True)])
@@ -250,6 +286,29 @@ def collect(model: Decoder | Encoder, batches: list[np.ndarray]) -> binq.Calibra
     cal = binq.Calibrator()
     run(model, batches, model.tensors, cal.update)
     return cal
+
+
+def measure(model: Decoder | Encoder, batches: list[np.ndarray], cal: binq.Calibrator) -> None:
+    """Tells the calibration what the model loses with each layer alone in int3, groups of 64."""
+    floats = Stream(model, batches)
+    begun, names = [], []
+    for number in range(model.layers):
+        begun.append(list(floats.h))
+        names.append(floats.through(number, model.tensors))
+    exact = [model.predictions(h) for h in floats.h]
+    for number in range(model.layers):
+        for name in names[number]:
+            w = np.asarray(model.tensors[name], np.float32)
+            q = binq.quantize(w, "int3", group_size=64, method="gptq", stats=cal[name])
+            stream = Stream(model, batches)
+            stream.h = list(begun[number])
+            for later in range(number, model.layers):
+                stream.through(later, ChainMap({name: q.dequantize()}, model.tensors))
+            lost = [
+                model.lost(p, model.predictions(h))[kept]
+                for p, h, kept in zip(exact, stream.h, stream.kept, strict=True)
+            ]
+            cal.set_sensitivity(name, max(0.0, float(np.concatenate(lost).mean())))
 
 
 def sequential(
@@ -315,11 +374,17 @@ def main() -> None:
     parser.add_argument("--format", default="int4", choices=sorted(BITS))
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8, help="sequences that run side by side")
+    parser.add_argument("--collect", action="store_true", help="write a calibration")
     options = parser.parse_args()
     tensors = binq.load(options.src)
     model = model_of(tensors)
     ids = np.load(options.tokens)
     batches = [ids[i : i + options.batch] for i in range(0, len(ids), options.batch)]
+    if options.collect:
+        cal = collect(model, batches)
+        measure(model, batches[:1], cal)
+        cal.save(options.dst)
+        return
     options.dst.mkdir(parents=True)
     places: dict[str, str] = {}
 

@@ -145,3 +145,33 @@ def test_one_pass_collects_what_each_layer_meets(calibrate, source):
     for name, (_, columns) in shapes.items():
         assert cal[name].in_features == columns
         assert cal[name].count == (tokens(1) >= 0).sum()
+
+
+def test_collects_what_a_target_of_bits_needs(calibrate, source, tmp_path, monkeypatch):
+    np.save(tmp_path / "ids.npy", tokens(1))
+    arguments = [source, tmp_path / "ids.npy", tmp_path / "cal.safetensors", "--collect"]
+    monkeypatch.setattr(sys, "argv", ["calibrate.py", *map(str, arguments)])
+    calibrate["main"]()
+    cal = binq.Calibrator.load(tmp_path / "cal.safetensors")
+    assert set(cal.sensitivities) == set(cal)
+    assert min(cal.sensitivities.values()) > 0
+    # The last layer alone, once more: what it takes from the predictions of the first batch.
+    name = list(cal)[-1]
+    tensors = binq.load(source)
+    model, ids = calibrate["model_of"](tensors), tokens(1)[:8]
+    q = binq.quantize(tensors[name], "int3", group_size=64, method="gptq", stats=cal[name])
+    changed = {other: np.asarray(tensors[other]) for other in tensors} | {name: q.dequantize()}
+    stream = calibrate["Stream"]
+    found = []
+    for weights in (tensors, changed):
+        passed = stream(model, [ids])
+        for number in range(LAYERS):
+            passed.through(number, weights)
+        found.append(model.predictions(passed.h[0])[ids >= 0])
+    assert cal.sensitivities[name] == pytest.approx(model.lost(*found).mean(), rel=1e-3)
+    report = binq.quantize_checkpoint(
+        source, tmp_path / "out", target_bpw=3.6, calibration=tmp_path / "cal.safetensors"
+    )
+    packed = [t for t in report.tensors if t.expected_loss is not None]
+    assert len(packed) == len(cal)
+    assert len({t.format for t in packed}) > 1

@@ -166,6 +166,38 @@ def test_wrong_names(name):
         binq.Calibrator().update(name, [[1.0]])
 
 
+def test_sensitivities_are_kept_and_merged(tmp_path):
+    one, two = binq.Calibrator(), binq.Calibrator()
+    for cal in (one, two):
+        cal.update(("q", "k"), [[1.0, 2.0]])
+    one.set_sensitivity(("q", "k"), 3)
+    two.set_sensitivity("k", 0.5)
+    two.merge(one)
+    assert dict(two.sensitivities) == {"q": 3.0, "k": 1.75}
+    two.save(tmp_path / "two.safetensors")
+    assert binq.Calibrator.load(tmp_path / "two.safetensors").sensitivities == two.sensitivities
+    with pytest.raises(TypeError):
+        two.sensitivities["q"] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("other", 1.0, KeyError, "no rows were seen of 'other', but of 'w'"),
+        ("w", "1", TypeError, "value must be a number, got '1'"),
+        ("w", True, TypeError, "value must be a number, got True"),
+        ("w", -1.0, ValueError, "value must be a finite number of 0 or more, got -1.0"),
+        ("w", float("nan"), ValueError, "value must be a finite number of 0 or more, got nan"),
+    ],
+)
+def test_wrong_sensitivities(name, value, error, message):
+    cal = binq.Calibrator()
+    cal.update("w", [[1.0]])
+    with pytest.raises(error, match=message):
+        cal.set_sensitivity(name, value)
+    assert not cal.sensitivities
+
+
 def test_unknown_name():
     cal = binq.Calibrator()
     with pytest.raises(KeyError, match="no rows were seen of 'w', but of none at all"):
@@ -198,6 +230,14 @@ def broken_files():
     yield good, json.dumps({"version": 1, "shared": {"w": ["w"]}}), "'w' appears twice"
     yield good, json.dumps({"version": 1, "shared": {"v": ["u"]}}), "other tensors"
     yield good | {"extra": np.zeros(1)}, fine, "other tensors"
+    for known, message in (
+        ([1], "malformed"),
+        ({"v": 1.0}, "the sensitivity of 'v' is 1.0"),
+        ({"w": -1.0}, "the sensitivity of 'w' is -1.0"),
+        ({"w": "1"}, "the sensitivity of 'w' is '1'"),
+    ):
+        text = json.dumps({"version": 1, "shared": {}, "sensitivities": known})
+        yield good, text, message
     yield good | {"w.mean": np.zeros(3, np.float32)}, fine, "do not fit together"
     yield good | {"w.mean": np.zeros(2)}, fine, "do not fit together"
     yield good | {"w.count": np.array(-1, np.int64)}, fine, "the count -1 is below 0"

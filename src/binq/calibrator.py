@@ -1,8 +1,11 @@
 """Calibrator: mean and covariance of what enters each layer, collected row by row."""
 
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -43,6 +46,7 @@ class Calibrator:
 
     def __init__(self) -> None:
         self._sums: dict[str, _Sums] = {}
+        self._sensitivities: dict[str, float] = {}
 
     def update(self, name: str | Sequence[str], x: ArrayLike) -> None:
         """Takes in the rows of x, which enter the layer of that name; returns None.
@@ -72,8 +76,37 @@ class Calibrator:
         for sums in self._of(names, rows.shape[1]):
             sums.add(rows)
 
+    @property
+    def sensitivities(self) -> Mapping[str, float]:
+        """Returns what is known of how much the model minds errors of a layer, by its name.
+
+        A sensitivity is what the model loses when that layer alone becomes int3 in groups of 64,
+        such as the divergence of its predictions. Only their ratios count: ``target_bpw`` and
+        ``target_bytes`` spend bits by them.
+        """
+        return MappingProxyType(self._sensitivities)
+
+    def set_sensitivity(self, name: str | Sequence[str], value: float) -> None:
+        """Says how much the model minds errors of a layer, or of several; returns None.
+
+        - name: of a layer whose inputs were seen
+        - value: what the model loses, as ``sensitivities`` defines it; 0 or more
+
+        Raises KeyError for a name never seen, ValueError for a number below 0 or not finite.
+        """
+        names = _check_names(name)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"value must be a number, got {value!r}")
+        if not 0 <= value < math.inf:
+            raise ValueError(f"value must be a finite number of 0 or more, got {value!r}")
+        for each in names:
+            self._check_seen(each)
+        self._sensitivities.update(dict.fromkeys(names, float(value)))
+
     def merge(self, other: "Calibrator") -> None:
         """Takes in all that another calibrator knows, as if its rows had been seen here.
+
+        Sensitivities that both know become their mean.
 
         Raises ValueError, before anything is changed, for a name with another number of inputs.
         """
@@ -88,12 +121,17 @@ class Calibrator:
         for names, sums in other._groups():
             for mine in self._of(names, sums.columns):
                 mine.merge(sums.moments(names[0]))
+        for name, value in other._sensitivities.items():
+            self._sensitivities[name] = (self._sensitivities.get(name, value) + value) / 2
 
     def __getitem__(self, name: str) -> Moments:
         """Returns the moments of the inputs of a layer. Raises KeyError for a name never seen."""
+        self._check_seen(name)
+        return self._sums[name].moments(name)
+
+    def _check_seen(self, name: str) -> None:
         if name not in self._sums:
             raise KeyError(f"no rows were seen of {name!r}, but of {_some(self._sums)}")
-        return self._sums[name].moments(name)
 
     def __contains__(self, name: object) -> bool:
         return name in self._sums
@@ -110,7 +148,8 @@ class Calibrator:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes all moments to a safetensors file; returns None.
 
-        NAME.covariance and NAME.mean are float32, NAME.count int64, as :class:`Moments` has them.
+        NAME.covariance and NAME.mean are float32, NAME.count int64, as :class:`Moments` has them;
+        sensitivities stand in the metadata.
         """
         tensors: dict[str, NDArray[Any]] = {}
         shared = {}
@@ -121,8 +160,10 @@ class Calibrator:
             tensors[f"{first}.count"] = np.array(moments.count, np.int64)
             if others:
                 shared[first] = others
-        text = json.dumps({"version": _VERSION, "shared": shared})
-        save_file(tensors, path, {_KEY: text})
+        described: dict[str, Any] = {"version": _VERSION, "shared": shared}
+        if self._sensitivities:
+            described["sensitivities"] = self._sensitivities
+        save_file(tensors, path, {_KEY: json.dumps(described)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -139,6 +180,7 @@ class Calibrator:
             described = json.loads(text)
             version = described["version"]
             shared = {str(k): [str(name) for name in v] for k, v in described["shared"].items()}
+            sensitivities = dict(described.get("sensitivities", {}))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise FormatError(f"{path}: {_KEY!r} in metadata is malformed") from None
         if version != _VERSION:
@@ -152,6 +194,11 @@ class Calibrator:
                 result._sums[each] = sums
         if shared or len(arrays) != 3 * len({id(s) for s in result._sums.values()}):
             raise FormatError(f"{path}: it has other tensors than covariance, mean and count")
+        for name, value in sensitivities.items():
+            try:
+                result.set_sensitivity(name, value)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise FormatError(f"{path}: the sensitivity of {name!r} is {value!r}") from None
         return result
 
     def _of(self, names: tuple[str, ...], columns: int) -> list["_Sums"]:

@@ -12,7 +12,9 @@ from hypothesis import given
 import binq
 from binq.array.packing import Packing
 from binq.cli import main
-from binq.convert.budget import Option, choose, options_of
+from binq.convert.budget import MEASURED, Option, Trial, choose, options_of
+from binq.convert.target import weighed
+from binq.methods import Gptq
 
 LAYERS = 6
 
@@ -60,7 +62,7 @@ def test_many_tensors_of_odd_sizes_stay_within_the_budget():
 
 def test_options_get_better_with_their_size():
     w = np.random.default_rng(1).standard_normal((70, 256), dtype=np.float32)
-    options = options_of((70, 256), lambda matrix, start, stop: w[start:stop], None)
+    options = options_of(Trial(w.shape, lambda matrix, start, stop: w[start:stop]))
     assert [o.nbytes for o in options] == sorted({o.nbytes for o in options})
     errors = [o.error for o in options]
     assert errors == sorted(errors, reverse=True)
@@ -70,6 +72,58 @@ def test_options_get_better_with_their_size():
         exact = float(np.square(q.dequantize() - w).sum() / np.square(w).sum())
         assert option.error == pytest.approx(exact, rel=0.1)
         assert option.nbytes == q.nbytes
+
+
+def levelled(h):
+    """Returns moments of which no input counts for more than the median does."""
+    most = np.sqrt(np.minimum(1, np.median(h.diagonal()) / h.diagonal()))
+    return h * most * most[:, None]
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_trial_loses_what_the_method_will_lose(centred):
+    """Of what the layer gives, by the moments of its inputs."""
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal((256, 128), dtype=np.float32)
+    cal = binq.Calibrator()
+    x = rng.standard_normal((500, 20)) @ rng.standard_normal((20, 128)) + 3
+    x[0, 5] = 1e4
+    cal.update("w", x)
+    stats = cal["w"]
+    trial = Trial(
+        w.shape, lambda matrix, start, stop: w[start:stop], Gptq(), statistics=stats,
+        centred=centred, sensitivity=7,
+    )  # fmt: skip
+    h = stats.covariance.astype(np.float64) if centred else stats.second_moment()
+    h = levelled(h)
+    options = options_of(trial)
+    (measured,) = (o for o in options if o.packing == MEASURED)
+    assert measured.loss == pytest.approx(7)
+    for option in options:
+        form = {"format": option.packing.format, "group_size": option.packing.group_size}
+        q = binq.quantize(w, **form, method="gptq", stats=stats, return_bias=centred)
+        e = w - (q[0] if centred else q).dequantize(np.float64)
+        exact = ((e @ h) * e).sum() / ((w.astype(np.float64) @ h) * w).sum()
+        assert option.error == pytest.approx(exact, rel=0.2)
+        assert option.weight == measured.weight
+
+
+def test_each_matrix_of_a_stack_has_its_own_importance():
+    rng = np.random.default_rng(5)
+    w = rng.standard_normal((4, 32, 64), dtype=np.float32)
+    asked = []
+
+    def importance(matrix):
+        asked.append(matrix)
+        return np.ones(64, np.float32)
+
+    def read(matrix, start, stop):
+        return w[matrix, start:stop]
+
+    weighed = options_of(Trial(w.shape, read, importance=importance))
+    assert asked == [0, 1, 2, 3]
+    plain = options_of(Trial(w.shape, read))
+    assert [o.error for o in weighed] == pytest.approx([o.error for o in plain], rel=1e-3)
 
 
 @pytest.fixture
@@ -132,13 +186,118 @@ def test_rules_decide_first(source, tmp_path):
     assert not any(f.startswith("ternary") for n, f in packed.items() if ".0." not in n)
 
 
-def test_what_is_known_of_the_inputs_counts(source, tmp_path):
-    """A layer of which only the easy inputs matter needs fewer bits."""
+def calibrated(folder, sensitivities=()):
+    """Returns a calibration, half of whose layers get inputs of a low rank and a large mean."""
     cal = binq.Calibrator()
     rng = np.random.default_rng(3)
     for n in range(LAYERS):
-        cal.update(f"model.layers.{n}.mlp.up_proj.weight", rng.standard_normal((400, 256)))
-    cal.save(tmp_path / "cal.safetensors")
+        x = rng.standard_normal((400, 256))
+        if n < LAYERS // 2:
+            x = x[:, :30] @ rng.standard_normal((30, 256)) + 2
+        cal.update(layer(n), x)
+    for n, value in dict(sensitivities).items():
+        cal.set_sensitivity(layer(n), value)
+    cal.save(folder / "cal.safetensors")
+    return cal
+
+
+def layer(n):
+    return f"model.layers.{n}.mlp.up_proj.weight"
+
+
+def errors_of(cal, weights, packed):
+    """Returns by name what the layers' outputs lose, each a part of its power."""
+    found = {}
+    for name in cal:
+        w, h = np.asarray(weights[name], np.float64), levelled(cal[name].second_moment())
+        e = w - packed[name].dequantize(np.float64)
+        found[name] = ((e @ h) * e).sum() / ((w @ h) * w).sum()
+    return found
+
+
+def test_better_than_any_format_for_all_with_a_calibration(source, tmp_path):
+    cal = calibrated(tmp_path)
+    options = {"calibration": tmp_path / "cal.safetensors"}
+    weights = binq.load(source)
+    uniform = {}
+    for form, group in itertools.product(("int2", "int3", "int4", "iq4nl"), (32, 64, 128)):
+        out = tmp_path / f"{form}{group}"
+        report = binq.quantize_checkpoint(source, out, form, group_size=group, **options)
+        bits = 8 * sum(t.bytes_after for t in packed_of(report)) / (LAYERS * 128 * 256)
+        uniform[form, group] = bits, errors_of(cal, weights, binq.load(out))
+    for target in (2.6, 3.3, 3.7, 4.4):
+        out = tmp_path / str(target)
+        report = binq.quantize_checkpoint(source, out, target_bpw=target, **options)
+        costs = {t.name: t.expected_loss / t.expected_error for t in packed_of(report)}
+
+        def loss(errors, costs=costs):
+            return sum(costs[name] * error for name, error in errors.items())
+
+        found = loss(errors_of(cal, weights, binq.load(out)))
+        assert found < min(loss(errors) for bits, errors in uniform.values() if bits <= target)
+        assert sum(t.expected_loss for t in packed_of(report)) == pytest.approx(found, rel=0.2)
+
+
+def test_bits_go_where_the_model_minds_errors(source, tmp_path):
+    calibrated(tmp_path, {0: 0.01, 1: 1, 2: 1, 3: 1, 4: 100})
+    report = binq.quantize_checkpoint(
+        source, tmp_path / "out", target_bpw=3.3, calibration=tmp_path / "cal.safetensors",
+        dry_run=True,
+    )  # fmt: skip
+    bits = {t.name: t.bits_per_weight for t in packed_of(report)}
+    assert bits[layer(0)] == min(bits.values())
+    assert bits[layer(4)] == max(bits.values())
+
+
+def test_tensors_that_were_not_measured_cost_what_is_guessed_of_them():
+    w = np.random.default_rng(6).standard_normal((64, 128), dtype=np.float32)
+    trials = [
+        Trial(w.shape, lambda matrix, start, stop: w[start:stop], sensitivity=value, name=name)
+        for value, name in (
+            (3.0, "a"),
+            (5.0, "b"),
+            (None, "v_proj.weight"),
+            (None, "q_proj.weight"),
+        )
+    ]
+
+    def losses_of(numbers):
+        options = weighed([trials[n] for n in numbers])
+        return [next(o for o in each if o.packing == MEASURED).loss for each in options]
+
+    (error,) = {o.error for o in options_of(trials[0]) if o.packing == MEASURED}
+    assert losses_of([2, 3]) == pytest.approx([error**0.5, error**0.5 / 3])
+    # Beside others that were: in units of theirs.
+    assert losses_of([0, 1, 2, 3]) == pytest.approx([3, 5, 4, 4 / 3])
+
+
+def test_the_report_says_what_was_chosen(source, tmp_path):
+    report = binq.quantize_checkpoint(source, tmp_path / "out", target_bpw=3.3, dry_run=True)
+    text = str(report)
+    assert f"chosen for a size: {LAYERS} tensors in 3." in text
+    formats = {t.format for t in packed_of(report)}
+    assert all(f" {form}\n" in text.split("chosen for a size")[1] for form in formats)
+    assert all(t["expected_error"] > 0 for t in json.loads(report.to_json())["tensors"][1:])
+    plain = binq.quantize_checkpoint(source, tmp_path / "out", dry_run=True)
+    assert "chosen for a size" not in str(plain)
+    assert all(t.expected_loss is None for t in plain.tensors)
+
+
+def test_a_plan_is_drawn(source, tmp_path):
+    pytest.importorskip("matplotlib")
+    widths = []
+    for options in ({}, {"target_bpw": 3.3}):
+        report = binq.quantize_checkpoint(source, tmp_path / "out", dry_run=True, **options)
+        report.plot(tmp_path / "plan.png")
+        header = (tmp_path / "plan.png").read_bytes()[16:24]
+        widths.append(int.from_bytes(header[:4]))
+    # A fourth part: the bits of each layer.
+    assert widths[1] == pytest.approx(4 / 3 * widths[0], abs=2)
+
+
+def test_what_is_known_of_the_inputs_counts(source, tmp_path):
+    """A layer of which only the easy inputs matter needs fewer bits."""
+    calibrated(tmp_path)
     report = binq.quantize_checkpoint(
         source, tmp_path / "out", target_bpw=3.3, calibration=tmp_path / "cal.safetensors"
     )

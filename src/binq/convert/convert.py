@@ -88,9 +88,9 @@ def quantize_checkpoint(
     - calibration: a saved :class:`binq.Calibrator`, whose names are those of the weights; the
       method's default is then ``"gptq"``. The bias of a layer that has one is corrected
     - target_bpw, target_bytes: choose format and group size of each tensor that no rule decides, of
-      int2 and more bits in groups of 32 to 128, so that the sum of relative errors is the least
-      at that many bits a packed weight, or bytes of all tensors; errors are those of a few rows,
-      weighed by importance or calibration where it is given
+      int2 and more bits in groups of 32 to 128, so that what the model is expected to lose is the
+      least at that many bits a packed weight, or bytes of all tensors: errors of a few rows, by
+      importance or calibration where it is given, times the calibration's sensitivities
     - max_shard_bytes: where a new file begins
     - dry_run: plan only, write nothing
     - overwrite: replace dst if it exists; resume: go on with the work of a killed run of the same

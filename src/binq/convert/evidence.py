@@ -87,6 +87,12 @@ class Knowledge:
             )
         return np.ascontiguousarray(squares[index])
 
+    def sensitivity(self, evidence: Evidence) -> float | None:
+        """Returns what the model loses with a tensor alone packed, where it was measured."""
+        return (
+            None if self._calibrator is None else self._calibrator.sensitivities.get(evidence.name)
+        )
+
     def moments(self, evidence: Evidence, in_features: int) -> Moments:
         """Returns the moments of a tensor's inputs.
 

@@ -1,6 +1,6 @@
 """What is known of the inputs of each tensor of a plan, and what its method makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from binq.convert.evidence import Evidence, EvidenceFile, Knowledge, shown
@@ -57,7 +57,7 @@ def informed(
                 "their inputs count alike",
             )
         found |= weighed
-    biases = {item.tensor.name: item for item in items if item.kept and not item.tied}
+    biases = biases_of(items)
     result: list[Item] = []
     moved: set[str] = set()
     for item in items:
@@ -67,13 +67,27 @@ def informed(
         if evidence is None or not methods[id(item)].uses_statistics:
             result.append(replace(item, evidence=evidence))
             continue
-        bias = biases.get(item.tensor.name.removesuffix(".weight") + ".bias")
-        fits = bias is not None and _is_bias(bias, item)
+        bias = biases.get(item.tensor.name)
+        fits = corrects(biases, item)
         result.append(replace(item, evidence=replace(evidence, moments=True, centred=fits)))
         if bias is not None and fits:
             result.append(replace(bias, corrected=item.tensor.name, reason="corrected"))
             moved.add(bias.tensor.name)
     return tuple(i for i in result if i.corrected or i.tensor.name not in moved), notes
+
+
+def biases_of(items: Sequence[Item]) -> dict[str, Item]:
+    """Returns the stored bias of each weight that has one, by the weight's name."""
+    kept = {item.tensor.name: item for item in items if item.kept and not item.tied}
+    names = {item.tensor.name: item.tensor.name.removesuffix(".weight") for item in items}
+    found = {name: kept.get(stem + ".bias") for name, stem in names.items()}
+    return {name: bias for name, bias in found.items() if bias is not None}
+
+
+def corrects(biases: Mapping[str, Item], item: Item) -> bool:
+    """Returns whether the bias of a weight takes over what the mean of its inputs costs."""
+    bias = biases.get(item.tensor.name)
+    return bias is not None and _is_bias(bias, item)
 
 
 def _evidence_of(

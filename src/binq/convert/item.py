@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from binq.convert.budget import Option
 from binq.convert.evidence import Evidence, EvidenceFile
 from binq.convert.rules import Choice
 from binq.convert.tensor_report import TensorReport
@@ -37,7 +38,8 @@ class Item:
 
     A kept one with ``tied`` has the bytes of the tensor of that name, and is not stored again.
     ``evidence`` says where the numbers of its inputs lie. To a kept bias with ``corrected`` is
-    added what the packed weight of that name, the item before it, leaves over.
+    added what the packed weight of that name, the item before it, leaves over. ``option`` is what
+    a target of bits or bytes chose it for.
     """
 
     tensor: LogicalTensor
@@ -47,6 +49,7 @@ class Item:
     tied: str = ""
     evidence: Evidence | None = None
     corrected: str = ""
+    option: Option | None = None
 
     @property
     def kept(self) -> bool:
@@ -98,6 +101,8 @@ class Item:
             self.bytes_before(source),
             self.bytes_after(source),
             self.reason,
+            expected_error=None if self.option is None else self.option.error,
+            expected_loss=None if self.option is None else self.option.loss,
         )
 
     def bytes_before(self, source: Checkpoint) -> int:

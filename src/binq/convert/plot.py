@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,26 @@ _MOST_PARTS = 12
 
 
 def draw(title: str, tensors: Sequence[TensorReport], path: Path) -> None:
-    """Writes one picture with three parts to ``path``; its suffix says PNG, SVG or PDF."""
+    """Writes one picture to ``path``; its suffix says PNG, SVG or PDF.
+
+    It has three parts, and a fourth where formats were chosen for a size: the bits of each layer.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (sizes, layers, spread) = plt.subplots(1, 3, figsize=(15, 5), layout="constrained")
+    chosen = [t for t in tensors if t.expected_loss is not None]
+    count = 4 if chosen else 3
+    figure, parts = plt.subplots(1, count, figsize=(5 * count, 5), layout="constrained")
+    sizes, layers, spread = parts[:3]
     figure.suptitle(_label(title))
     _sizes(sizes, tensors)
     _layers(layers, tensors)
     _spread(spread, tensors)
-    for axes in (sizes, layers, spread):
+    if chosen:
+        _bits(parts[3], chosen)
+    for axes in parts:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -66,19 +74,32 @@ def _sizes(axes: Any, tensors: Sequence[TensorReport]) -> None:
 
 
 def _layers(axes: Any, tensors: Sequence[TensorReport]) -> None:
+    decibels = {t.name: t.sqnr_db for t in tensors if t.sqnr_db is not None}
+    axes.set_title("Error by layer")
+    axes.set_ylabel("SQNR, dB (higher is nearer)")
+    what = "every tensor is exact" if decibels else "nothing was measured"
+    _lines(axes, {name: db for name, db in decibels.items() if math.isfinite(db)}, what)
+
+
+def _bits(axes: Any, tensors: Sequence[TensorReport]) -> None:
+    axes.set_title("Bits by layer, chosen for the size")
+    axes.set_ylabel("bits a weight")
+    _lines(axes, {t.name: t.bits_per_weight for t in tensors}, "no layer has a number")
+
+
+def _lines(axes: Any, values: Mapping[str, float], otherwise: str) -> None:
+    """Draws the values of tensors by name, a line for each part of the model."""
     by_part: dict[str, dict[int, float]] = defaultdict(dict)
-    for t in tensors:
-        layer = re.search(r"\.(\d{1,9})\.", t.name)
-        if layer and t.sqnr_db is not None and math.isfinite(t.sqnr_db):
-            layers = by_part[_part(t.name)]
+    for name, value in values.items():
+        layer = re.search(r"\.(\d{1,9})\.", name)
+        if layer:
+            layers = by_part[_part(name)]
             # Of a layer's experts, stored one by one, the one that lost most.
             number = int(layer.group(1))
-            layers[number] = min(t.sqnr_db, layers.get(number, math.inf))
-    axes.set_title("Error by layer")
+            layers[number] = min(value, layers.get(number, math.inf))
     axes.set_xlabel("layer")
-    axes.set_ylabel("SQNR, dB (higher is nearer)")
     if not by_part:
-        axes.text(0.5, 0.5, "every tensor is exact", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, otherwise, ha="center", transform=axes.transAxes)
         return
     for i, part in enumerate(sorted(by_part)[:_MOST_PARTS]):
         points = sorted(by_part[part].items())

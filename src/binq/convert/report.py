@@ -11,6 +11,7 @@ from typing import Any
 
 from binq.convert.doubts import doubts, growth
 from binq.convert.quality import Quality
+from binq.convert.spent import spent
 from binq.convert.tables import align, readable, shown
 from binq.convert.tensor_report import TensorReport
 from binq.models.family import UNKNOWN
@@ -144,11 +145,14 @@ class Report:
                 total += f", {readable(int(self.bytes_per_second))} a second"
         why = Counter(shown(t.reason) for t in self.tensors if t.reason)
         reasons = [f"{count} of them: {reason}" for reason, count in why.most_common()]
-        lines = [align(rows, {3, 4, 5}), *reasons, *self.quality.lines(), total, *self.warnings]
+        found = [*reasons, *spent(self.tensors), *self.quality.lines(), total, *self.warnings]
+        lines = [align(rows, {3, 4, 5}), *found]
         return "\n".join(lines)
 
     def plot(self, path: str | Path) -> None:
         """Draws size by part of the model, error by layer and the spread of errors to a file.
+
+        Where formats were chosen for a size, also the bits of each layer.
 
         Needs matplotlib (the extra ``binq[plot]``).
         """

@@ -1,15 +1,22 @@
 """A plan's formats and groups for a target of bits or bytes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from binq.convert.budget import Option, choose, options_of
+import numpy as np
+from numpy.typing import NDArray
+
+from binq.convert.budget import Option, Trial, choose, guess, options_of
 from binq.convert.evidence import Evidence, Knowledge
+from binq.convert.informed import biases_of, corrects
 from binq.convert.item import Item, Settings
 from binq.convert.rules import NATIVE
 from binq.files.checkpoint import Checkpoint
-from binq.models.tensor import LogicalTensor
+from binq.methods import METHODS, Gptq
+from binq.methods.quantize import get_method
+
+TRIED_DAMPING = 0.05
 
 
 def budgeted(
@@ -40,7 +47,8 @@ def budgeted(
     file = settings.calibration or settings.importance
     knowledge = None if file is None else Knowledge(file)
     chosen = [item for item in items if id(item) in free]
-    options = [_options(source, item.tensor, knowledge) for item in chosen]
+    biases = biases_of(items)
+    options = weighed([_trial(source, item, knowledge, biases) for item in chosen])
     fixed = [item for item in items if id(item) not in free]
     if settings.target_bytes is None:
         # Of all that is packed: what is kept has the size that it has.
@@ -58,25 +66,65 @@ def budgeted(
     for item in items:
         if id(item) in free:
             assert item.choice is not None
-            packing, method = found[id(item)].packing, item.choice.method
+            option, method = found[id(item)], item.choice.method
+            packing = option.packing
             if method in NATIVE and method not in packing.kind.methods:
                 method = packing.kind.methods[0]
-            item = replace(item, choice=replace(item.choice, packing=packing, method=method))
+            choice = replace(item.choice, packing=packing, method=method)
+            item = replace(item, choice=choice, option=option)
         result.append(item)
     return tuple(result)
 
 
-def _options(
-    source: Checkpoint, tensor: LogicalTensor, knowledge: Knowledge | None
-) -> list[Option]:
-    """Returns how a tensor may be packed, its errors weighed where its inputs are known."""
-    importance = None
-    place = None if knowledge is None else knowledge.find(tensor)
-    if knowledge is not None and place is not None:
-        evidence = Evidence(knowledge.file, *place)
-        importance = knowledge.importance(evidence, 0, tensor.shape[-1])
+def _trial(
+    source: Checkpoint, item: Item, knowledge: Knowledge | None, biases: Mapping[str, Item]
+) -> Trial:
+    """Returns how a tensor is tried: by its method, with what is known of its inputs."""
+    tensor, columns = item.tensor, item.tensor.shape[-1]
+    assert item.choice is not None
+    method = get_method(item.choice.method, item.choice.packing)
+    if isinstance(method, Gptq) and method.damping is None:
+        # One for all formats: the moments are factored once.
+        method = Gptq(method.sweeps, TRIED_DAMPING)
 
     def read(matrix: int, start: int, stop: int) -> Any:
         return tensor.read_values(source, matrix, start, stop)
 
-    return options_of(tensor.shape, read, importance)
+    place = None if knowledge is None else knowledge.find(tensor)
+    if knowledge is None or place is None:
+        # A layer of which nothing is known is quantized without; or refused, later.
+        method = METHODS["mse"] if method.uses_statistics else method
+        return Trial(tensor.shape, read, method, name=tensor.name)
+    evidence = Evidence(knowledge.file, *place)
+    sensitivity = knowledge.sensitivity(evidence)
+    if method.uses_statistics:
+        moments = knowledge.moments(evidence, columns)
+        centred = corrects(biases, item)
+        return Trial(tensor.shape, read, method, None, moments, centred, sensitivity, tensor.name)
+
+    def importance(matrix: int) -> NDArray[np.float32]:
+        return knowledge.importance(evidence, matrix, columns)
+
+    return Trial(tensor.shape, read, method, importance, sensitivity=sensitivity, name=tensor.name)
+
+
+def weighed(trials: Sequence[Trial]) -> list[list[Option]]:
+    """Returns the options of each tensor, all on one scale.
+
+    Where only some tensors' sensitivity is known, what the others are guessed to cost is multiplied
+    by what the known ones cost beside their guesses, on the whole.
+    """
+    options = [options_of(trial) for trial in trials]
+    known = [trial.sensitivity for trial in trials if trial.sensitivity is not None]
+    if not known:
+        return options
+    guessed = sum(
+        guess(trial.name, trial.sensitivity / each[0].weight)
+        for each, trial in zip(options, trials, strict=True)
+        if trial.sensitivity and each[0].weight
+    )
+    mean = sum(known) / guessed if guessed else 1.0
+    return [
+        [replace(o, weight=o.weight * mean) for o in each] if trial.sensitivity is None else each
+        for each, trial in zip(options, trials, strict=True)
+    ]

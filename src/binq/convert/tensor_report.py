@@ -16,6 +16,10 @@ class TensorReport:
     in standard deviations (of a stack, that which is farthest from 0); ``nonfinite`` how many
     weights were inf or NaN and read as 0; ``signal`` is Σw². None where the tensor was kept, and
     where nothing was measured: in a dry run, and where ``resume`` found all done.
+
+    ``expected_error`` is the part of the layer's output (or of its weights) that a trial of the
+    format lost, ``expected_loss`` what that costs the model; None where no target of bits or bytes
+    chose the format.
     """
 
     name: str
@@ -34,6 +38,8 @@ class TensorReport:
     mean: float | None = None
     nonfinite: int | None = None
     signal: float | None = None
+    expected_error: float | None = None
+    expected_loss: float | None = None
 
     @property
     def kept(self) -> bool:
