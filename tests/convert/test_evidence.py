@@ -234,6 +234,45 @@ def test_what_is_refused(source, calibration, tmp_path):
     refused(binq.FormatError, "must have 96 inputs and matrix 0", importance=narrow)
 
 
+def test_a_calibration_that_does_not_fit_is_named(source, cal, tmp_path):
+    for x, message in (
+        (
+            rows(97, 5),
+            r"calibration: '.*up_proj.weight' of .*other.safetensors: .* shape \(96, 96\)",
+        ),
+        (rows(96, 5)[:1], r"calibration: '.*up_proj.weight' of .*: stats.count must be 2 or more"),
+    ):
+        other = binq.Calibrator()
+        for name in (Q, DOWN):
+            other.update(name, rows(96 if name == Q else 130, 1))
+        other.update(UP, x)
+        other.save(tmp_path / "other.safetensors")
+        for options in ({}, {"target_bpw": 4}):
+            with pytest.raises(ValueError, match=message):
+                binq.quantize_checkpoint(
+                    source, tmp_path / "out", calibration=tmp_path / "other.safetensors", **options
+                )
+
+
+def test_few_rows_are_told_of(source, calibration, tmp_path):
+    other = binq.Calibrator()
+    for name, columns, count in ((Q, 96, 300), (UP, 96, 95), (DOWN, 130, 129)):
+        other.update(name, rows(columns, 1, count))
+    other.save(tmp_path / "few.safetensors")
+    report = binq.quantize_checkpoint(
+        source, tmp_path / "out", calibration=tmp_path / "few.safetensors", dry_run=True
+    )
+    (note,) = [text for text in report.warnings if text.startswith("calibration:")]
+    assert "saw fewer rows than there are inputs" in note
+    assert f"{UP} (95 rows, 96 inputs)" in note
+    assert DOWN in note
+    assert Q not in note
+    enough = binq.quantize_checkpoint(
+        source, tmp_path / "out", calibration=calibration, dry_run=True
+    )
+    assert not any(text.startswith("calibration:") for text in enough.warnings)
+
+
 def test_files_that_are_no_imatrix(source, tmp_path):
     good = {
         f"{UP}.in_sum2": (0, (1, 96), np.ones(96, np.float32).tobytes()),

@@ -103,7 +103,17 @@ class Knowledge:
                 f"calibration: {self.file.path} is an imatrix, which has no covariances: give it "
                 "as importance= (--importance)"
             )
-        return check_moments(self._calibrator[evidence.name], in_features)
+        known = self._calibrator[evidence.name]
+        try:
+            return check_moments(known, in_features)
+        except ValueError as error:
+            raise ValueError(
+                f"calibration: {evidence.name!r} of {self.file.path}: {error}"
+            ) from None
+
+    def rows(self, evidence: Evidence) -> int | None:
+        """Returns how many rows of a tensor's inputs were seen, None where no file says it."""
+        return None if self._calibrator is None else self._calibrator[evidence.name].count
 
 
 def _names(tensor: LogicalTensor) -> list[tuple[str, int]]:

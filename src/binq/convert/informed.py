@@ -1,6 +1,6 @@
 """What is known of the inputs of each tensor of a plan, and what its method makes of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from binq.convert.evidence import Evidence, EvidenceFile, Knowledge, shown
@@ -41,7 +41,7 @@ def informed(
                 f"calibration: {settings.calibration.path} has no rows of {shown(names)}; "
                 f"a rule such as {names[0]}=int4:mse does without them"
             )
-    notes: tuple[str, ...] = ()
+    notes = tuple(_few_rows(found, needing))
     if settings.importance is not None:
         able = [i for i in working if id(i) not in found and methods[id(i)].uses_importance]
         weighed, lacking = _evidence_of(able, settings.importance)
@@ -52,7 +52,7 @@ def informed(
             )
         if lacking:
             names = [item.tensor.name for item in lacking]
-            notes = (
+            notes += (
                 f"importance: {settings.importance.path} does not know {shown(names)}: all "
                 "their inputs count alike",
             )
@@ -103,6 +103,25 @@ def _evidence_of(
         else:
             found[id(item)] = Evidence(file, *place)
     return found, lacking
+
+
+def _few_rows(found: Mapping[int, Evidence], items: Sequence[Item]) -> Iterator[str]:
+    """Yields a note where fewer rows were seen than a layer has inputs: on the whole, a guess."""
+    known = {id(item): item for item in items if id(item) in found}
+    if not known:
+        return
+    file = next(iter(found.values())).file
+    knowledge = Knowledge(file)
+    few = []
+    for number, item in known.items():
+        rows = knowledge.rows(found[number])
+        if rows is not None and rows < item.tensor.shape[-1]:
+            few.append(f"{item.tensor.name} ({rows} rows, {item.tensor.shape[-1]} inputs)")
+    if few:
+        yield (
+            f"calibration: {file.path} saw fewer rows than there are inputs: {shown(few)}; more "
+            "text makes better weights"
+        )
 
 
 def _is_bias(bias: Item, weight: Item) -> bool:
