@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 METHODS = {"mse": "tab:blue", "importance": "tab:cyan", "gptq": "tab:orange"}
-METHODS |= {"sequential": "tab:red", "target": "tab:purple"}
+METHODS |= {"sequential": "tab:red", "measured": "tab:purple"}
 RIVALS = {"llama.cpp": "s", "HQQ": "^", "bitsandbytes": "D"}
 
 
