@@ -34,9 +34,10 @@ DIRECTIVES = {
 UNIX_FLAGS = ["-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 # GCC would otherwise reorder vector adds (tree-reassoc), keep copies of loop values (tree-pre) and
 # move products away from the adds that consume them (tree-ter), and run out of registers in the
-# hot loops: 34 instructions and two spills become 26 and none.
+# hot loops: 34 instructions and two spills become 26 and none. On ARM it would load a whole turn of
+# a loop before the first product (schedule-insns) and run out of them too.
 GCC_KERNEL_FLAGS = [
-    *("-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter"),
+    *("-fno-tree-reassoc", "-fno-tree-pre", "-fno-tree-ter", "-fno-schedule-insns"),
     # The functions of the exact int4 search, inlined late and not by force, make it a tenth faster.
     *("--param=max-inline-insns-auto=1000", "--param=inline-unit-growth=1000"),
     *("--param=large-function-growth=1000", "--param=large-stack-frame-growth=10000"),

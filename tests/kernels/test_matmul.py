@@ -23,6 +23,8 @@ KINDS = (
     ("int4", False),
     ("int8", True),
     ("int8", False),
+    ("mxfp4", True),
+    ("iq4nl", True),
 )
 BATCHES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 24, 31, 33, 64, 65, 130)
 reuse_isa = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -30,6 +30,8 @@ cdef extern from "arm_neon.h" nogil:
         pass
     ctypedef struct uint64x2_t:
         pass
+    ctypedef struct int64x2_t:
+        pass
     ctypedef struct int32x2_t:
         pass
     ctypedef struct float16x4_t:
@@ -63,6 +65,32 @@ cdef extern from "arm_neon.h" nogil:
     int8x16_t vandq_s8(int8x16_t a, int8x16_t b) noexcept
     int8x16_t vaddq_s8(int8x16_t a, int8x16_t b) noexcept
     int8x16_t vsubq_s8(int8x16_t a, int8x16_t b) noexcept
+    uint8x16_t vbslq_u8(uint8x16_t mask, uint8x16_t a, uint8x16_t b) noexcept
+    uint8x16_t vshlq_n_u8(uint8x16_t a, int n) noexcept
+    uint8x16_t vzip1q_u8(uint8x16_t a, uint8x16_t b) noexcept
+    uint8x16_t vzip2q_u8(uint8x16_t a, uint8x16_t b) noexcept
+    int8x16_t vzip1q_s8(int8x16_t a, int8x16_t b) noexcept
+    int8x16_t vzip2q_s8(int8x16_t a, int8x16_t b) noexcept
+    uint16x8_t vzip1q_u16(uint16x8_t a, uint16x8_t b) noexcept
+    uint16x8_t vzip2q_u16(uint16x8_t a, uint16x8_t b) noexcept
+    uint8x16_t veorq_u8(uint8x16_t a, uint8x16_t b) noexcept
+    uint8x16_t vorrq_u8(uint8x16_t a, uint8x16_t b) noexcept
+    uint8_t vaddv_u8(uint8x8_t a) noexcept
+    uint8x8_t vget_high_u8(uint8x16_t a) noexcept
+    uint8x16_t vreinterpretq_u8_u64(uint64x2_t a) noexcept
+    uint8x16_t vreinterpretq_u8_u32(uint32x4_t a) noexcept
+    uint32x4_t vreinterpretq_u32_u8(uint8x16_t a) noexcept
+    uint32x4_t vuzp1q_u32(uint32x4_t a, uint32x4_t b) noexcept
+    uint32x4_t vuzp2q_u32(uint32x4_t a, uint32x4_t b) noexcept
+    uint32_t vgetq_lane_u32(uint32x4_t a, int lane) noexcept
+    int32x4_t vtrn1q_s32(int32x4_t a, int32x4_t b) noexcept
+    int32x4_t vtrn2q_s32(int32x4_t a, int32x4_t b) noexcept
+    int64x2_t vtrn1q_s64(int64x2_t a, int64x2_t b) noexcept
+    int64x2_t vtrn2q_s64(int64x2_t a, int64x2_t b) noexcept
+    int64x2_t vreinterpretq_s64_s32(int32x4_t a) noexcept
+    int8x16_t vreinterpretq_s8_s64(int64x2_t a) noexcept
+    uint16x8_t vreinterpretq_u16_u8(uint8x16_t a) noexcept
+    uint8x16_t vreinterpretq_u8_u16(uint16x8_t a) noexcept
 
     int8x8_t vget_low_s8(int8x16_t a) noexcept
     int8x8_t vget_high_s8(int8x16_t a) noexcept
@@ -119,6 +147,9 @@ cdef extern from "arm_neon.h" nogil:
     uint8x16_t vqtbl1q_u8(uint8x16_t table, uint8x16_t index) noexcept
     uint16x8_t vaddw_u8(uint16x8_t acc, uint8x8_t a) noexcept
     uint16x8_t vaddw_high_u8(uint16x8_t acc, uint8x16_t a) noexcept
+    uint8x8_t vdup_n_u8(uint8_t x) noexcept
+    uint16x8_t vmlal_u8(uint16x8_t acc, uint8x8_t a, uint8x8_t b) noexcept
+    uint16x8_t vmlal_high_u8(uint16x8_t acc, uint8x16_t a, uint8x16_t b) noexcept
     uint32x4_t vaddw_u16(uint32x4_t acc, uint16x4_t a) noexcept
     uint32x4_t vshll_n_u16(uint16x4_t a, int n) noexcept
     int16x4_t vneg_s16(int16x4_t a) noexcept
@@ -133,6 +164,14 @@ cdef extern from "arm_neon.h" nogil:
     int32x4_t vsubq_s32(int32x4_t a, int32x4_t b) noexcept
     int32x4_t vmlsq_s32(int32x4_t acc, int32x4_t a, int32x4_t b) noexcept
     int32x4_t vshlq_n_s32(int32x4_t a, int n) noexcept
+    int32x4_t vshlq_s32(int32x4_t a, int32x4_t n) noexcept
+    uint32x4_t vcgtq_s32(int32x4_t a, int32x4_t b) noexcept
+    int32x4_t vbslq_s32(uint32x4_t mask, int32x4_t a, int32x4_t b) noexcept
+    uint8x8_t vld1_u8(const uint8_t *p) noexcept
+    uint16x8_t vmovl_u8(uint8x8_t a) noexcept
+    uint32x4_t vmovl_u16(uint16x4_t a) noexcept
+    float32x4_t vreinterpretq_f32_s32(int32x4_t a) noexcept
+    float32x4_t vreinterpretq_f32_u32(uint32x4_t a) noexcept
 
     # FEAT_DotProd and FEAT_I8MM: only in modules that are compiled for them.
     int32x4_t vdotq_laneq_s32(int32x4_t acc, int8x16_t a, int8x16_t b, int lane) noexcept

@@ -1,23 +1,17 @@
 # Many planes of x by dot products of four bytes: one tile and kernel group is unpacked to signed
-# bytes [k / 4][32 rows][4 k] once, whatever its format, and multiplied by 3 planes at a time: 24
-# sums, 3 vectors of x and one of weights are 28 of the 32 registers.
+# bytes [k / 4][32 rows][4 k] once, whatever its format (quads.pxi), and multiplied by 3 planes at a
+# time: 24 sums, 3 vectors of x and one of weights are 28 of the 32 registers.
 
-cdef inline void transpose_quads(const int8_t *codes, Py_ssize_t group_size,
-                                 int8_t *quads) noexcept nogil:
-    # [k][32] to [k / 4][32][4].
-    cdef Py_ssize_t k, half
-    cdef int8x16x4_t four_s8x16
-    for k in range(0, group_size, 4):
-        for half in range(2):
-            four_s8x16.val[0] = vld1q_s8(codes + k * 32 + half * 16)
-            four_s8x16.val[1] = vld1q_s8(codes + k * 32 + 32 + half * 16)
-            four_s8x16.val[2] = vld1q_s8(codes + k * 32 + 64 + half * 16)
-            four_s8x16.val[3] = vld1q_s8(codes + k * 32 + 96 + half * 16)
-            vst4q_s8(quads + k * 32 + half * 64, four_s8x16)
+cdef inline int8x16_t load_quad(const int8_t *quads, bint stored) noexcept nogil:
+    if stored:
+        return vreinterpretq_s8_u8(less_128(vld1q_u8(<const uint8_t *>quads)))
+    return vld1q_s8(quads)
 
 
 cdef inline void dot_quads(const int8_t *quads, const int8_t *x, Py_ssize_t group_size,
-                           int32x4_t *sums_s32x4, int planes) noexcept nogil:
+                           int32x4_t *sums_s32x4, bint stored,
+                           int planes) noexcept nogil:
+    # stored: the bytes of int8 as they are in memory.
     # sums[8 p + i] = codes of rows 4 i .. 4 i + 3 . plane p. 256 * 128 * 128 = 2^22: never
     # overflows.
     cdef Py_ssize_t k
@@ -32,7 +26,7 @@ cdef inline void dot_quads(const int8_t *quads, const int8_t *x, Py_ssize_t grou
         second_s8x16 = vld1q_s8(x + (planes >> 1) * group_size + k)
         third_s8x16 = vld1q_s8(x + (planes - 1) * group_size + k)
         for i in range(8):
-            quad_s8x16 = vld1q_s8(quads + k * 32 + i * 16)
+            quad_s8x16 = load_quad(quads + k * 32 + i * 16, stored)
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], quad_s8x16, first_s8x16, 0)
             if planes >= 2:
                 totals_s32x4[8 + i] = vdotq_laneq_s32(
@@ -41,7 +35,7 @@ cdef inline void dot_quads(const int8_t *quads, const int8_t *x, Py_ssize_t grou
                 totals_s32x4[16 + i] = vdotq_laneq_s32(
                     totals_s32x4[16 + i], quad_s8x16, third_s8x16, 0)
         for i in range(8):
-            quad_s8x16 = vld1q_s8(quads + k * 32 + 128 + i * 16)
+            quad_s8x16 = load_quad(quads + k * 32 + 128 + i * 16, stored)
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], quad_s8x16, first_s8x16, 1)
             if planes >= 2:
                 totals_s32x4[8 + i] = vdotq_laneq_s32(
@@ -50,7 +44,7 @@ cdef inline void dot_quads(const int8_t *quads, const int8_t *x, Py_ssize_t grou
                 totals_s32x4[16 + i] = vdotq_laneq_s32(
                     totals_s32x4[16 + i], quad_s8x16, third_s8x16, 1)
         for i in range(8):
-            quad_s8x16 = vld1q_s8(quads + k * 32 + 256 + i * 16)
+            quad_s8x16 = load_quad(quads + k * 32 + 256 + i * 16, stored)
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], quad_s8x16, first_s8x16, 2)
             if planes >= 2:
                 totals_s32x4[8 + i] = vdotq_laneq_s32(
@@ -59,7 +53,7 @@ cdef inline void dot_quads(const int8_t *quads, const int8_t *x, Py_ssize_t grou
                 totals_s32x4[16 + i] = vdotq_laneq_s32(
                     totals_s32x4[16 + i], quad_s8x16, third_s8x16, 2)
         for i in range(8):
-            quad_s8x16 = vld1q_s8(quads + k * 32 + 384 + i * 16)
+            quad_s8x16 = load_quad(quads + k * 32 + 384 + i * 16, stored)
             totals_s32x4[i] = vdotq_laneq_s32(totals_s32x4[i], quad_s8x16, first_s8x16, 3)
             if planes >= 2:
                 totals_s32x4[8 + i] = vdotq_laneq_s32(

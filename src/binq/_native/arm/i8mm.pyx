@@ -18,8 +18,8 @@ include "tile.pxi"
 include "../common/tile.pxi"
 include "activations.pxi"
 include "sums.pxi"
-include "dotprod_gemm.pxi"
 include "i8mm_gemm.pxi"
+include "quads.pxi"
 include "../common/engine.pxi"
 
 # Pieces take all rows of x, so that each begins with an even one.
@@ -30,23 +30,16 @@ cdef KernelTable kernel_table = (
 cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
 kernel_table.name = "i8mm"
 
-# From which rows of x on each is the fastest is reckoned from docs/benchmarks-arm.md.
+# From which rows of x on each is the fastest is reckoned from the operations of each.
 
 cdef void fill_products() noexcept:
     #        product                                   engine, rows of x, at once: rows, tiles
-    cdef int format
-    cdef Py_ssize_t least
+    cdef int format, layout
     for format in range(FORMATS):
-        if SPECS[format].layout == BYTES:
-            continue              # NEON's, as with dot products
-        if format == FORMAT_BINARY:
-            add_tier(product[format][ACTIVATIONS_INT16], 8, PAIRS, 1, 1)
-            add_tier(product[format][ACTIVATIONS_INT8], 6, PAIRS, 1, 1)
-        else:
-            # What has an engine of its own for few rows keeps it.
-            least = 4 if format == FORMAT_TERNARY or SPECS[format].layout == NIBBLES else 2
-            add_tier(product[format][ACTIVATIONS_INT16], least, PAIRS, 1, 1)
-            add_tier(product[format][ACTIVATIONS_INT8], least, PAIRS, 1, 1)
+        layout = SPECS[format].layout
+        add_tier(product[format][ACTIVATIONS_INT16],
+                 6 if layout == ONE_PLANE else 3 if layout == NIBBLES else 2, PAIRS, 1, 1)
+        add_tier(product[format][ACTIVATIONS_INT8], 6 if layout == ONE_PLANE else 4, PAIRS, 1, 1)
 
 
 fill_products()

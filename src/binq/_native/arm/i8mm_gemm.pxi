@@ -1,8 +1,8 @@
 # Two rows of x or more by the matrix instruction for bytes (smmla): 2 vectors of x by 2 rows of
 # weights by 8 k. Two vectors of x are two rows of int8, or the two planes of one row of int16. A
 # tile and kernel group is unpacked to signed bytes [k / 8][16 pairs of rows][2][8 k] once,
-# whatever its format, and multiplied by 3 pairs at a time: 24 sums, 3 vectors of x and one of
-# weights.
+# whatever its format (quads.pxi), and multiplied by 3 pairs at a time: 24 sums, 3 vectors of x and
+# one of weights.
 #
 # A prepared buffer holds, in this order (high before low plane),
 #   codes int8 [group][pair][group_size / 8][2][8],
@@ -17,8 +17,8 @@ cdef Py_ssize_t pair_prepared(const Weights *w, Py_ssize_t rows, int mode) noexc
 
 
 cdef Py_ssize_t pair_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    # y of all rows and one tile, its codes [k][32], then [k / 8][16][2][8], and [k / 4][32][4].
-    return rows * 32 * sizeof(float) + w.group_size * 64
+    # y of all rows and one tile, and its signed bytes.
+    return rows * 32 * sizeof(float) + w.group_size * 32
 
 
 cdef inline void store_pairs(const int16_t *codes, Py_ssize_t group_size, int8_t *target,
@@ -72,21 +72,6 @@ cdef void pair_prepare(const Weights *w, const float *x, Py_ssize_t x_stride, Py
                 store_pairs(zeros, w.group_size, target + 8, 1)
 
 
-cdef inline void pair_quads(const int8_t *quads, Py_ssize_t group_size,
-                            int8_t *pairs) noexcept nogil:
-    # [k / 4][32][4] to [k / 8][16][2][8].
-    cdef Py_ssize_t k, i
-    cdef int32x4_t first_s32x4, second_s32x4
-    for k in range(0, group_size, 8):
-        for i in range(0, 128, 16):
-            first_s32x4 = vreinterpretq_s32_s8(vld1q_s8(quads + k * 32 + i))
-            second_s32x4 = vreinterpretq_s32_s8(vld1q_s8(quads + k * 32 + 128 + i))
-            vst1q_s8(pairs + k * 32 + 2 * i,
-                     vreinterpretq_s8_s32(vzip1q_s32(first_s32x4, second_s32x4)))
-            vst1q_s8(pairs + k * 32 + 2 * i + 16,
-                     vreinterpretq_s8_s32(vzip2q_s32(first_s32x4, second_s32x4)))
-
-
 cdef inline void dot_pairs(const int8_t *pairs, const int8_t *x, Py_ssize_t group_size,
                            int32x4_t *sums_s32x4, int x_count) noexcept nogil:
     # sums[8 p + i] = vectors 2 p, 2 p + 1 of x . rows 2 i, 2 i + 1 of 16: first . first, first .
@@ -112,7 +97,15 @@ cdef inline void dot_pairs(const int8_t *pairs, const int8_t *x, Py_ssize_t grou
         sums_s32x4[i] = totals_s32x4[i]
 
 
-cdef inline void add_pair(const int32x4_t *sums_s32x4, const float *w_scales,
+cdef inline int32x4_t less_zeros(int32x4_t sums_s32x4, const int32_t *zeros,
+                                 int32_t x_sum) noexcept nogil:
+    # What the codes of 4 columns are too large by is taken off, times the sum of the activations.
+    if zeros == NULL:
+        return sums_s32x4
+    return vmlsq_s32(sums_s32x4, vld1q_s32(zeros), vdupq_n_s32(x_sum))
+
+
+cdef inline void add_pair(const int32x4_t *sums_s32x4, const int32_t *zeros, const float *w_scales,
                           const float *offsets, const float *x_scales, const int32_t *x_sums,
                           float *y, int planes, bint both) noexcept nogil:
     # y [row][32] of 16 columns: of two rows of int8, or of the one row that two planes make.
@@ -126,15 +119,17 @@ cdef inline void add_pair(const int32x4_t *sums_s32x4, const float *w_scales,
         if planes == 2:
             first_s32x4 = vaddq_s32(vshlq_n_s32(first_s32x4, 8), second_s32x4)
         add_columns(y + 4 * i, w_scales + 4 * i, offsets + 4 * i if offsets != NULL else NULL,
-                    x_scales[0], <float>x_sums[0], vcvtq_f32_s32(first_s32x4))
+                    x_scales[0], <float>x_sums[0], vcvtq_f32_s32(less_zeros(
+                        first_s32x4, zeros + 4 * i if zeros != NULL else NULL, x_sums[0])))
         if planes == 1 and both:
             add_columns(y + 32 + 4 * i, w_scales + 4 * i,
                         offsets + 4 * i if offsets != NULL else NULL,
-                        x_scales[1], <float>x_sums[1], vcvtq_f32_s32(second_s32x4))
+                        x_scales[1], <float>x_sums[1], vcvtq_f32_s32(less_zeros(
+                            second_s32x4, zeros + 4 * i if zeros != NULL else NULL, x_sums[1])))
 
 
 cdef inline void pair_block(const int8_t *pairs, const int8_t *x, Py_ssize_t group_size,
-                            const float *w_scales, const float *offsets,
+                            const int32_t *zeros, const float *w_scales, const float *offsets,
                             const float *x_scales, const int32_t *x_sums, float *y,
                             Py_ssize_t rows, int planes, int x_count) noexcept nogil:
     # One kernel group of x_count pairs, which are `rows` rows of x, and 32 columns.
@@ -144,26 +139,30 @@ cdef inline void pair_block(const int8_t *pairs, const int8_t *x, Py_ssize_t gro
     for half in range(2):
         dot_pairs(pairs + half * 128, x, group_size, sums_s32x4, x_count)
         for p in range(x_count):
-            add_pair(sums_s32x4 + 8 * p, w_scales + half * 16,
+            add_pair(sums_s32x4 + 8 * p, zeros + half * 16 if zeros != NULL else NULL,
+                     w_scales + half * 16,
                      offsets + half * 16 if offsets != NULL else NULL, x_scales + p * rows_each,
                      x_sums + p * rows_each, y + p * rows_each * 32 + half * 16, planes,
                      (p + 1) * rows_each <= rows)
 
 
 cdef inline int pair_rows(const int8_t *pairs, const int8_t *x, Py_ssize_t group_size,
-                          const float *w_scales, const float *offsets, const float *x_scales,
+                          const int32_t *zeros, const float *w_scales,
+                          const float *offsets, const float *x_scales,
                           const int32_t *x_sums, float *y, int planes,
                           Py_ssize_t rows) noexcept nogil:
     # Takes as many rows as make a block and returns how many those were. Each shape is written out,
     # so that it compiles to a loop of its own with its sums in registers.
     cdef Py_ssize_t count = x_pairs(rows, planes)
     if count >= 3:
-        pair_block(pairs, x, group_size, w_scales, offsets, x_scales, x_sums, y, rows, planes, 3)
+        pair_block(pairs, x, group_size, zeros, w_scales, offsets, x_scales, x_sums, y, rows,
+                   planes, 3)
         return 6 // planes
     if count == 2:
-        pair_block(pairs, x, group_size, w_scales, offsets, x_scales, x_sums, y, rows, planes, 2)
+        pair_block(pairs, x, group_size, zeros, w_scales, offsets, x_scales, x_sums, y, rows,
+                   planes, 2)
         return 4 // planes
-    pair_block(pairs, x, group_size, w_scales, offsets, x_scales, x_sums, y, rows, planes, 1)
+    pair_block(pairs, x, group_size, zeros, w_scales, offsets, x_scales, x_sums, y, rows, planes, 1)
     return 2 // planes
 
 
@@ -178,10 +177,11 @@ cdef inline void pair_piece(const Weights *w, const void *prepared, Py_ssize_t r
     cdef const int32_t *x_sums = <const int32_t *>(x_scales + w.groups * rows)
     cdef float *y = <float *>scratch
     cdef int8_t *codes = <int8_t *>(y + rows * 32)
-    cdef int8_t *quads = codes + w.group_size * 32
     cdef float w_scales[32]
     cdef float offsets[32]
+    cdef int32_t zeros[32]
     cdef bint has_offsets = w.zero == ZERO_OFFSET
+    cdef bint has_zeros = SPECS[w.format].layout == BYTES and w.zero != ZERO_NONE
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
@@ -191,15 +191,16 @@ cdef inline void pair_piece(const Weights *w, const void *prepared, Py_ssize_t r
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
-            decode_group(w, tile, group, codes)
-            transpose_quads(codes, w.group_size, quads)
-            pair_quads(quads, w.group_size, codes)
+            if has_zeros:
+                load_byte_zeros(w, tile, group, zeros)
+            decode_pairs(w, tile, group, codes)
             at = group * rows + first
             row = 0
             while row < count:
                 row += pair_rows(
                     codes, x + (group * x_count + ((first + row) * planes >> 1)) * size,
-                    w.group_size, w_scales, offsets if has_offsets else NULL,
+                    w.group_size, zeros if has_zeros else NULL, w_scales,
+                    offsets if has_offsets else NULL,
                     x_scales + at + row, x_sums + at + row, y + row * 32, planes, count - row)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)
 

@@ -1,4 +1,4 @@
-# Products of binary and ternary weights by tables in registers, as on x86
+# Products of weights in bit planes by tables in registers, as on x86
 # (x86/avx2_lut_tables.pxi, which proves the bounds; the idea is T-MAC's and bitnet.cpp's): a
 # nibble of a stored byte says which of four activations count, and one tbl looks up, for 16 rows
 # of the matrix, what those add up to.

@@ -63,15 +63,53 @@ cdef inline void decode_nibbles(const uint8_t *packed, Py_ssize_t k8s, int layou
                                   zero_s8x16[half]))
 
 
+cdef inline void decode_bytes(const uint8_t *packed, Py_ssize_t k4s, int8_t *codes) noexcept nogil:
+    # Less 128.
+    cdef Py_ssize_t k4, half, j
+    cdef uint8x16x4_t quads_u8x16
+    for k4 in range(k4s):
+        for half in range(2):
+            quads_u8x16 = vld4q_u8(packed + k4 * 128 + half * 64)
+            for j in range(4):
+                vst1q_s8(codes + (k4 * 4 + j) * 32 + half * 16, vreinterpretq_s8_u8(
+                    veorq_u8(quads_u8x16.val[j], vdupq_n_u8(128))))
+
+
+cdef inline void load_powers(const uint8_t *stored, int bias, float *values) noexcept nogil:
+    # 2^(byte - bias) of 32 bytes: as power_of. Below 2^-126 the one bit moves out of the exponent.
+    cdef int i
+    cdef uint16x8_t bytes_u16x8
+    cdef int32x4_t exponents_s32x4[2]
+    cdef int32x4_t excess_s32x4 = vdupq_n_s32(bias - 127)
+    cdef int32x4_t subnormal_s32x4 = vdupq_n_s32(0x00400000)
+    cdef int j
+    for i in range(0, 32, 8):
+        bytes_u16x8 = vmovl_u8(vld1_u8(stored + i))
+        exponents_s32x4[0] = vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(bytes_u16x8)))
+        exponents_s32x4[1] = vreinterpretq_s32_u32(vmovl_u16(vget_high_u16(bytes_u16x8)))
+        for j in range(2):
+            exponents_s32x4[j] = vsubq_s32(exponents_s32x4[j], excess_s32x4)
+            vst1q_f32(values + i + 4 * j, vreinterpretq_f32_s32(vbslq_s32(
+                vcgtq_s32(exponents_s32x4[j], vdupq_n_s32(0)),
+                vshlq_n_s32(exponents_s32x4[j], 23),
+                vshlq_s32(subnormal_s32x4, exponents_s32x4[j]))))
+
+
 cdef inline void load_floats(const Weights *w, const void *stored, int type,
                              Py_ssize_t tile, Py_ssize_t group, float *values) noexcept nogil:
     # 32 scales or offsets of one tile and group as float32.
     cdef Py_ssize_t i
     cdef Py_ssize_t start = scale_group(w, tile, group) * 32
-    if type == SCALE_FLOAT16:
+    cdef const uint16_t *halves
+    if type == SCALE_FLOAT32:
+        memcpy(values, <const float *>stored + start, 32 * sizeof(float))
+    elif SCALE_SPECS[type].bias:
+        load_powers(<const uint8_t *>stored + start, SCALE_SPECS[type].bias, values)
+    else:
+        halves = <const uint16_t *>stored + start
         for i in range(0, 32, 4):
-            vst1q_f32(values + i, vcvt_f32_f16(vreinterpret_f16_u16(
-                vld1_u16(<const uint16_t *>stored + start + i))))
-        return
-    for i in range(32):
-        values[i] = stored_float(stored, start + i, type)
+            if type == SCALE_BFLOAT16:
+                vst1q_f32(values + i, vreinterpretq_f32_u32(
+                    vshll_n_u16(vld1_u16(halves + i), 16)))
+            else:
+                vst1q_f32(values + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(halves + i))))

@@ -120,6 +120,9 @@ typedef double binq_doubles;
 #if defined(__AVX__) && defined(__FMA__)
 #define binq_add_square(sum, a) _mm256_fmadd_pd(a, a, sum)
 #define binq_add_product(sum, a, b) _mm256_fmadd_pd(a, b, sum)
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define binq_add_square(sum, a) vfmaq_f64(sum, a, a)
+#define binq_add_product(sum, a, b) vfmaq_f64(sum, a, b)
 #else
 #define binq_add_square(sum, a) binq_add(sum, binq_mul(a, a))
 #define binq_add_product(sum, a, b) binq_add(sum, binq_mul(a, b))
@@ -137,6 +140,11 @@ typedef double binq_doubles;
 #define BINQ_WIDENS_HALVES 1
 #define binq_widen_halves(p, out) \
     _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p))))
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define BINQ_WIDENS_HALVES 1
+#define binq_widen_halves(p, out) \
+    (vst1q_f32(out, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))), \
+     vst1q_f32((out) + 4, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((p) + 4)))))
 #else
 #define BINQ_WIDENS_HALVES 0
 #define binq_widen_halves(p, out) ((void)0)

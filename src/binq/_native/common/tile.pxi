@@ -1,6 +1,6 @@
 # One tile (32 rows) x one kernel group, unpacked to int8 [k][32], for machines that multiply that:
-# the portable loops and NEON, each with a decode_planes and decode_nibbles of its own. Codes of 8
-# bits come less 128, so that they fit; what zero_points say is left to who reads them.
+# the portable loops and NEON, each with its own decode_planes, decode_nibbles and decode_bytes.
+# Codes of 8 bits come less 128, so that they fit; what zero_points say is left to who reads them.
 
 cdef inline Py_ssize_t scale_group(const Weights *w, Py_ssize_t tile,
                                    Py_ssize_t group) noexcept nogil:
@@ -33,14 +33,6 @@ cdef inline void load_byte_zeros(const Weights *w, Py_ssize_t tile, Py_ssize_t g
     if SPECS[w.format].layout == BYTES and w.zero == ZERO_CODE:
         for r in range(32):
             zeros[r] += w.zero_points[scale_group(w, tile, group) * 32 + r]
-
-
-cdef inline void decode_bytes(const uint8_t *packed, Py_ssize_t k4s, int8_t *codes) noexcept nogil:
-    cdef Py_ssize_t k4, r, j
-    for k4 in range(k4s):
-        for j in range(4):
-            for r in range(32):
-                codes[(k4 * 4 + j) * 32 + r] = <int8_t>(packed[k4 * 128 + r * 4 + j] ^ 128)
 
 
 cdef inline void decode_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group, int8_t *codes,

@@ -37,6 +37,14 @@ cdef inline void decode_nibbles(const uint8_t *packed, Py_ssize_t k8s, int layou
                     codes[(k8 * 8 + 4 + j) * 32 + r] = <int8_t>((byte >> 4) - zero_points[r])
 
 
+cdef inline void decode_bytes(const uint8_t *packed, Py_ssize_t k4s, int8_t *codes) noexcept nogil:
+    cdef Py_ssize_t k4, r, j
+    for k4 in range(k4s):
+        for j in range(4):
+            for r in range(32):
+                codes[(k4 * 4 + j) * 32 + r] = <int8_t>(packed[k4 * 128 + r * 4 + j] ^ 128)
+
+
 cdef inline void load_floats(const Weights *w, const void *stored, int type,
                              Py_ssize_t tile, Py_ssize_t group, float *values) noexcept nogil:
     # 32 scales or offsets of one tile and group as float32.
