@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from checkpoints.fixtures import Written, floats, save
+from checkpoints.fixtures import BF16, Written, floats, save
 from checkpoints.models import gpt_oss, qwen3, qwen35
 from safetensors.numpy import save_file
 
@@ -17,6 +17,7 @@ from binq.errors import FormatError
 from binq.files import checkpoint
 from binq.files.checkpoint import PLAIN_INDEX, Checkpoint
 from binq.models import logical_tensors
+from binq.storage.rows import float_columns, values_of
 
 
 def test_index_alone_decides_which_files_belong(tmp_path):
@@ -161,8 +162,10 @@ def test_a_matrix_is_read_once_for_all_of_its_columns(tmp_path, monkeypatch):
     save(written, {"model_type": "qwen3"})
     with Checkpoint(tmp_path) as source:
         read = []
-        span = source.read_span
-        monkeypatch.setattr(source, "read_span", lambda *args: read.append(args[1]) or span(*args))
+        once = source._read_matrix
+        monkeypatch.setattr(
+            source, "_read_matrix", lambda *args: read.append(args[1]) or once(*args)
+        )
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda at: source.read_columns("stack", 0, at, at + 1), range(8)))
         assert read == [0]
@@ -174,6 +177,31 @@ def test_a_matrix_is_read_once_for_all_of_its_columns(tmp_path, monkeypatch):
         assert len(read) == 10
 
 
+def test_memory_of_a_matrix_is_used_again_when_nobody_reads_it(tmp_path):
+    written = Written(tmp_path)
+    stack = floats("stack", (6, 50, 80)).astype(BF16)
+    written.put("stack", stack)
+    save(written, {"model_type": "qwen3"})
+    with Checkpoint(tmp_path) as source:
+        first = source.read_columns("stack", 0, 0, 40)
+        rows = float_columns(source.read_columns("stack", 0, 40, 80))
+        for matrix in (1, 2, 3):
+            part = source.read_columns("stack", matrix, 0, 80)
+            np.testing.assert_array_equal(part, stack[matrix])
+            place = part.ctypes.data
+            del part
+        again = source.read_columns("stack", 4, 0, 80)
+        assert again.ctypes.data == place
+        # What somebody holds, in whatever form, stays what it is.
+        np.testing.assert_array_equal(first, stack[0, :, :40])
+        np.testing.assert_array_equal(values_of(rows), stack[0, :, 40:].T)
+        view = again[3:5].T.view(np.uint16)
+        del again, first, rows
+        others = [source.read_columns("stack", matrix, 0, 80) for matrix in (1, 2, 3, 5)]
+        np.testing.assert_array_equal(view.T, stack[4, 3:5].view(np.uint16))
+        assert len({part.ctypes.data for part in others} | {place}) == 5
+
+
 def test_columns_that_could_not_be_read_are_read_again(tmp_path, monkeypatch):
     written = Written(tmp_path)
     stack = floats("stack", (1, 5, 8))
@@ -181,7 +209,7 @@ def test_columns_that_could_not_be_read_are_read_again(tmp_path, monkeypatch):
     save(written, {"model_type": "qwen3"})
     with Checkpoint(tmp_path) as source:
         with monkeypatch.context() as patched:
-            patched.setattr(source, "read_span", Mock(side_effect=OSError("broken")))
+            patched.setattr(source, "_read_matrix", Mock(side_effect=OSError("broken")))
             with pytest.raises(OSError, match="broken"):
                 source.read_columns("stack", 0, 0, 4)
         np.testing.assert_array_equal(source.read_columns("stack", 0, 4, 8), stack[0, :, 4:])

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from math import prod
@@ -86,6 +87,7 @@ class Checkpoint:
         # Matrices of which not all columns were asked for yet.
         self._sharing = threading.Lock()
         self._shared: dict[tuple[str, int], _Shared] = {}
+        self._spare: list[NDArray[np.uint8]] = []  # memory of those that nobody reads any more
         self._map: dict[str, str] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
@@ -260,7 +262,7 @@ class Checkpoint:
 
     def _whole(self, name: str, matrix: int, wanted: int) -> NDArray[Any]:
         """Returns a matrix of which somebody wants some columns, and soon somebody the others."""
-        rows, columns = self.info(name).shape[-2:]
+        columns = self.info(name).shape[-1]
         with self._sharing:
             shared = self._shared.setdefault((name, matrix), _Shared(columns))
             shared.left -= wanted
@@ -270,9 +272,33 @@ class Checkpoint:
                 del self._shared[next(iter(self._shared))]
         with shared.reading:
             if shared.whole is None:
-                first, last = matrix * rows, (matrix + 1) * rows
-                shared.whole = self.read_span(name, first, last, (columns,))
+                shared.whole = self._read_matrix(name, matrix)
             return shared.whole
+
+    def _read_matrix(self, name: str, matrix: int) -> NDArray[Any]:
+        """Returns a matrix in memory that one of its size has left, where there is some.
+
+        The system clears new memory before it gives it, which takes as long as to read.
+        """
+        info = self.info(name)
+        rows, columns = info.shape[-2:]
+        dtype = numpy_dtype(info.dtype)
+        size = rows * columns * dtype.itemsize
+        with self._sharing:
+            at = next((i for i, memory in enumerate(self._spare) if len(memory) == size), None)
+            memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
+        self._holder(name).read_into(name, matrix * size, memory)
+        # All views have this array as their base, since its own is no array: it lives as long as
+        # one of them does, and only then the memory may hold another matrix.
+        data = np.frombuffer(memory.data, np.uint8)
+        spare = self._spare
+
+        def keep() -> None:
+            if len(spare) < _MOST_SHARED:
+                spare.append(memory)
+
+        weakref.finalize(data, keep).atexit = False
+        return data.view(dtype).reshape(rows, columns)
 
     def _read_strip(self, name: str, first: int, start: int, strip: NDArray[Any]) -> None:
         """Fills a strip with columns from ``start`` on of rows from ``first`` on."""
@@ -310,6 +336,7 @@ class Checkpoint:
                 file.close()
             self._files.clear()
         self._shared.clear()
+        self._spare.clear()
 
     def __enter__(self) -> Self:
         return self

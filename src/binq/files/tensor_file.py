@@ -79,8 +79,17 @@ class TensorFile(ABC):
 
     def read_bytes(self, name: str, start: int, stop: int) -> NDArray[np.uint8]:
         """Returns bytes ``[start, stop)`` of a tensor. Raises FormatError where they are gone."""
+        at = self._place(name, start, stop)
+        return self._file.read_array(at, stop - start, f"tensor {name!r}")
+
+    def read_into(self, name: str, start: int, data: NDArray[np.uint8]) -> None:
+        """Fills ``data`` with the bytes of a tensor from ``start`` on; as :meth:`read_bytes`."""
+        at = self._place(name, start, start + data.nbytes)
+        self._file.read_into(data.data, at, f"tensor {name!r}")
+
+    def _place(self, name: str, start: int, stop: int) -> int:
+        """Returns where in the file bytes ``[start, stop)`` of a tensor begin."""
         info = self.info(name)
         if not 0 <= start <= stop <= info.nbytes:
             raise IndexError(f"bytes {start} to {stop} are not within tensor {name!r}")
-        at = self._data + info.start + start
-        return self._file.read_array(at, stop - start, f"tensor {name!r}")
+        return self._data + info.start + start
