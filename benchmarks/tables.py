@@ -71,9 +71,10 @@ def _section(machine: Row) -> list[str]:
         "### One row of x",
         "Weights in memory: the matrices of a rotation of more than 100 MB take turns.",
         _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "memory"]),
-        "Weights in cache: the same matrix again and again.",
-        _speeds([r for r in rows if r["question"] == "gemv" and r["where"] == "cache"]),
     ]
+    cached = [r for r in rows if r["question"] == "gemv" and r["where"] == "cache"]
+    if cached:
+        parts += ["Weights in cache: the same matrix again and again.", _speeds(cached)]
     gemm = [r for r in rows if r["question"] == "gemm"]
     for n in sorted({r["rows"] for r in gemm}):
         parts += [f"### {n} rows of x", _speeds([r for r in gemm if r["rows"] == n])]
