@@ -30,4 +30,10 @@ def bench_a_tiny_model(tmp_path):
     assert all("decode" in row or row["failure"] == "not installed" for row in others), others
     document = (tmp_path / "benchmarks-running.md").read_text()
     assert all(f"| {row['name']} |" in document for row in others)
+    again = [*command, "--name", "A & B", "--add", "--group", "int4"]
+    subprocess.run(again, check=True, env=environment)
+    for row in json.loads(file.read_text())["rows"]:
+        if row["library"] == "binq":
+            assert len(row["decode_rounds"]) == 1 + (row["format"] == "int4")
+            assert row["decode_best"] >= row["decode"]
     assert (tmp_path / "images" / f"running-{file.stem}.png").stat().st_size > 1000

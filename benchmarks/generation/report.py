@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpuinfo import get_cpu_info
+from rounds import added, ratio
 
 import binq
 
@@ -16,8 +17,13 @@ COLORS = {"binary": "tab:green", "ternary": "tab:orange", "int4": "tab:blue"}
 ORDER = ("binary", "ternary", "int4", "others")
 
 
-def keep(rows: list[Row], folder: Path, name: str | None, prompt: int, new: int) -> Path:
-    """Returns the file of this machine, with these rows in place of those of the same question."""
+def keep(
+    rows: list[Row], folder: Path, name: str | None, prompt: int, new: int, *, add: bool = False
+) -> Path:
+    """Returns the file of this machine, with these rows in place of those of the same question.
+
+    - add: their rounds are put to those that are there
+    """
     brand = name or get_cpu_info().get("brand_raw", platform.machine())
     title = f"{brand}, {binq.cpu_info()['isa']}"
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
@@ -26,6 +32,9 @@ def keep(rows: list[Row], folder: Path, name: str | None, prompt: int, new: int)
     if file.exists():
         machine = json.loads(file.read_text())
     same = [_question(row) for row in rows]
+    if add:
+        before = {_question(row): row for row in machine["rows"]}
+        rows = [added(before.get(_question(row), {}), row) for row in rows]
     kept = [row for row in machine["rows"] if _question(row) not in same]
     machine |= {"title": title, "slug": slug, "date": time.strftime("%Y-%m-%d")}
     machine |= {"prompt": prompt, "new": new, "rows": kept + rows}
@@ -57,9 +66,10 @@ def _document(machines: list[Row]) -> str:
         "the same packed weights as a GGUF file that `binq export` wrote, the others transformers' "
         "class. "
         "All contestants of a group hold their models at once and take turns; the first round is "
-        "left out. Tokens a second are from the median, the best in brackets; `×` is binq's "
-        "median over llama.cpp's of the same weights, and best over best. *memory* is what "
-        "the process holds, mapped files among it: PyTorch alone holds some 0.3 GB. "
+        "left out. Tokens a second are from the median of all rounds, the best in brackets; `×` is "
+        "by how much binq is faster than llama.cpp on the same weights, the median of single "
+        "rounds, and best over best. *memory* is what the process holds, mapped files among it: "
+        "PyTorch alone holds some 0.3 GB. "
         "The 4B model has 4 of its 36 layers and a fifth of its vocabulary.",
     ]
     for machine in machines:
@@ -122,11 +132,10 @@ def _cells(row: Row | None, rival: Row | None, kind: str) -> list[str]:
         return ["", ""]
     if "failure" in row:
         return [row["failure"].replace("|", "/")[:60], ""]
-    ratio = ""
+    faster = ""
     if rival:
-        best = f"{kind}_best"
-        ratio = f"{row[kind] / rival[kind]:.2f} ({row[best] / rival[best]:.2f})"
-    return [f"{row[kind]:.1f} ({row[f'{kind}_best']:.1f})", ratio]
+        faster = ratio(row, rival, kind)
+    return [f"{row[kind]:.1f} ({row[f'{kind}_best']:.1f})", faster]
 
 
 def _draw(machine: Row, picture: Path) -> None:

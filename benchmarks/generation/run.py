@@ -3,7 +3,8 @@
 ``make bench-run``, or ``python benchmarks/generation/run.py [--python PYTHON …]``: what this Python
 does not have is looked for in the others that are named. All contestants of a group hold their
 models at once and take turns, A B C A B C, so that a slow minute of the machine is everybody's.
-``--name 'Zen 4'`` is what people call the processor; ``--report-only`` writes the document again.
+``--name 'Zen 4'`` is what people call the processor; ``--report-only`` writes the document again;
+``--add`` puts rounds to those of earlier runs, where it would put them in their place.
 """
 
 import argparse
@@ -13,11 +14,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from models import GGUF_TYPES, SHAPES, make
 from report import keep, write
+from rounds import together
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
@@ -118,14 +119,9 @@ def timed(
 def _row(process: Process, answers: list[Row], prompt: int) -> Row:
     if not answers:
         return {"failure": process.failure}
-    prompts = [answer["seconds"][0] for answer in answers]
-    steps = [s for answer in answers for s in answer["seconds"][1:]]
     return {
         "version": process.version,
-        "prompt": round(prompt / median(prompts), 2),
-        "prompt_best": round(prompt / min(prompts), 2),
-        "decode": round(1 / median(steps), 2),
-        "decode_best": round(1 / min(steps), 2),
+        **together([answer["seconds"] for answer in answers], prompt),
         "resident": max(answer["resident"] for answer in answers),
     }
 
@@ -173,6 +169,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--python", action="append", default=[], help="another Python to look in")
     parser.add_argument("--name", help="what people call this processor")
     parser.add_argument("--report-only", action="store_true")
+    parser.add_argument("--add", action="store_true", help="rounds to those that are there")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="one of several")
     parser.add_argument("--group", action="append", choices=(*FORMATS, "floats"))
     parser.add_argument("--threads", type=int, action="append")
@@ -193,7 +190,8 @@ def main(words: list[str] | None = None) -> int:
                     shape, place, options.group or [*FORMATS, "floats"]
                 ):
                     rows = list(timed(pythons, contestants, folder, options))
-                    keep(rows, options.results, options.name, options.prompt, options.new)
+                    tokens = options.prompt, options.new
+                    keep(rows, options.results, options.name, *tokens, add=options.add)
                     for row in rows:
                         print(*(f"{key}={row[key]}" for key in row if key != "library"), flush=True)
     write(options.results, options.docs)
