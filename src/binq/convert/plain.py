@@ -5,6 +5,7 @@ turned back, convolutions get their axes back, and stacks of experts are taken a
 together, as the class has them.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from binq.storage.base import to_float32
 
 Blocks = Iterator[NDArray[Any]]
 
+# Packed weights become floats in blocks of this many bytes: what is done to them next finds them in
+# a cache, and in memory that the block before has left.
+_CACHED = 1 << 22
 DTYPES = {"bfloat16": "BF16", "float32": "F32"}
 _NARROW = ("F16", "BF16")
 # Scales of activations, which no plain model has.
@@ -221,7 +225,7 @@ class _Plain:
         def packed() -> QuantizedArray:
             return binq_metadata.assemble(name, d, self._mapped(path), path)
 
-        step = max(1, BLOCK_BYTES // max(1, 4 * d.shape[-1]) // TILE_ROWS) * TILE_ROWS
+        step = max(1, _CACHED // max(1, 4 * d.shape[-1]) // TILE_ROWS) * TILE_ROWS
         return _Weights(name, d.shape, rows, step, stored.nbytes, str(d.packing), packed)
 
     def _mapped(self, path: Path) -> dict[str, NDArray[Any]]:
@@ -411,13 +415,21 @@ def _leaf(prefix: str, kind: str) -> str:
 
 def _rounded(values: NDArray[Any], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     """Returns values in another float type. Raises NonFiniteError for inf and NaN."""
-    if not is_finite(values).all():
+    largest = 0.0
+    if values.dtype == np.float32 and values.size:
+        # Two passes without another array; a NaN is both the least and the greatest.
+        largest = max(-float(values.min()), float(values.max()))
+        finite = math.isfinite(largest)
+    else:
+        finite = bool(is_finite(values).all())
+    if not finite:
         raise NonFiniteError(f"{name}: weights that are inf or NaN: its scales are damaged")
     if values.dtype == dtype:
         return values
     wide = to_float32(values)
     if dtype == ml_dtypes.bfloat16:
-        largest = np.abs(wide).max(initial=0.0)
+        if values.dtype != np.float32:
+            largest = np.abs(wide).max(initial=0.0)
         if largest > 3.3895314e38:
             raise ValueError(f"{name}: bfloat16 does not hold {largest:.8g}: use float32")
     return wide.astype(dtype, copy=False)
