@@ -14,7 +14,7 @@ from binq.array.packing import Packing
 from binq.cli import main
 from binq.convert.budget import MEASURED, Option, Trial, choose, options_of
 from binq.convert.target import weighed
-from binq.methods import Gptq
+from binq.methods import METHODS, Gptq, Method
 
 LAYERS = 6
 
@@ -106,6 +106,47 @@ def test_a_trial_loses_what_the_method_will_lose(centred):
         exact = ((e @ h) * e).sum() / ((w.astype(np.float64) @ h) * w).sum()
         assert option.error == pytest.approx(exact, rel=0.2)
         assert option.weight == measured.weight
+
+
+def test_what_is_exact_in_three_bits_stays_so():
+    codes = np.random.default_rng(7).integers(-4, 4, (64, 128))
+    codes[:, ::32] = -4
+    w = codes.astype(np.float32)
+    others = [Option(Packing("int2"), 1000, 0.1), Option(Packing("int4"), 9000, 0.001)]
+    options = options_of(Trial(w.shape, lambda matrix, start, stop: w[start:stop]))
+    chosen, _ = choose([options, others], max(o.nbytes for o in options) + 9000)
+    assert chosen.error == 0
+    assert chosen.packing.format == "int3"
+    exact = min(o.nbytes for o in options if o.error == 0)
+    chosen, _ = choose([options, others], exact + 1000)
+    assert chosen.error == 0
+
+
+class Sevens(Method):
+    """A method that has one format."""
+
+    name = "sevens"
+
+    def check(self, packing):
+        if packing.format != self.format:
+            raise ValueError(f"method 'sevens' has no {packing.format!r}")
+
+    def quantize(self, task):
+        return METHODS["absmax"].quantize(task)
+
+
+@pytest.mark.parametrize(("format", "count"), [("int4", 3), ("binary", 0)])
+def test_a_method_of_ones_own_gets_what_it_has(format, count):
+    w = np.random.default_rng(8).standard_normal((64, 128), dtype=np.float32)
+    method = Sevens()
+    method.format = format
+    trial = Trial(w.shape, lambda matrix, start, stop: w[start:stop], method)
+    if not count:
+        with pytest.raises(ValueError, match="'sevens' has none of the forms that a target"):
+            options_of(trial)
+        return
+    assert {o.packing.format for o in options_of(trial)} == {"int4"}
+    assert len(options_of(trial)) == count
 
 
 def test_each_matrix_of_a_stack_has_its_own_importance():

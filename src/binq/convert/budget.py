@@ -31,6 +31,8 @@ MEASURED = Packing("int3", 64)
 # Rows of a tensor that are tried, in whole tiles.
 TRIED_TILES = 4
 TILE = 32
+# Of int3: below that errors are roundings.
+_LEAST_ERROR = 1e-9
 # Sizes are told apart to this part of the budget.
 _RESOLUTION = 1 << 16
 
@@ -123,12 +125,18 @@ def options_of(trial: Trial) -> list[Option]:
     def error_of(packing: Packing) -> float:
         return sum(part.noise(packing) for part in parts) / signal if signal > 0 else 0.0
 
-    errors = {packing: error_of(packing) for packing in candidates(columns)}
-    measured = errors[MEASURED.fitted(columns)]
+    forms = [packing for packing in candidates(columns) if _has(trial.method, packing)]
+    if not forms:
+        raise ValueError(
+            f"method {str(trial.method)!r} has none of the forms that a target chooses among"
+        )
+    errors = {packing: error_of(packing) for packing in forms}
+    # A method of a user's own may have no int3; and what is exact in int3 is not in fewer bits.
+    measured = max(errors.get(MEASURED.fitted(columns), max(errors.values())), _LEAST_ERROR)
     sensitivity = trial.sensitivity
     if sensitivity is None:
         sensitivity = guess(trial.name, measured)
-    weight = sensitivity / measured if measured > 0 else 0.0
+    weight = sensitivity / measured
     found = [
         Option(packing, packing.nbytes(trial.shape, FLOAT16), error, weight)
         for packing, error in errors.items()
@@ -141,6 +149,15 @@ def options_of(trial: Trial) -> list[Option]:
     return best
 
 
+def _has(method: Method, packing: Packing) -> bool:
+    """Returns whether a method can make that packing."""
+    try:
+        method_for(method, packing).check(packing)
+    except ValueError:
+        return False
+    return True
+
+
 class _Part:
     """Rows of one matrix, and what errors of theirs cost."""
 
@@ -149,12 +166,12 @@ class _Part:
         self._method = trial.method
         self._statistics, self._centred = trial.statistics, trial.centred
         self._importance = None
-        self._squares: NDArray[np.float64] | None = None
+        self._squares: NDArray[np.float32] | None = None
         moments = trial.statistics
         if moments is not None:
             self._squares = _levelled(
                 moments.covariance.astype(np.float64) if trial.centred else moments.second_moment()
-            )
+            ).astype(np.float32)
         elif trial.importance is not None:
             self._importance = trial.importance(matrix)
         self.signal = self._cost(values.astype(np.float64))
@@ -170,7 +187,8 @@ class _Part:
 
     def _cost(self, errors: NDArray[np.float64]) -> float:
         if self._squares is not None:
-            return float(np.einsum("ij,ij->", errors @ self._squares, errors))
+            small = errors.astype(np.float32)
+            return float(np.einsum("ij,ij->", small @ self._squares, small, dtype=np.float64))
         if self._importance is not None:
             return float((errors * errors @ self._importance).sum())
         return float(np.square(errors).sum())
