@@ -15,6 +15,9 @@ DISTRIBUTIONS = {
     "Student t5": lambda rng, shape: rng.standard_t(5, shape),
 }
 METHODS = [
+    ("int8", "mse", True),
+    ("int8", "absmax", True),
+    ("int8", "mse", False),
     ("int4", "mse", True),
     ("int4", "absmax", True),
     ("int4", "mse", False),
@@ -40,6 +43,10 @@ def loss(w, q):
     return np.square(q.dequantize() - w).sum() / np.square(w, dtype=np.float64).sum()
 
 
+def shown(error):
+    return f"{error:.4f}" if error >= 1e-3 else f"{error:.6f}"
+
+
 def quantize(w, format, symmetric, **settings):
     if symmetric == "offset":
         return binq.quantize(w, format, symmetric=False, zero="offset", **settings)
@@ -62,7 +69,7 @@ def main():
         cells = []
         for w in samples.values():
             q = quantize(w, format, symmetric, method=method)
-            cells.append(f"{loss(w, q):.4f}")
+            cells.append(shown(loss(w, q)))
         print(
             f"| {name(format, symmetric)} | {method} | {q.bits_per_weight:.3f} | "
             + " | ".join(cells)
@@ -77,7 +84,7 @@ def main():
             cells = []
             for size in GROUP_SIZES:
                 q = quantize(w, format, symmetric, group_size=size)
-                cells.append(f"{loss(w, q):.4f} ({q.bits_per_weight:.2f})")
+                cells.append(f"{shown(loss(w, q))} ({q.bits_per_weight:.2f})")
             print(f"| {name(format, symmetric)} | " + " | ".join(cells) + " |")
 
 

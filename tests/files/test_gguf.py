@@ -25,7 +25,8 @@ from binq.files.checkpoint import Checkpoint
 from binq.files.gguf import OTHER_TYPES, GgufFile
 from binq.models import logical_tensors, what_is_unknown
 
-PHI3 = {"general.architecture": "phi3"}
+# Of a model whose names of tensors are not known here.
+UNKNOWN = {"general.architecture": "starcoder2"}
 UP = "blk.0.ffn_up.weight"
 EXACT = {"Q1_0": "binary", "TQ1_0": "ternary", "TQ2_0": "ternary", "Q4_0": "int4", "Q2_0": "int2",
          "Q2_0_G128": "int2", "Q8_0": "int8"}  # fmt: skip
@@ -44,7 +45,7 @@ def test_every_type_of_blocks_is_exact(tmp_path, kind, experts):
     shape = (3, 35, 512) if experts else (35, 512)
     tensors = {name: gguf_tensor(written, name, kind, shape)}
     tensors["blk.0.ffn_norm.weight"] = (0, (512,), floats("n", (512,)).tobytes())
-    path = write(tmp_path, gguf_file(PHI3, tensors))
+    path = write(tmp_path, gguf_file(UNKNOWN, tensors))
     with Checkpoint(path) as source:
         tensor = next(tensor for tensor in logical_tensors(source) if tensor.name == name)
         assert (tensor.shape, tensor.dtype, tensor.quantize) == (shape, kind, True)
@@ -72,7 +73,7 @@ def test_plain_types_are_copied_and_read(tmp_path, kind):
         high = np.ascontiguousarray(values.view(np.uint16)[:, 1::2])
         raw = high.tobytes()
         stored = (high.astype(np.uint32) << 16).view(F32)
-    path = write(tmp_path, gguf_file(PHI3, {UP: (GGUF_TYPES[kind], (6, 40), raw)}))
+    path = write(tmp_path, gguf_file(UNKNOWN, {UP: (GGUF_TYPES[kind], (6, 40), raw)}))
     with Checkpoint(path) as source:
         (tensor,) = logical_tensors(source)
         assert tensor.copyable
@@ -88,17 +89,17 @@ def test_nvfp4_is_multiplied_by_the_scale_beside_it(tmp_path, shape, scales):
     blocks = np.random.default_rng(1).integers(0, 127, (np.prod(shape) // 64, 36), np.uint8)
     factors = np.arange(2, 2 + scales[0], dtype=F32)
     tensors = {UP: (40, shape, blocks.tobytes())}
-    with Checkpoint(write(tmp_path, gguf_file(PHI3, tensors))) as source:
+    with Checkpoint(write(tmp_path, gguf_file(UNKNOWN, tensors))) as source:
         plain = logical_tensors(source)[0].read(source)
     scale = UP.replace("weight", "scale")
     tensors[scale] = (0, scales, factors.tobytes())
-    with Checkpoint(write(tmp_path, gguf_file(PHI3, tensors), "n.gguf")) as source:
+    with Checkpoint(write(tmp_path, gguf_file(UNKNOWN, tensors), "n.gguf")) as source:
         (tensor,) = logical_tensors(source)
         assert tensor.stored == (UP, scale)
         expected = plain.reshape(-1, *shape[-2:]) * factors[:, None, None]
         np.testing.assert_array_equal(tensor.read(source), expected.reshape(shape))
     tensors[scale] = (0, (2,), np.ones(2, F32).tobytes())
-    path = write(tmp_path, gguf_file(PHI3, tensors), "o.gguf")
+    path = write(tmp_path, gguf_file(UNKNOWN, tensors), "o.gguf")
     with Checkpoint(path) as source, pytest.raises(FormatError, match="one F32 for each matrix"):
         logical_tensors(source)
 
@@ -108,7 +109,7 @@ def test_layouts_of_q2_0_are_told_apart_by_their_size(tmp_path, kind):
     written = Written(tmp_path)
     names = [UP, "blk.0.ffn_gate.weight"]
     tensors = {name: gguf_tensor(written, name, kind, (9, 256)) for name in names}
-    with Checkpoint(write(tmp_path, gguf_file(PHI3, tensors))) as source:
+    with Checkpoint(write(tmp_path, gguf_file(UNKNOWN, tensors))) as source:
         for tensor in logical_tensors(source):
             assert tensor.dtype == kind
             np.testing.assert_array_equal(tensor.read(source), written.values[tensor.name])
@@ -116,14 +117,14 @@ def test_layouts_of_q2_0_are_told_apart_by_their_size(tmp_path, kind):
 
 def test_q2_0_of_an_unclear_size_is_refused(tmp_path):
     # 34 and 36 bytes take the same aligned room.
-    path = write(tmp_path, gguf_file(PHI3, {UP: (42, (1, 128), b"\0" * 34)}))
+    path = write(tmp_path, gguf_file(UNKNOWN, {UP: (42, (1, 128), b"\0" * 34)}))
     with pytest.raises(UnsupportedFormatError, match="do not tell blocks of 64 from 128"):
         GgufFile(path)
 
 
 @pytest.mark.parametrize("kind", [*OTHER_TYPES, 4, 99, 2**32 - 1])
 def test_types_that_are_not_read_are_refused_by_name(tmp_path, kind):
-    path = write(tmp_path, gguf_file(PHI3, {UP: (kind, (4, 256), b"\0" * 4096)}))
+    path = write(tmp_path, gguf_file(UNKNOWN, {UP: (kind, (4, 256), b"\0" * 4096)}))
     name = OTHER_TYPES.get(kind, "unknown").split(" ")[0]
     with pytest.raises(UnsupportedFormatError, match=f"{UP}.* type {kind}, {name}"):
         Checkpoint(path)
@@ -154,12 +155,12 @@ def test_rotated_weights_are_refused_by_their_metadata(tmp_path, key):
     written = Written(tmp_path)
     tensors = {UP: gguf_tensor(written, UP, "Q2_0", (8, 256))}
     with (
-        Checkpoint(write(tmp_path, gguf_file(PHI3 | {key: 1}, tensors))) as source,
+        Checkpoint(write(tmp_path, gguf_file(UNKNOWN | {key: 1}, tensors))) as source,
         pytest.raises(UnsupportedFormatError, match=f"'{key}'.*rotated basis"),
     ):
         logical_tensors(source)
     # What says that nothing is rotated refuses nothing; nor do rotary embeddings.
-    metadata = PHI3 | {key: False, "qwen3.rope.rotary_dim": 64}
+    metadata = UNKNOWN | {key: False, "qwen3.rope.rotary_dim": 64}
     with Checkpoint(write(tmp_path, gguf_file(metadata, tensors), "n.gguf")) as source:
         assert logical_tensors(source)
 
@@ -174,8 +175,8 @@ def test_metadata_of_every_kind_is_read(tmp_path):
 
 @pytest.mark.parametrize("version", [2, 3])
 def test_versions_two_and_three_are_read(tmp_path, version):
-    with Checkpoint(write(tmp_path, gguf_file(PHI3, {}, version))) as source:
-        assert source.config == PHI3
+    with Checkpoint(write(tmp_path, gguf_file(UNKNOWN, {}, version))) as source:
+        assert source.config == UNKNOWN
 
 
 def header(tensors=0, keys=0, body=b"", version=3):
@@ -257,7 +258,7 @@ def test_other_kinds_of_gguf_are_refused_by_name(tmp_path, data, reason):
 
 def good_file():
     tensors = {UP: gguf_tensor(Written(None), UP, "Q4_0", (3, 64)), "n": (0, (4,), b"\0" * 16)}
-    return gguf_file({**PHI3, "list": [1, 2, 3], "names": ["a", "b"]}, tensors)
+    return gguf_file({**UNKNOWN, "list": [1, 2, 3], "names": ["a", "b"]}, tensors)
 
 
 @settings(max_examples=100)
@@ -280,7 +281,7 @@ def test_no_damage_does_worse_than_an_error(tmp_path_factory, data):
 @pytest.mark.parametrize("name", ["__metadata__", "a\0b"])
 def test_names_that_safetensors_do_not_have_are_refused_before_any_work(tmp_path, name):
     tensors = {name: (0, (4,), bytes(16))}
-    path = write(tmp_path, gguf_file(PHI3, tensors))
+    path = write(tmp_path, gguf_file(UNKNOWN, tensors))
     with pytest.raises(FormatError, match="tensor names must be valid Unicode"):
         quantize_checkpoint(path, tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
@@ -288,7 +289,7 @@ def test_names_that_safetensors_do_not_have_are_refused_before_any_work(tmp_path
 
 @pytest.mark.parametrize("name", ["sha256-0123abcd", "Model.GGUF"])
 def test_a_gguf_file_may_have_any_name(tmp_path, name):
-    path = write(tmp_path, gguf_file(PHI3, {"a": (0, (4,), bytes(16))}), name)
+    path = write(tmp_path, gguf_file(UNKNOWN, {"a": (0, (4,), bytes(16))}), name)
     with Checkpoint(path) as source:
         assert source.is_gguf
         assert source.names == ("a",)
@@ -297,8 +298,8 @@ def test_a_gguf_file_may_have_any_name(tmp_path, name):
 def test_arrays_of_texts_have_a_limit(tmp_path, monkeypatch):
     """Each is looked at: a header of gigabytes would take minutes, nested ones memory too."""
     monkeypatch.setattr("binq.files.gguf.MAX_ELEMENTS", 5000)
-    good = gguf_file({**PHI3, "a": ["x"] * 3000, "b": [1] * 100_000}, {})
+    good = gguf_file({**UNKNOWN, "a": ["x"] * 3000, "b": [1] * 100_000}, {})
     GgufFile(write(tmp_path, good)).close()
-    bad = gguf_file({**PHI3, "a": ["x"] * 3000, "b": ["x"] * 3000}, {})
+    bad = gguf_file({**UNKNOWN, "a": ["x"] * 3000, "b": ["x"] * 3000}, {})
     with pytest.raises(FormatError, match="metadata 'b': more than 5000 elements in all arrays"):
         GgufFile(write(tmp_path, bad))
