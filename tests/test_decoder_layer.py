@@ -65,7 +65,7 @@ def test_modes(isa, mode, tmp_path):
     assert_same(model(tmp_path, np.random.default_rng(0)), mode)
 
 
-@pytest.mark.parametrize("format", ["binary", "ternary", "int2", "int3", "mxfp4", "iq4nl"])
+@pytest.mark.parametrize("format", ["binary", "ternary", "int2", "int3", "int8", "mxfp4", "iq4nl"])
 def test_formats(format, tmp_path):
     assert_same(model(tmp_path, np.random.default_rng(1), format=format))
 
