@@ -14,6 +14,8 @@ ours none: they come once a group, 40 vector operations for 32 columns.
 
 import argparse
 import contextlib
+import functools
+import math
 import re
 import runpy
 import shutil
@@ -29,6 +31,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parents[1]
 GCC = "aarch64-linux-gnu-gcc"
 PROCESSORS = ("neoverse-n1", "neoverse-v2", "cortex-a76", "apple-m1")
+WITH_I8MM = ("neoverse-v2",)
 ITERATIONS = 300
 # Labels of a compiler (.L7), of inline assembly (7: and 7b) and of KleidiAI (label_7).
 BRANCH = re.compile(r"\s*(?:b\.?[a-z]{2}|cbn?z|tbn?z|b)\s+(?:.*,\s*)?(\.L\w+|\d+b|label_\d+)\s*$")
@@ -70,48 +73,103 @@ class Row(NamedTuple):
     """Products of bytes that make one of a weight and an activation: 2 for int16 by sdot, smmla."""
     per_tbl: float = 0.0
     """Products that one look-up serves."""
+    weighted: int = 0
+    """Multiplications by what a plane counts: in loops by tables those of int2 and int3 alone."""
 
 
-GGML_Q4 = Rival("llama.cpp Q4_0", "ggml", "arch/arm/repack.cpp", "ggml_gemv_q4_0_4x4_q8_0")
-GGML_Q4_MANY = Rival("llama.cpp Q4_0", "ggml", "arch/arm/repack.cpp", "ggml_gemm_q4_0_4x4_q8_0")
-GGML_Q4_I8MM = Rival("llama.cpp Q4_0", "ggml", "arch/arm/repack.cpp", "ggml_gemm_q4_0_4x8_q8_0")
-GGML_TQ2 = Rival("llama.cpp TQ2_0", "ggml", "arch/arm/quants.c", "ggml_vec_dot_tq2_0_q8_K")
-GGML_Q1 = Rival("llama.cpp Q1_0", "ggml", "arch/arm/repack.cpp", "ggml_gemv_q1_0_4x4_q8_0")
-GGML_Q1_MANY = Rival("llama.cpp Q1_0", "ggml", "arch/arm/repack.cpp", "ggml_gemm_q1_0_4x4_q8_0")
-GGML_Q1_I8MM = Rival("llama.cpp Q1_0", "ggml", "arch/arm/repack.cpp", "ggml_gemm_q1_0_4x8_q8_0")
-KAI_Q4, KAI_Q4_MANY, KAI_Q4_I8MM = (
-    Rival(
-        "KleidiAI",
-        "kleidiai",
-        f"kai_matmul_clamp_f32_{name}_asm.S",
-        f"kai_kernel_matmul_clamp_f32_{name}",
-    )
-    for name in (
-        "qai8dxp1x4_qsi4c32p4x4_1x4_neon_dotprod",
-        "qai8dxp4x4_qsi4c32p4x4_16x4_neon_dotprod",
-        "qai8dxp4x8_qsi4c32p4x8_16x4x32_neon_i8mm",
-    )
-)
-# A look-up serves 16 rows of weights by 4 k, for one of 2 digits (int8) or 3 (int16), and one of 1
-# plane (binary) or 2 (ternary).
+def ggml(title: str, function: str, file: str = "repack.cpp") -> tuple[Rival, ...]:
+    return (Rival(f"llama.cpp {title}", "ggml", f"arch/arm/{file}", f"ggml_{function}"),)
+
+
+def kleidiai(name: str) -> tuple[Rival, ...]:
+    function = f"kai_kernel_matmul_clamp_f32_{name}"
+    return (Rival("KleidiAI", "kleidiai", f"kai_matmul_clamp_f32_{name}_asm.S", function),)
+
+
+TQ2 = ggml("TQ2_0", "vec_dot_tq2_0_q8_K", "quants.c")
+Q2_K = ggml("Q2_K", "vec_dot_q2_K_q8_K", "quants.c")
+Q3_K = ggml("Q3_K", "vec_dot_q3_K_q8_K", "quants.c")
+KAI_2 = kleidiai("qai8dxp1x4_qsu2cxp4x4bf32sf32_1x4_neon_dotprod")
+KAI_2_MANY = kleidiai("qai8dxp4x4_qsu2cxp4x4bf32sf32_8x4_neon_dotprod")
+KAI_4 = kleidiai("qai8dxp1x4_qsi4c32p4x4_1x4_neon_dotprod")
+KAI_4_MANY = kleidiai("qai8dxp4x4_qsi4c32p4x4_16x4_neon_dotprod")
+KAI_4_I8MM = kleidiai("qai8dxp4x8_qsi4c32p4x8_16x4x32_neon_i8mm")
+KAI_8 = kleidiai("qai8dxp1x4_qsi8cxp4x4_1x4_neon_dotprod")
+KAI_8_I8MM = kleidiai("qai8dxp4x8_qsi8cxp4x8_16x4_neon_i8mm")
+
+
+def tables(format: str, isa_rivals: tuple[Rival, ...], planes: int, weighted: bool) -> list[Row]:
+    """Returns the rows of one row of x by tables: of 2 digits (int8) and of 3 (int16).
+
+    A look-up serves 16 rows of weights by 4 k, for one digit and plane.
+    """
+    # A turn takes eight look-ups of a digit and half a tile: 16 rows of int2 and int3, else 32.
+    turn = 8 * planes if weighted else 16
+    return [
+        Row(
+            f"{format} {mode}, 1 row",
+            "neon",
+            "lut_gemv_multiply",
+            turn * digits,
+            isa_rivals if mode == "int8" else (),
+            per_tbl=64 / (planes * digits),
+            weighted=2 * digits * (planes - 1) if weighted else 0,
+        )
+        for mode, digits in (("int8", 2), ("int16", 3))
+    ]
+
+
+def few(format: str, function: str, rivals: tuple[Rival, ...], look_ups: int) -> list[Row]:
+    """Returns the rows of one row of x by codes as they are stored."""
+    return [
+        Row(f"{format} int8, 1 row", "dotprod", function, 32 + look_ups, rivals),
+        Row(f"{format} int16, 1 row", "dotprod", function, 64 + look_ups, planes=2),
+    ]
+
+
+def many(format: str, dotprod: tuple[Rival, ...], i8mm: tuple[Rival, ...]) -> list[Row]:
+    """Returns the rows of many rows of x, by unpacked codes: one loop serves all formats."""
+    return [
+        Row(f"{format} int8, many", "dotprod", "plane_multiply", 96, dotprod),
+        Row(f"{format} int8, many", "i8mm", "pair_multiply", 24, i8mm),
+    ]
+
+
 ROWS = (
-    Row("int4 int8, 1 row", "dotprod", "nibble_multiply", 32, (GGML_Q4, KAI_Q4)),
-    Row("int4 int16, 1 row", "dotprod", "nibble_multiply", 64, planes=2),
-    Row("int4 int8, many", "dotprod", "plane_multiply", 96, (GGML_Q4_MANY, KAI_Q4_MANY)),
-    Row("int4 int16, many", "dotprod", "plane_multiply", 96, planes=2),
-    Row("int4 int8, many", "i8mm", "pair_multiply", 24, (GGML_Q4_I8MM, KAI_Q4_I8MM)),
-    Row("int4 int16, many", "i8mm", "pair_multiply", 24, planes=2),
-    Row("ternary int8, 1 row", "neon", "lut_gemv_multiply", 32, (GGML_TQ2,), per_tbl=16),
-    Row("ternary int16, 1 row", "neon", "lut_gemv_multiply", 48, per_tbl=32 / 3),
-    Row("ternary int8, many", "dotprod", "plane_multiply", 96, (GGML_TQ2,)),
-    Row("ternary int16, many", "dotprod", "plane_multiply", 96, planes=2),
-    Row("ternary int8, many", "i8mm", "pair_multiply", 24, (GGML_TQ2,)),
-    Row("ternary int16, many", "i8mm", "pair_multiply", 24, planes=2),
-    Row("binary int8, 1 row", "neon", "lut_gemv_multiply", 32, (GGML_Q1,), per_tbl=32),
-    Row("binary int16, 1 row", "neon", "lut_gemv_multiply", 48, per_tbl=64 / 3),
-    Row("binary int8, many", "dotprod", "plane_multiply", 96, (GGML_Q1_MANY,)),
-    Row("binary int8, many", "i8mm", "pair_multiply", 24, (GGML_Q1_I8MM,)),
-    Row("binary int16, many", "i8mm", "pair_multiply", 24, planes=2),
+    *tables("binary", ggml("Q1_0", "gemv_q1_0_4x4_q8_0"), 1, False),
+    *many("binary", ggml("Q1_0", "gemm_q1_0_4x4_q8_0"), ggml("Q1_0", "gemm_q1_0_4x8_q8_0")),
+    *tables("ternary", TQ2, 2, False),
+    *many("ternary", TQ2, TQ2),
+    *tables("int2", (*Q2_K, *KAI_2), 2, True),
+    *many("int2", (*Q2_K, *KAI_2_MANY), Q2_K),
+    *tables("int3", Q3_K, 3, True),
+    *many("int3", Q3_K, Q3_K),
+    *few("int4", "nibble_multiply", (*ggml("Q4_0", "gemv_q4_0_4x4_q8_0"), *KAI_4), 0),
+    *many(
+        "int4",
+        (*ggml("Q4_0", "gemm_q4_0_4x4_q8_0"), *KAI_4_MANY),
+        (*ggml("Q4_0", "gemm_q4_0_4x8_q8_0"), *KAI_4_I8MM),
+    ),
+    *few("mxfp4", "level_multiply", ggml("MXFP4", "gemv_mxfp4_4x4_q8_0"), 32),
+    *many(
+        "mxfp4",
+        ggml("MXFP4", "gemm_mxfp4_4x4_q8_0"),
+        ggml("MXFP4", "gemm_mxfp4_4x4_q8_0"),
+    ),
+    *few("iq4nl", "level_multiply", ggml("IQ4_NL", "gemv_iq4_nl_4x4_q8_0"), 32),
+    *many(
+        "iq4nl",
+        ggml("IQ4_NL", "gemm_iq4_nl_4x4_q8_0"),
+        ggml("IQ4_NL", "gemm_iq4_nl_4x4_q8_0"),
+    ),
+    *few("int8", "byte_multiply", (*ggml("Q8_0", "gemv_q8_0_4x4_q8_0"), *KAI_8), 0),
+    *many(
+        "int8",
+        ggml("Q8_0", "gemm_q8_0_4x4_q8_0"),
+        (*ggml("Q8_0", "gemm_q8_0_4x8_q8_0"), *KAI_8_I8MM),
+    ),
+    Row("all int16, many", "dotprod", "plane_multiply", 96, planes=2),
+    Row("all int16, many", "i8mm", "pair_multiply", 24, planes=2),
 )
 
 
@@ -136,6 +194,7 @@ def innermost_loops(assembly: str) -> Iterator[Loop]:
         yield Loop(name, tuple(line for line in body if line and line[0] not in ".#"))
 
 
+@functools.cache
 def cycles(loop: Loop, processor: str) -> float:
     """Returns the cycles that llvm-mca's model of a processor gives one turn of a loop."""
     text = "\n".join(TARGET.sub("loop", x) for x in loop.instructions)
@@ -166,6 +225,7 @@ def own_loop(loops: list[Loop], row: Row) -> Loop:
         for loop in loops
         if loop.function.endswith(f"{row.isa}_{row.function}")
         and loop.count("sdot", "smmla", "tbl") == row.instructions
+        and loop.count("umlal", "umlal2") == row.weighted
     ]
     if not found:
         sys.exit(f"{row.function} of {row.isa} has no loop of {row.instructions} products")
@@ -198,13 +258,16 @@ def compile_kernels(isa: str, folder: Path) -> list[Loop]:
     return compiled([GCC, *flags, *includes, str(target)], folder)
 
 
-def compile_rival(rival: Rival, checkout: Path, isa: str, folder: Path) -> list[Loop]:
+@functools.cache
+def compile_rival(file: str, checkout: Path, isa: str, folder: Path) -> list[Loop]:
     """Returns the loops of one file of another project, for the same instruction set."""
-    source = next(checkout.rglob(rival.file))
+    source = next(checkout.rglob(file))
     if source.suffix == ".S":
         # Written in macros that stand for labels and for encoded instructions.
         text = re.sub(r"KAI_ASM_INST\((\w+)\)", r".inst \1", source.read_text())
-        return list(innermost_loops(re.sub(r"KAI_ASM\w*LABEL\((\w+)\)", r"\1:", text)))
+        for name in re.findall(r"KAI_ASM_LABEL\(([A-Z]\w+)\)", text):
+            text = re.sub(rf"\b{name}\b", f".L{name}", text)
+        return list(innermost_loops(re.sub(r"KAI_ASM\w*LABEL\(([.\w]+)\)", r"\1:", text)))
     march = "armv8.6-a+dotprod+i8mm" if isa == "i8mm" else "armv8.2-a+dotprod"
     compiler = [GCC.replace("gcc", "g++"), "-std=c++17"] if source.suffix == ".cpp" else [GCC]
     root = source.parents[4]  # of src/ggml-cpu/arch/arm
@@ -218,17 +281,24 @@ def compiled(command: list[str], folder: Path) -> list[Loop]:
     return list(innermost_loops(target.read_text()))
 
 
-def rates(loop: Loop, planes: int = 1, per_tbl: float = 0.0) -> list[float]:
-    return [products(loop, per_tbl) / planes / cycles(loop, cpu) for cpu in PROCESSORS]
+def rates(loop: Loop, isa: str, planes: int = 1, per_tbl: float = 0.0) -> list[float]:
+    """Returns the products a cycle, NaN where the model of a processor has not the instructions."""
+    return [
+        products(loop, per_tbl) / planes / cycles(loop, cpu)
+        if isa != "i8mm" or cpu in WITH_I8MM
+        else math.nan
+        for cpu in PROCESSORS
+    ]
 
 
 def line(row: Row, loops: list[Loop], rivals: dict[str, list[float]]) -> str:
     """Returns a line of the table, with each rival's speed under our own."""
     loop = own_loop(loops, row)
-    own = rates(loop, row.planes, row.per_tbl)
+    own = rates(loop, row.isa, row.planes, row.per_tbl)
     cells = [f"**{rate:.1f}**" for rate in own]
     for other in rivals.values():
         cells = [f"{c}, {b:.1f} ({a / b:.2f}x)" for c, a, b in zip(cells, own, other, strict=True)]
+    cells = ["" if math.isnan(rate) else cell for rate, cell in zip(own, cells, strict=True)]
     names = ", ".join(["binq", *rivals])
     return f"| {row.title} | {row.isa} | {' | '.join(cells)} | {names} |"
 
@@ -250,8 +320,8 @@ def main() -> None:
             rivals = {}
             for rival in row.rivals:
                 if rival.project in checkouts:
-                    theirs = compile_rival(rival, checkouts[rival.project], row.isa, folder)
-                    rivals[rival.title] = rates(rival_loop(theirs, rival.function))
+                    theirs = compile_rival(rival.file, checkouts[rival.project], row.isa, folder)
+                    rivals[rival.title] = rates(rival_loop(theirs, rival.function), row.isa)
             print(line(row, ours[row.isa], rivals), flush=True)
 
 

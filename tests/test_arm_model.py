@@ -1,6 +1,6 @@
 """benchmarks/arm_model.py: which loops it finds in assembly, and what it counts in them."""
 
-from arm_model import Loop, innermost_loops, products
+from arm_model import Loop, compile_rival, innermost_loops, products
 
 COMPILED = """
 kernel:
@@ -42,3 +42,13 @@ def test_encoded_instructions_and_local_labels_are_read():
 def test_products_are_counted_by_instruction():
     loop = Loop("f", ("sdot a", "smmla b", "tbl c", "tbl d", "add e"))
     assert products(loop, per_tbl=8) == 16 + 32 + 2 * 8
+
+
+def test_labels_in_macros_of_an_assembly_file_are_read(tmp_path):
+    (tmp_path / "f.S").write_text(
+        "KAI_ASM_FUNCTION_LABEL(f)\nKAI_ASM_LABEL(K_Loop)\n    sdot v0.4s, v1.16b, v2.4b[0]\n"
+        "    b.ne K_Loop\n"
+    )
+    (loop,) = compile_rival("f.S", tmp_path, "dotprod", tmp_path)
+    assert loop.function == "f"
+    assert products(loop) == 16

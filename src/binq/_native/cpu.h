@@ -70,7 +70,9 @@ static int binq_sysctl(const char *name) {
 
 static const char *binq_machine(void) { return "aarch64"; }
 
-/* NEON is part of the architecture. Other systems than these have no more that binq asks for. */
+/* NEON is part of the architecture. What this file itself is compiled for is there: Apple's
+ * compiler takes DotProd for granted, and macOS 11 has no name to ask by. Other systems than these
+ * are not asked. */
 static int binq_cpu_features(void) {
     enum { NEON = 1, DOTPROD = 2, I8MM = 4 };
     int found = NEON;
@@ -82,8 +84,16 @@ static int binq_cpu_features(void) {
     if (binq_sysctl("hw.optional.arm.FEAT_DotProd")) found |= DOTPROD;
     if (binq_sysctl("hw.optional.arm.FEAT_I8MM")) found |= I8MM;
 #elif defined(_WIN32)
-    /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+    /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE, which old
+     * headers do not name; systems that do not know a number say no. */
     if (IsProcessorFeaturePresent(43)) found |= DOTPROD;
+    if (IsProcessorFeaturePresent(66)) found |= I8MM;
+#endif
+#if defined(__ARM_FEATURE_DOTPROD)
+    found |= DOTPROD;
+#endif
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    found |= I8MM;
 #endif
     return found;
 }
