@@ -358,6 +358,7 @@ cdef class PackedMatrix:
         cdef _View out_view = view("out", out, b"f", 2, True)
         cdef const Weights *w = &self.weights
         cdef RowsJob r
+        cdef int64_t *order = NULL
         cdef Py_ssize_t blocks
         cdef int threads
         if out_view.size(0) != rows_view.size(0) or out_view.size(1) != w.in_features:
@@ -386,10 +387,16 @@ cdef class PackedMatrix:
             + TILE_ROWS * (r.scale_word + r.offset_word) + r.zero_bytes))
         blocks = r.count if r.in_place else (r.count + TILE_ROWS - 1) // TILE_ROWS
         threads = threads_for(<double>r.count * w.in_features * SLOW)
+        r.order = NULL
         with nogil:
             r.scratch = <char *>allocate(threads * r.scratch_bytes)
+            if r.in_place and r.count >= w.tiles >> 2 and r.count > 1:
+                order = <int64_t *>allocate(r.count * sizeof(int64_t))
+                if order != NULL and sort_by_tile(r.rows, r.count, w.tiles, order):
+                    r.order = order
             if r.scratch != NULL:
                 parallel_for(rows_task, &r, blocks, grain_for(blocks, threads), threads)
+            release(<void *>order)
             release(r.scratch)
         if r.scratch == NULL:
             raise MemoryError("not enough memory to take rows")

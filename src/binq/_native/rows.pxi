@@ -2,6 +2,9 @@
 # that the kernels for whole tiles serve any choice of rows in every format. A kernel that reads a
 # row's bytes alone gets them where they lie, as those of the first row, and only their scales move.
 
+cdef extern from "common/lanes.h" nogil:
+    void prefetch "binq_prefetch"(const void *p)
+
 cdef enum:
     HALF_BYTES = 0            # two rows share a byte: r the low, r + 16 the high nibble
     TILE_BYTES = 1 << 14      # of a tile that is filled row by row: it stays in the first cache
@@ -13,6 +16,7 @@ cdef struct RowsJob:
     void (*dequantize)(const Weights *w, float *out, Py_ssize_t out_stride,
                        Py_ssize_t tile_begin, Py_ssize_t tile_end) noexcept nogil
     const int64_t *rows
+    const int64_t *order      # of rows that are read where they lie: those of a tile together
     Py_ssize_t count
     float *out
     Py_ssize_t word           # adjacent bytes of a row; each part of a tile is [number][32][word]
@@ -89,12 +93,44 @@ cdef void take_block(const RowsJob *r, Weights *w, const int64_t *rows, Py_ssize
                      <uint8_t *>w.offsets, i)
 
 
+cdef bint sort_by_tile(const int64_t *rows, Py_ssize_t count, Py_ssize_t tiles,
+                       int64_t *order) noexcept nogil:
+    # The numbers of rows in the order of their tiles. Lines of a tile hold 16 or 32 of its rows and
+    # are then fetched once. Returns whether there was memory for the counts.
+    cdef int64_t *first = <int64_t *>allocate((tiles + 1) * sizeof(int64_t))
+    cdef Py_ssize_t i, tile
+    if first == NULL:
+        return False
+    memset(first, 0, (tiles + 1) * sizeof(int64_t))
+    for i in range(count):
+        first[rows[i] // TILE_ROWS + 1] += 1
+    for i in range(tiles):
+        first[i + 1] += first[i]
+    for i in range(count):
+        tile = rows[i] // TILE_ROWS
+        order[first[tile]] = i
+        first[tile] += 1
+    release(<void *>first)
+    return True
+
+
+cdef void ask_for_row(const RowsJob *r, int64_t row) noexcept nogil:
+    # A row has four bytes in every other line of its tile, or one in each.
+    cdef Py_ssize_t tile_bytes = r.w.groups * r.group_bytes
+    cdef Py_ssize_t step = 128 if r.word == 4 else 64
+    cdef Py_ssize_t i = row % TILE_ROWS * r.word
+    cdef const uint8_t *tile = r.w.packed + row // TILE_ROWS * tile_bytes
+    while i < tile_bytes:
+        prefetch(tile + i)
+        i += step
+
+
 cdef void rows_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     # Items are blocks of 32 of the rows, or rows that are read where they lie.
     cdef RowsJob *r = <RowsJob *>job
     cdef const Weights *whole = r.w
     cdef Weights w = whole[0]
-    cdef Py_ssize_t block, first, groups, column
+    cdef Py_ssize_t block, first, groups, column, place
     cdef Py_ssize_t rows_at_once = 1 if r.in_place else TILE_ROWS
     cdef bint one_scale = whole.scale_groups != whole.groups
     cdef uint8_t *packed = <uint8_t *>(r.scratch + slot * r.scratch_bytes)
@@ -107,6 +143,9 @@ cdef void rows_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexc
     w.tiles = 1
     for block in range(begin, end):
         w.out_features = min(rows_at_once, r.count - block * rows_at_once)
+        place = r.order[block] if r.order != NULL else block * rows_at_once
+        if r.in_place and block + 1 < end:
+            ask_for_row(r, r.rows[r.order[block + 1] if r.order != NULL else block + 1])
         first = 0
         while first < whole.groups:
             groups = min(r.groups_at_once, whole.groups - first)
@@ -114,9 +153,8 @@ cdef void rows_task(void *job, Py_ssize_t begin, Py_ssize_t end, int slot) noexc
             w.in_features = min(groups * whole.group_size, whole.in_features - column)
             w.groups = groups
             w.scale_groups = 1 if one_scale else groups
-            take_block(r, &w, r.rows + block * rows_at_once, first, groups)
-            r.dequantize(&w, r.out + block * rows_at_once * whole.in_features + column,
-                         whole.in_features, 0, 1)
+            take_block(r, &w, r.rows + place, first, groups)
+            r.dequantize(&w, r.out + place * whole.in_features + column, whole.in_features, 0, 1)
             first += groups
 
 
