@@ -9,12 +9,13 @@ import safetensors
 
 import binq
 from binq import reference
+from binq.reference.rotation import rotate_back
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILES = sorted(GOLDEN.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_there_is_a_file_of_every_version(version):
     path = GOLDEN / f"v{version}.safetensors"
     with safetensors.safe_open(path, "np") as file:
@@ -45,4 +46,7 @@ def test_the_definition_reads_golden_files_as_the_library_does(path):
                 shape=tensor.shape,
                 group_size=tensor.group_size,
             )
+            if tensor.rotation is not None:
+                block, signs = tensor.rotation.block, tensor.rotation.signs(tensor.shape[1])
+                again = rotate_back(again, signs, block)
             np.testing.assert_array_equal(tensor.dequantize(), again)

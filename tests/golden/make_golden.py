@@ -52,8 +52,53 @@ def tensors_2():
         yield f"{format}.float32", binq.quantize(w, format, scale_dtype="float32", **settings)
 
 
+def tensors_3():
+    """Yields name and packed weights of what version 3 added: three formats, types of scales."""
+    rng = np.random.default_rng(20261128)
+    kinds = {
+        "int3": {},
+        "int8": {},
+        "int8.zero_points": {"symmetric": False},
+        "mxfp4": {},
+        "iq4nl": {},
+        "int4.bfloat16": {"scale_dtype": "bfloat16"},
+        "int4.e8m0": {"scale_dtype": "e8m0"},
+        "int3.offset.bfloat16": {"symmetric": False, "scale_dtype": "bfloat16"},
+    }
+    for kind, settings in kinds.items():
+        format = kind.partition(".")[0]
+        settings = settings | {"method": "absmax"}
+        for group_size in (32, 128, None):
+            w = rng.standard_normal((35, 150), dtype=np.float32) + np.float32(0.25)
+            q = binq.quantize(w, format, group_size=group_size, **settings)
+            yield f"{kind}.{group_size or 'row'}", q
+        w = rng.standard_normal((2, 3, 33, 40), dtype=np.float32)
+        yield f"{kind}.stack", binq.quantize(w, format, group_size=32, **settings)
+
+
+def tensors_4():
+    """Yields name and packed weights of what version 4 added: rotations."""
+    rng = np.random.default_rng(20261129)
+    for format in ("binary", "ternary", "int4"):
+        for block in (32, 128):
+            signs = rng.choice([-1, 1], 256)
+            codes = binq.quantize(rng.standard_normal((35, 256)), format, group_size=64).codes()
+            scales = rng.uniform(0.5, 2, (35, 4)).astype(np.float16)
+            yield (
+                f"{format}.{block}",
+                binq.QuantizedArray.from_codes(
+                    codes,
+                    scales,
+                    format=format,
+                    group_size=64,
+                    rotation=binq.Rotation.of(block, signs),
+                ),
+            )
+
+
 def main(version: str) -> None:
-    packed = dict({"1": tensors_1, "2": tensors_2}[version]())
+    tensors = {"1": tensors_1, "2": tensors_2, "3": tensors_3, "4": tensors_4}
+    packed = dict(tensors[version]())
     plain = {
         "plain.bf16": np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3),
         "plain.f8": np.arange(4).astype(ml_dtypes.float8_e4m3fn),
