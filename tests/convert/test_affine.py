@@ -22,7 +22,7 @@ def write(folder, kind, size, halves, shape=SHAPE, low=1e-4, high=2e-3):
     blocks[:, :4] = numbers.astype(np.float16).view(np.uint8)
     path = folder / "m.gguf"
     tensors = {NAME: (kind, shape, blocks.tobytes())}
-    path.write_bytes(gguf_file({"general.architecture": "phi3"}, tensors))
+    path.write_bytes(gguf_file({"general.architecture": "deepseek2"}, tensors))
     return path
 
 

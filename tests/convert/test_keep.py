@@ -31,7 +31,7 @@ def entries(report):
 
 def gguf(folder, tensors, name="m.gguf"):
     path = folder / name
-    path.write_bytes(gguf_file({"general.architecture": "phi3"}, tensors))
+    path.write_bytes(gguf_file({"general.architecture": "deepseek2"}, tensors))
     return path
 
 

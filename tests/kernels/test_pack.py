@@ -33,7 +33,7 @@ def test_pack_and_unpack_equal_the_reference(
     again = np.full(packed.size, 0xA5, np.uint8)
     packing = q._data.packing
     zero = _core.ZEROS[packing.zero]
-    _core.pack(packing.kind.spec.number, zero, codes, again, group_size or 0)
+    _core.pack(packing.kind.spec.number, zero, codes.view(np.int8), again, group_size or 0)
     np.testing.assert_array_equal(again.reshape(packed.shape), packed)
     unpacked = reference.unpack(packed, format, out_features, in_features, symmetric)
     np.testing.assert_array_equal(codes, unpacked)
