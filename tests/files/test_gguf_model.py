@@ -27,7 +27,7 @@ def split(folder, **changes):
     for n, name in enumerate(NAMES):
         metadata = {"split.no": n, "split.count": 3, "split.tensors.count": 3}
         if n == 0:
-            metadata["general.architecture"] = "phi3"
+            metadata["general.architecture"] = "deepseek2"
         tensors = {name: gguf_tensor(written, name, "Q4_0", (35, 64))}
         if n == 1:
             metadata |= changes
@@ -39,7 +39,7 @@ def split(folder, **changes):
 def test_all_parts_are_one_model(tmp_path, named):
     written = split(tmp_path / "s")
     with Checkpoint(tmp_path / "s" / named) as source:
-        assert source.config["general.architecture"] == "phi3"
+        assert source.config["general.architecture"] == "deepseek2"
         assert source.files == (part(1), part(2), part(3))
         for tensor in logical_tensors(source):
             np.testing.assert_array_equal(tensor.read(source), written.values[tensor.name])
