@@ -58,7 +58,7 @@ test: say lint types pytest examples benchmark-smoke site test-arm
 	@echo "make test: all passed, in $$(( $$(date +%s) - $(BEGUN) )) seconds"
 
 say:
-	@echo "make test: some 13 minutes on two cores; binq is compiled once, in 2 of them"
+	@echo "make test: some 20 minutes on two cores; binq is compiled once, in 2 of them"
 
 lint: $(VENV)/test.stamp
 	$(PY) -m ruff check .

@@ -9,18 +9,19 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
-COLORS = {"binary": "tab:green", "ternary": "tab:orange", "int4": "tab:blue"}
+COLORS = {"binary": "tab:green", "ternary": "tab:orange", "int4": "tab:blue", "int8": "tab:red"}
 OTHERS = "0.45"
 STYLES = {"int8": "-", "int16": "--", "float32": ":"}
 # What rivals store: drawn in the color of binq's format of that kind, with a marker of their own.
-KINDS = {"Q1_0": "binary", "TQ2_0": "ternary", "Q4_0": "int4", "repacked": "int4", "g128": "int4"}
+KINDS = {"Q1_0": "binary", "TQ2_0": "ternary", "Q4_0": "int4", "repacked": "int4", "Q8_0": "int8"}
 KINDS |= {"Q1_0_G128": "binary", "IQ2_BN_R4": "ternary", "Q4_0_R8": "int4"}
 MARKERS = {"llama.cpp": "s", "onnxruntime": "^", "ik_llama.cpp": "D"}
 
 
 def _color(name: str) -> str:
     words = name.split()
-    return COLORS.get(words[1] if words[0] == "binq" else KINDS.get(words[-1], ""), OTHERS)
+    named = words[0] in ("binq", "onnxruntime")
+    return COLORS.get(words[1] if named else KINDS.get(words[-1], ""), OTHERS)
 
 
 def draw(machine: Row, folder: Path) -> None:

@@ -23,6 +23,11 @@ KINDS = {
         "onnxruntime, blocks of 128 or 32": ("onnxruntime int4 g128", "onnxruntime int4 g32"),
         **BLAS,
     },
+    "int8": {
+        "llama.cpp Q8_0": ("llama.cpp Q8_0",),
+        "onnxruntime, blocks of 128 or 32": ("onnxruntime int8 g128", "onnxruntime int8 g32"),
+        **BLAS,
+    },
 }
 _RATIOS = """How many times as fast, by median and (in brackets) by fastest run, one row of x with \
 the weights in memory, more with the weights in cache. int8 is what the rivals do with x inside \
