@@ -100,3 +100,10 @@ def test_lines_of_native_sources_have_100_columns_at_most(kind):
     for path in files:
         lines = path.read_text().splitlines()
         assert [i for i, line in enumerate(lines, 1) if len(line) > 100] == [], path
+
+
+def test_a_file_is_short_enough_to_be_read():
+    written = [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.p[yx][xdi]"), *SOURCE.rglob("*.h")]
+    lines = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in written}
+    assert len(lines) > 200
+    assert {name: count for name, count in lines.items() if count >= 500} == {}

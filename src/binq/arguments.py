@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -62,3 +63,13 @@ def number_of_bytes(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 2**60:
         raise argparse.ArgumentTypeError(f"must be a number of bytes above 0, got {text!r}")
     return int(text)
+
+
+def check_plot(path: Path) -> None:
+    """Raises ValueError where a picture could not be drawn: better now than after hours."""
+    if find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib: pip install 'binq[plot]'")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"--plot must end in .png, .svg or .pdf, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--plot: the folder {path.parent} does not exist")

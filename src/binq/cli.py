@@ -12,8 +12,6 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NoReturn
 
 from binq import arguments, generate_command, onnx_command
@@ -355,7 +353,7 @@ def _quantize(options: argparse.Namespace) -> int:
         if options.family is not None:
             by_name(options.family)
         if options.plot:
-            _check_plot(options.plot)
+            arguments.check_plot(options.plot)
     except ValueError as error:
         _usage(str(error))
     with warnings.catch_warnings():
@@ -454,16 +452,6 @@ def _export(options: argparse.Namespace) -> int:
     for warning in report.warnings:
         _complain(warning)
     return OK
-
-
-def _check_plot(path: Path) -> None:
-    """Raises ValueError where a picture could not be drawn: better now than after hours."""
-    if find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib: pip install 'binq[plot]'")
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"--plot must end in .png, .svg or .pdf, got {path}")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--plot: the folder {path.parent} does not exist")
 
 
 def _inspect(options: argparse.Namespace) -> int:
