@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from binq.convert.evidence import Evidence, EvidenceFile, Knowledge, shown
+from binq.convert.evidence import Evidence, Knowledge, shown
 from binq.convert.item import FLOATS, Item, Settings
 from binq.methods.quantize import get_method
 
@@ -20,6 +20,7 @@ def informed(
     working = [item for item in items if not item.kept and item.exact is None]
     needing = [item for item in working if methods[id(item)].uses_statistics]
     found: dict[int, Evidence] = {}
+    notes: tuple[str, ...] = ()
     if settings.calibration is None:
         if needing:
             raise ValueError(
@@ -32,7 +33,8 @@ def informed(
             "importance (--importance) takes the same file for method 'mse'"
         )
     else:
-        found, lacking = _evidence_of(needing, settings.calibration)
+        knowledge = Knowledge(settings.calibration)
+        found, lacking = _evidence_of(needing, knowledge)
         # Embeddings are looked up, not multiplied: there is nothing to see.
         lacking = [i for i in lacking if i.tensor.role not in ("embedding", "head")]
         if lacking:
@@ -41,10 +43,10 @@ def informed(
                 f"calibration: {settings.calibration.path} has no rows of {shown(names)}; "
                 f"a rule such as {names[0]}=int4:mse does without them"
             )
-    notes = tuple(_few_rows(found, needing))
+        notes = tuple(_few_rows(knowledge, found, needing))
     if settings.importance is not None:
         able = [i for i in working if id(i) not in found and methods[id(i)].uses_importance]
-        weighed, lacking = _evidence_of(able, settings.importance)
+        weighed, lacking = _evidence_of(able, Knowledge(settings.importance))
         if able and not weighed:
             raise ValueError(
                 f"importance: {settings.importance.path} knows none of the {len(able)} tensors "
@@ -91,36 +93,33 @@ def corrects(biases: Mapping[str, Item], item: Item) -> bool:
 
 
 def _evidence_of(
-    items: Sequence[Item], file: EvidenceFile
+    items: Sequence[Item], knowledge: Knowledge
 ) -> tuple[dict[int, Evidence], list[Item]]:
     """Returns where the numbers of each item (by id) lie, and the items of which there are none."""
-    knowledge = Knowledge(file)
     found, lacking = {}, []
     for item in items:
         place = knowledge.find(item.tensor)
         if place is None:
             lacking.append(item)
         else:
-            found[id(item)] = Evidence(file, *place)
+            found[id(item)] = Evidence(knowledge.file, *place)
     return found, lacking
 
 
-def _few_rows(found: Mapping[int, Evidence], items: Sequence[Item]) -> Iterator[str]:
+def _few_rows(
+    knowledge: Knowledge, found: Mapping[int, Evidence], items: Sequence[Item]
+) -> Iterator[str]:
     """Yields a note where fewer rows were seen than a layer has inputs: on the whole, a guess."""
-    known = {id(item): item for item in items if id(item) in found}
-    if not known:
-        return
-    file = next(iter(found.values())).file
-    knowledge = Knowledge(file)
     few = []
-    for number, item in known.items():
-        rows = knowledge.rows(found[number])
+    for item in items:
+        evidence = found.get(id(item))
+        rows = None if evidence is None else knowledge.rows(evidence)
         if rows is not None and rows < item.tensor.shape[-1]:
             few.append(f"{item.tensor.name} ({rows} rows, {item.tensor.shape[-1]} inputs)")
     if few:
         yield (
-            f"calibration: {file.path} saw fewer rows than there are inputs: {shown(few)}; more "
-            "text makes better weights"
+            f"calibration: {knowledge.file.path} saw fewer rows than there are inputs: "
+            f"{shown(few)}; more text makes better weights"
         )
 
 
