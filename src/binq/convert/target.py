@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.convert.budget import Option, Trial, choose, guess, options_of
+from binq.convert.budget import Option, Trial, choose, guess, method_for, options_of
 from binq.convert.evidence import Evidence, Knowledge
 from binq.convert.informed import biases_of, corrects
 from binq.convert.item import Item, Settings
@@ -68,8 +68,8 @@ def budgeted(
             assert item.choice is not None
             option, method = found[id(item)], item.choice.method
             packing = option.packing
-            if method in NATIVE and method not in packing.kind.methods:
-                method = packing.kind.methods[0]
+            if isinstance(method, str) and method in NATIVE:
+                method = str(method_for(METHODS[method], packing))
             choice = replace(item.choice, packing=packing, method=method)
             item = replace(item, choice=choice, option=option)
         result.append(item)

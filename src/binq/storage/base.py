@@ -203,7 +203,7 @@ class CodedStorage(Storage):
         if packing.symmetric:
             zeros = None
         elif packing.zero == OFFSET and zeros is not None:
-            zeros = np.float32(0) - scales * zeros.astype(np.float32)
+            zeros = _offsets(scales, zeros)
         packed = pack_stored(exact, rows, scales, zeros)
         return None if packed is None else (packed, rows)
 
@@ -303,7 +303,7 @@ class CodedStorage(Storage):
         elif exact.packing.zero == CODE and zeros is not None and self.levels[0] < 0:
             codes, zeros = codes.astype(np.int16) - self.levels[0], zeros - self.levels[0]
         elif exact.packing.zero == OFFSET and zeros is not None:
-            zeros = np.float32(0) - scales * zeros.astype(np.float32)
+            zeros = _offsets(scales, zeros)
         return pack_exact(exact, codes, scales, zeros)
 
     def _centred(self, codes: NDArray[Any], zeros: NDArray[Any] | None) -> NDArray[Any]:
@@ -312,6 +312,11 @@ class CodedStorage(Storage):
             codes = codes.astype(np.int16)
             each_group(np.subtract, codes, zeros.astype(np.int16), self.group)
         return codes
+
+
+def _offsets(scales: NDArray[np.float32], zeros: NDArray[Any]) -> NDArray[np.float32]:
+    """Returns what is added to ``scale * code`` where zeros are codes."""
+    return np.float32(0) - scales * zeros.astype(np.float32)
 
 
 def even_format(bits: int) -> str:
@@ -371,13 +376,7 @@ def pack_stored(
     packed = pack_codes(packing, rows)
     if packed is None:
         return None
-    dtype, offset_dtype = exact.dtypes
-    if packing.group_size is None:
-        scales, zeros = scales[:, :1], None if zeros is None else zeros[:, :1]
-    if zeros is not None and packing.zero == OFFSET:
-        zeros = zeros.astype(offset_dtype)
-    stored = stored_scales(scales, dtype, packing.kind.bias)
-    return Packed.of_parts(packing, rows.shape, packed, stored, zeros)
+    return Packed.of_parts(packing, rows.shape, packed, *_as_stored(exact, scales, zeros))
 
 
 def pack_exact(
@@ -387,6 +386,13 @@ def pack_exact(
     zeros: NDArray[Any] | None = None,
 ) -> Packed:
     """Returns codes as packed weights whose scales have the dtype that ``exact`` names."""
+    return Packed.of_codes(exact.packing, codes.astype(np.int8), *_as_stored(exact, scales, zeros))
+
+
+def _as_stored(
+    exact: Exact, scales: NDArray[np.float32], zeros: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Returns scales, and zero points or offsets, in the types that ``exact`` names."""
     packing = exact.packing
     dtype, offset_dtype = exact.dtypes
     # The row's own length may be shorter than the stored group: then there is one scale.
@@ -395,9 +401,7 @@ def pack_exact(
         zeros = None if zeros is None else zeros[:, :1]
     if zeros is not None and packing.zero == OFFSET:
         zeros = zeros.astype(offset_dtype)
-    return Packed.of_codes(
-        packing, codes.astype(np.int8), stored_scales(scales, dtype, packing.kind.bias), zeros
-    )
+    return stored_scales(scales, dtype, packing.kind.bias), zeros
 
 
 def column_order(
