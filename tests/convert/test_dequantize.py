@@ -13,7 +13,7 @@ from checkpoints.models import MODELS
 import binq
 from binq.convert import Checkpoint, logical_tensors
 from binq.convert.dequantize import MARK
-from binq.convert.work import REPLACED
+from binq.convert.destination import REPLACED
 from binq.models import find_family
 
 F32 = np.float32

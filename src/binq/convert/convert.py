@@ -18,6 +18,7 @@ from binq.array.choices import (
     NonfiniteName,
     ZeroName,
 )
+from binq.convert.destination import check_target
 from binq.convert.evidence import EvidenceFile
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.item import Settings
@@ -27,7 +28,7 @@ from binq.convert.report import Report
 from binq.convert.rules import check_choice_of
 from binq.convert.shard import Progress
 from binq.convert.tensor_report import TensorReport
-from binq.convert.work import Work, check_target
+from binq.convert.work import Work
 from binq.errors import UnknownModelWarning
 from binq.files.checkpoint import Checkpoint
 from binq.methods import Method

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from binq.array.checks import check_choice, check_int, check_path
 from binq.convert.convert import Bar
+from binq.convert.destination import check_target
 from binq.convert.plain import DTYPES, is_packed, plain_tensors
 from binq.convert.plain_folder import DTYPE_KEYS, copy_files, piece_of, plain_config, write_shards
 from binq.convert.report import Report
 from binq.convert.shard import Progress
 from binq.convert.whole_folder import whole_folder, write_json
-from binq.convert.work import check_target
 from binq.errors import UnknownModelWarning
 from binq.files.checkpoint import Checkpoint
 from binq.files.replacing import replacing

@@ -6,8 +6,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from binq.convert.destination import (
+    REPLACED,
+    check_free,
+    check_ours,
+    clear,
+    delete_folder,
+    move_in,
+    partial_of,
+    restore,
+)
 from binq.convert.lock import LOCK_NAMES, Lock
-from binq.convert.work import NOT_EMPTY, REPLACED, delete_folder, partial_of
 from binq.files.replacing import replacing, sync_folder
 
 
@@ -21,35 +30,21 @@ def whole_folder(target: Path, overwrite: bool, mark: str) -> Iterator[Path]:
       run of it may delete what a killed one left
     """
     folder = partial_of(target)
-    replaced = folder / REPLACED
-    _check_ours(folder, mark)
-    _check_free(target, overwrite, replaced)
+    check_ours(folder, mark)
+    if not (folder / REPLACED).exists():
+        check_free(target, overwrite)
     folder.mkdir(exist_ok=True)
     with Lock(folder):
-        if replaced.exists():  # a kill came between the last two renames
-            if target.exists():
-                target.rmdir()
-            replaced.rename(target)
-            _check_free(target, overwrite, replaced)
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == mark):
-            if not LOCK_NAMES.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        restore(folder, target, overwrite)
+        clear(folder, mark)
         write_json(folder / mark, {"target": target.name})
         try:
             yield folder
             sync_folder(folder)
-            if _is_filled(target):
-                _check_free(target, overwrite, replaced)
-                target.rename(replaced)
-            elif target.exists():
-                target.rmdir()
-            folder.rename(target)
-            sync_folder(target.parent)
+            move_in(folder, target, overwrite)
         except BaseException:
-            if folder.exists() and not replaced.exists():
-                for path in folder.iterdir():
-                    if not LOCK_NAMES.fullmatch(path.name):
-                        path.unlink(missing_ok=True)
+            if folder.exists() and not (folder / REPLACED).exists():
+                clear(folder, mark)
             raise
         finally:
             for place in (folder, target):
@@ -61,32 +56,6 @@ def whole_folder(target: Path, overwrite: bool, mark: str) -> Iterator[Path]:
     (target / mark).unlink(missing_ok=True)
     delete_folder(target / REPLACED)
     sync_folder(target)
-
-
-def _is_filled(target: Path) -> bool:
-    return target.exists() and any(target.iterdir())
-
-
-def _check_free(target: Path, overwrite: bool, replaced: Path) -> None:
-    if not _is_filled(target):
-        return
-    if replaced.exists():
-        raise FileExistsError(
-            f"{replaced} was moved away from {target}, which exists again: move one of them"
-        )
-    if not overwrite:
-        raise FileExistsError(NOT_EMPTY.format(target))
-
-
-def _check_ours(folder: Path, mark: str) -> None:
-    """Raises FileExistsError where ``dst.partial`` is not the work that the mark stands for."""
-    if not folder.exists():
-        return
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    if names - {REPLACED} and mark not in names:
-        strange = sorted(name for name in names if not LOCK_NAMES.fullmatch(name))
-        if strange:
-            raise FileExistsError(f"{folder / strange[0]} is in the way: move it, or delete it")
 
 
 def write_json(path: Path, content: Mapping[str, Any], mode: int = 0o666) -> None:

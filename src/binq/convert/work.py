@@ -13,6 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from binq.convert.card import README, SOURCE_README, card, copied_as
+from binq.convert.destination import (
+    REPLACED,
+    check_free,
+    check_ours,
+    clear,
+    delete_folder,
+    is_of_system,
+    is_of_work,
+    move_in,
+    partial_of,
+    restore,
+)
 from binq.convert.fingerprint import conversion_fingerprint
 from binq.convert.item import Settings
 from binq.convert.lock import LOCK_NAMES, Lock
@@ -31,9 +43,6 @@ from binq.convert.task import (
 from binq.files.checkpoint import INDEX, Checkpoint
 from binq.files.replacing import TEMPORARY, create_file, replacing, sync_folder
 from binq.models.gguf_folder import folder_of
-
-# What lay at the target and is replaced, from the last rename but one until it is deleted.
-REPLACED = ".binq-replaced"
 
 
 class Work:
@@ -58,7 +67,7 @@ class Work:
         Raises FileExistsError where another process works there or something else is in the way,
         ValueError for work on another source or with other settings.
         """
-        self._check_ours()
+        check_ours(self.folder, MANIFEST)
         for path in self._others:
             if not os.access(path, os.R_OK):
                 raise PermissionError(errno.EACCES, "cannot be read, to be copied", str(path))
@@ -69,7 +78,8 @@ class Work:
                 # Another process may have completed the work since the last look.
                 self.check_free(overwrite, join)
                 if not join:
-                    self._clear(overwrite)
+                    restore(self.folder, self.target, overwrite)
+                    clear(self.folder, MANIFEST)
                 self._check_manifest()
                 if part is None:
                     self._remove_strays()
@@ -93,15 +103,8 @@ class Work:
 
         ``joins``: the target was expected to be complete, and is not.
         """
-        if not self._target_is_filled():
-            return
-        if not overwrite:
-            begun = (self.folder / MANIFEST).exists()
-            text = _UNFINISHED if begun else _ANOTHER if joins else NOT_EMPTY
-            raise FileExistsError(text.format(self.target))
-        # A folder that gets another parent must itself be writable.
-        if not os.access(self.target, os.W_OK):
-            raise PermissionError(errno.EACCES, "may not be replaced", str(self.target))
+        begun = (self.folder / MANIFEST).exists()
+        check_free(self.target, overwrite, _UNFINISHED if begun else _ANOTHER if joins else None)
 
     def left(self, part: tuple[int, int] | None) -> list[int]:
         """Returns the shards that are still to be done, of all or of one part."""
@@ -176,20 +179,8 @@ class Work:
             self._write_card(report, copied.get(SOURCE_README))
         self._copy_others()
         sync_folder(self.folder)
-        if self._target_is_filled():
-            if not overwrite:
-                raise FileExistsError(NOT_EMPTY.format(self.target))
-            if (self.folder / REPLACED).exists():
-                raise FileExistsError(_TWO_OLD.format(self.folder / REPLACED, self.target))
-            self.target.rename(self.folder / REPLACED)
-        elif self.target.exists():
-            self.target.rmdir()
-        self.folder.rename(self.target)
-        sync_folder(self.target.parent)
+        move_in(self.folder, self.target, overwrite)
         self.tidy()
-
-    def _target_is_filled(self) -> bool:
-        return self.target.exists() and any(self.target.iterdir())
 
     def is_complete(self) -> bool:
         """Returns whether the target is what this conversion makes: a kill came after the end.
@@ -250,40 +241,13 @@ class Work:
             f"{first}delete it, or run with the settings it was begun with"
         )
 
-    def _check_ours(self) -> None:
-        """Raises FileExistsError where ``dst.partial`` is not a conversion's work."""
-        if not self.folder.exists():
-            return
-        paths = list(self.folder.iterdir()) if self.folder.is_dir() else [self.folder]
-        ours = any(path.name == MANIFEST for path in paths)
-        for path in paths:
-            known = ours or _is_of_work(path.name) or _is_of_system(path.name)
-            if not known or (path.is_dir() and path.name != REPLACED):
-                raise FileExistsError(f"{path} is in the way: move it, or delete it")
-
-    def _clear(self, overwrite: bool) -> None:
-        """Throws unfinished work away, but not what a target was about to be replaced with it."""
-        replaced = self.folder / REPLACED
-        if replaced.exists():
-            if self._target_is_filled():
-                raise FileExistsError(_TWO_OLD.format(replaced, self.target))
-            if self.target.exists():
-                self.target.rmdir()
-            replaced.rename(self.target)
-            if not overwrite:
-                raise FileExistsError(NOT_EMPTY.format(self.target))
-        # The manifest last: without it, the rest could be anybody's.
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name == MANIFEST):
-            if not LOCK_NAMES.fullmatch(path.name) and not _is_of_system(path.name):
-                path.unlink(missing_ok=True)
-
     def _remove_strays(self) -> None:
         """Removes what killed processes left: temporary files, locks, files of another plan."""
         ours = {MANIFEST, REPLACED, Lock(self.folder).path.name}
         for n in range(len(self.plan.shards)):
             ours.update((self._shard(n).name, result_path(self._shard(n)).name))
         for path in self.folder.iterdir():
-            if path.name not in ours and not _is_of_system(path.name):
+            if path.name not in ours and not is_of_system(path.name):
                 path.unlink(missing_ok=True)
 
     def _remove_temporaries(self, part: tuple[int, int], pid: int) -> None:
@@ -323,7 +287,7 @@ class Work:
         ours = {MANIFEST, REPLACED}
         ours.update(result_path(self._shard(n)).name for n in range(len(self.plan.shards)))
         others = other_files(self.source)
-        return [p for p in others if p.name not in ours and not _is_of_work(p.name)]
+        return [p for p in others if p.name not in ours and not is_of_work(p.name)]
 
     def _write_card(self, report: Report, readme: Path | None) -> None:
         """Writes README.md, which says what configuration and README of the source say."""
@@ -336,7 +300,6 @@ class Work:
                 shutil.copyfile(path, temporary)
 
 
-NOT_EMPTY = "dst: {} is not empty: overwrite=True (--overwrite) replaces it"
 _ANOTHER = (
     "dst: {} is not empty, and not what this conversion makes: the source is newer, a setting "
     "differs, or files are missing; overwrite=True (--overwrite) replaces it"
@@ -345,63 +308,6 @@ _UNFINISHED = (
     "dst: {} is not empty, and beside it lies unfinished work: resume=True and overwrite=True "
     "(--resume --overwrite) complete it and put it in its place, overwrite=True alone begins anew"
 )
-_TWO_OLD = "{} was moved away from {}, which exists again: move one of them away"
-
-
-def check_target(source: Checkpoint, target: Path) -> None:
-    """Raises OSError or ValueError where ``target`` cannot be written to."""
-    folder = source.path if source.path.is_dir() else source.path.parent
-    if partial_of(target).exists() and partial_of(target).samefile(folder):
-        raise ValueError(f"dst: the source is {partial_of(target)}, which would be the work folder")
-    if os.path.ismount(target):
-        raise ValueError(
-            f"dst must not be a mount point, got {target}: it gets its name when all is done, "
-            "so name a folder in it"
-        )
-    if not target.exists():
-        if not target.parent.is_dir():
-            raise FileNotFoundError(f"dst: the folder {target.parent} does not exist")
-        return
-    if target.samefile(folder) or target.samefile(source.path):
-        raise ValueError(f"dst must not be the source itself, got {target}")
-    files = [folder, *source.file_paths().values()]
-    if any(target in path.resolve().parents for path in files):
-        raise ValueError(f"dst must not hold the source, got {target}, which holds {folder}")
-    if not target.is_dir():
-        raise FileExistsError(f"dst: {target} is a file")
-
-
-def partial_of(target: Path) -> Path:
-    """Returns the folder of the work for a target."""
-    return target.with_name(target.name + ".partial") if target.name else target / ".partial"
-
-
-def _is_of_system(name: str) -> bool:
-    """Returns whether a name is one that network file systems keep for a deleted file in use."""
-    return name.startswith((".nfs", ".fuse_hidden"))
-
-
-def _is_of_work(name: str) -> bool:
-    """Returns whether a name is one of a lock or of a temporary file."""
-    return bool(LOCK_NAMES.fullmatch(name) or TEMPORARY.fullmatch(name))
-
-
-def delete_folder(folder: Path) -> None:
-    """Deletes a folder with all that is in it, where need be folders that are read-only too."""
-    with suppress(FileNotFoundError):
-        try:
-            shutil.rmtree(folder)
-        except PermissionError:
-            # Each folder before it is looked into; links are not followed.
-            folders = [folder]
-            for inner in folders:
-                inner.chmod(0o700)
-                folders += [path for path in inner.iterdir() if _is_folder(path)]
-            shutil.rmtree(folder)
-
-
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
 
 
 def _write_json(path: Path, content: dict[str, Any], mode: int) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from binq.array.checks import check_int, check_path
 from binq.convert.convert import Bar
+from binq.convert.destination import check_target
 from binq.convert.output import links_left_out
 from binq.convert.plain import plain_tensors
 from binq.convert.plain_folder import plain_config
 from binq.convert.report import Report
 from binq.convert.shard import Progress
 from binq.convert.whole_folder import whole_folder
-from binq.convert.work import check_target
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.export.target import Model
 from binq.export.targets import find_target
