@@ -244,7 +244,7 @@ def test_the_module_and_the_version_run():
 
 
 def test_a_picture_needs_matplotlib_and_says_so_first(monkeypatch, capsys):
-    monkeypatch.setattr("binq.arguments.find_spec", lambda name: None)
+    monkeypatch.setattr("binq.cli.arguments.find_spec", lambda name: None)
     with pytest.raises(SystemExit) as caught:
         run("quantize", "a", "b", "--plot", "report.png")
     assert caught.value.code == 2

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from binq import arguments
+from binq.cli import arguments
 
 if TYPE_CHECKING:
     from binq.convert.report import Report

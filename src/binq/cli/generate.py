@@ -1,13 +1,19 @@
-"""What ``binq generate`` takes; binq.run, which brings much to import, waits until it runs."""
+"""``binq generate``: an answer of a model."""
 
 import argparse
 import re
+from typing import Any
 
-from binq import arguments
+from binq.cli import arguments
+from binq.cli.console import OK
+from binq.cli.options import add_command
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``binq generate`` takes."""
+def add(commands: Any) -> None:
+    """Adds the command."""
+    parser = add_command(
+        commands, "generate", "answer with a model", "  binq generate packed Hello"
+    )
     parser.add_argument(
         "model", type=arguments.path, metavar="MODEL", help="a folder or GGUF file to run"
     )
@@ -40,6 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="how exactly x enters the products (default: int16)",
     )
     parser.add_argument("--raw", action="store_true", help="without the model's chat template")
+    parser.set_defaults(run=run)
 
 
 def take(options: argparse.Namespace, left: list[str]) -> bool:
@@ -58,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     from binq.run.command import run as write_text
 
     write_text(options)
-    return 0
+    return OK
 
 
 def _count(text: str) -> int:
