@@ -284,6 +284,17 @@ def test_what_is_refused(arguments, message):
         binq.quantize(np.ones((2, 8), np.float32), **options)
 
 
+@pytest.mark.parametrize("place", [(5, 290), (290, 5), (270, 299)])
+def test_a_large_covariance_that_is_not_symmetric(place):
+    covariance = np.eye(300, dtype=np.float32)
+    covariance[place] = 3
+    stats = Moments(covariance, np.zeros(300, np.float32), 500)
+    i, j = sorted(place)
+    message = rf"symmetric, got {covariance[i, j]} at \({i}, {j}\) and {covariance[j, i]} at"
+    with pytest.raises(ValueError, match=message):
+        binq.quantize(np.ones((2, 300), np.float32), "int4", method="gptq", stats=stats)
+
+
 def test_a_covariance_that_is_none():
     """Symmetric, with a diagonal above 0, and an eigenvalue below it that no damping mends."""
     stats = changed(covariance=np.where(np.eye(8, dtype=bool), np.float32(1), np.float32(1e9)))

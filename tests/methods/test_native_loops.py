@@ -40,7 +40,7 @@ DESCEND = {
 
 
 def search(**given):
-    _search.best_scales(**given, group_size=32, span=15)
+    _search.best_scales(**given, group_size=32, span=15, scale_type=0)
 
 
 def feed_back(**given):
@@ -86,3 +86,10 @@ def test_columns_belong_to_a_group_that_there_is(loop, shapes, number):
 def test_there_are_2_to_256_levels(count):
     with pytest.raises(ValueError, match=f"there must be 2 to 256 levels, got {count}"):
         _gptq.Levels(np.arange(count, dtype=np.float32))
+
+
+@pytest.mark.parametrize("scale_type", [-2, 5])
+def test_scales_have_a_type_that_there_is(scale_type):
+    given = arrays(SEARCH)
+    with pytest.raises(ValueError, match=f"scale_type must be from -1 to 4, got {scale_type}"):
+        _search.best_scales(**given, group_size=32, span=15, scale_type=scale_type)

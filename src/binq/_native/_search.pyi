@@ -8,6 +8,7 @@ def best_level_scales(
     importance: NDArray[np.float32],
     group_size: int,
     tables: NDArray[np.float64],
+    scale_type: int,
     scales: NDArray[np.float64],
     numbers: NDArray[np.int16],
 ) -> None: ...
@@ -17,6 +18,7 @@ def best_scales(
     group_size: int,
     ranges: NDArray[np.int32],
     span: int,
+    scale_type: int,
     scales: NDArray[np.float64],
     lows: NDArray[np.int16],
 ) -> None: ...

@@ -4,9 +4,12 @@ Bit for bit as binq.reference.search.ScaleSearch, which says what is computed an
 The arithmetic is the same on every instruction set. Two ranges of codes are searched by turns.
 """
 
+from libc.math cimport fabs
 from libc.stdlib cimport free, malloc
 
 from binq._native._threads cimport parallel_for, thread_limit
+from binq._native.formats cimport SCALE_BFLOAT16, SCALE_SPECS, SCALE_TYPES  # no-cython-lint
+from binq._native.formats cimport SCALE_FLOAT32  # no-cython-lint
 
 cdef extern from "common/lanes.h" nogil:
     enum:
@@ -77,6 +80,7 @@ ctypedef struct Job:
     const int *ranges         # lowest code of each range, in pairs that are searched by turns
     Py_ssize_t pairs          # 0: one, next to the zero point of the largest-magnitude rule
     int span                  # highest code less lowest
+    int scale_type            # what scales will be stored as, or -1: they stay as they are found
     Py_ssize_t columns
     Py_ssize_t group
     Py_ssize_t groups
@@ -337,6 +341,9 @@ cdef void search_group(const Job *job, Group *group, Interval *stack) noexcept n
                 take_cut(group, &two)
 
 
+include "search_storage.pxi"
+
+
 cdef void rows_task(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noexcept nogil:
     cdef Job *job = <Job *>data
     cdef Py_ssize_t padded = (job.group + 7) & ~<Py_ssize_t>7
@@ -367,13 +374,17 @@ cdef void rows_task(void *data, Py_ssize_t begin, Py_ssize_t end, int slot) noex
                 if group.importance[i] == 0.0:
                     group.w[i] = 0.0
             search_group(job, &group, stack)
+            if job.scale_type >= 0 and group.scale > 0.0:
+                fit_to_storage(job, &group)
             job.scales[row * job.groups + number] = group.scale
             job.lows[row * job.groups + number] = <short>group.low
 
 
-def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, lows):
+def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, int scale_type, scales,
+                lows):
     """Writes the best scale of each group, and the lowest code of the range that it belongs to.
 
+    scale_type: scales become those that this type (scale_types.h) holds; -1: they stay.
     No ranges: the two of each group whose zero points are next to that of the largest-magnitude
     rule.
     """
@@ -385,10 +396,11 @@ def best_scales(w, importance, Py_ssize_t group_size, ranges, int span, scales, 
     job.ranges = <const int *>ranges_view.buffer.buf
     job.pairs = ranges_view.size(0) // 2
     job.span = span
-    run(&job, w, importance, group_size, scales, lows)
+    run(&job, w, importance, group_size, scale_type, scales, lows)
 
 
-def best_level_scales(w, importance, Py_ssize_t group_size, tables, scales, numbers):
+def best_level_scales(w, importance, Py_ssize_t group_size, tables, int scale_type, scales,
+                      numbers):
     """Writes the best scale of each group, and the number of the table that it belongs to."""
     cdef _View tables_view = view("tables", tables, b"d", 2, False)
     cdef Job job
@@ -399,10 +411,10 @@ def best_level_scales(w, importance, Py_ssize_t group_size, tables, scales, numb
     job.ranges = NULL
     job.pairs = 1
     job.span = 0
-    run(&job, w, importance, group_size, scales, numbers)
+    run(&job, w, importance, group_size, scale_type, scales, numbers)
 
 
-cdef run(Job *job, w, importance, Py_ssize_t group_size, scales, lows):
+cdef run(Job *job, w, importance, Py_ssize_t group_size, int scale_type, scales, lows):
     cdef _View w_view = view("w", w, b"f", 2, False)
     cdef _View importance_view = view("importance", importance, b"f", 1, False)
     cdef _View scales_view = view("scales", scales, b"d", 2, True)
@@ -411,6 +423,9 @@ cdef run(Job *job, w, importance, Py_ssize_t group_size, scales, lows):
     cdef int threads = thread_limit()
     if w_view.nbytes() == 0:
         return
+    if not -1 <= scale_type < SCALE_TYPES:
+        raise ValueError(f"scale_type must be from -1 to {SCALE_TYPES - 1}, got {scale_type}")
+    job.scale_type = scale_type
     job.columns = w_view.size(1)
     job.group = min(group_size, job.columns) if group_size else job.columns
     if job.group <= 0:

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.methods.stored import Floats, lane_sums
-from binq.methods.storing import primitive_lines
 
 # 0: the smallest gap between two weights.
 _STARTS = (0.0, 1.0, 0.85, 0.7)
@@ -58,7 +57,7 @@ def best_affine(w: Floats, h: Floats, top: int) -> tuple[Floats, Floats]:
             scale[left], offset[left] = next_scale, next_offset
             left = left[moved]
     best_scale = np.where(high > low, best_scale, 0.0)
-    return primitive_lines(w, matters, best_scale, best_offset, top)
+    return _primitive_lines(w, matters, best_scale, best_offset, top)
 
 
 def _smallest_gaps(w: Floats, matters: NDArray[np.bool_]) -> Floats:
@@ -69,3 +68,20 @@ def _smallest_gaps(w: Floats, matters: NDArray[np.bool_]) -> Floats:
         gaps = np.diff(np.sort(np.where(matters, w, np.inf), axis=1))
     found: Floats = np.where(gaps > 0, gaps, np.inf).min(axis=1)
     return found
+
+
+def _primitive_lines(
+    w: Floats, matters: NDArray[np.bool_], scales: Floats, offsets: Floats, top: int
+) -> tuple[Floats, Floats]:
+    """Returns scales and offsets whose codes, from 0 to top, have no common divisor."""
+    used = np.flatnonzero(scales > 0)
+    s, o = scales[used], offsets[used]
+    steps = (w[used] - o[:, np.newaxis]) / s[:, np.newaxis]
+    codes = np.rint(np.clip(steps, 0, top)).astype(np.int64)
+    base = np.where(matters[used], codes, top).min(axis=1)
+    apart = np.where(matters[used], codes - base[:, np.newaxis], 0)
+    divisor = np.maximum(np.gcd.reduce(apart, axis=1), 1)
+    scales, offsets = scales.copy(), offsets.copy()
+    offsets[used] = np.where(divisor > 1, o + s * base, o)
+    scales[used] = s * divisor
+    return scales, offsets

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_TILE = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Moments:
@@ -69,11 +71,16 @@ def check_moments(stats: Any, in_features: int) -> Moments:
     if in_features and diagonal.min() < 0:
         at = int(diagonal.argmin())
         raise ValueError(f"stats.covariance must not be below 0 at ({at}, {at}): {diagonal[at]}")
-    uneven = np.abs(covariance - covariance.T)
-    if in_features and uneven.max() > 1e-3 * diagonal.max():
-        i, j = (int(k) for k in np.unravel_index(int(uneven.argmax()), uneven.shape))
-        raise ValueError(
-            f"stats.covariance must be symmetric, got {covariance[i, j]} at {(i, j)} and "
-            f"{covariance[j, i]} at {(j, i)}"
-        )
+    # Squares of it and its transpose lie in the processor's caches.
+    tiles = [slice(start, start + _TILE) for start in range(0, in_features, _TILE)]
+    for n, rows in enumerate(tiles):
+        for columns in tiles[n:]:
+            uneven = np.abs(covariance[rows, columns] - covariance[columns, rows].T)
+            if uneven.max() > 1e-3 * diagonal.max():
+                i, j = (int(k) for k in np.unravel_index(int(uneven.argmax()), uneven.shape))
+                i, j = i + rows.start, j + columns.start
+                raise ValueError(
+                    f"stats.covariance must be symmetric, got {covariance[i, j]} at {(i, j)} and "
+                    f"{covariance[j, i]} at {(j, i)}"
+                )
     return stats

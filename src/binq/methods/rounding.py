@@ -10,12 +10,14 @@ from binq.array import QuantizedArray
 from binq.formats.scales import E8M0, scale_values
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.curvature import Curvature
-from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, each_weight, round_to
+from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, each_weight, round_to, row_blocks
 
 Floats = NDArray[np.float32]
 
 # Columns that are rounded one by one before their errors reach all later columns at once.
 _BLOCK = 128
+# Columns whose costs are summed at a time.
+_PANEL = 512
 
 
 class Rounding:
@@ -53,18 +55,25 @@ class Rounding:
 
     def values(self) -> Floats:
         """Returns the weights that codes and scales stand for."""
-        columns = self._w.shape[1]
-        values = self._table[self.index]
-        values *= each_weight(self.scales, self._packing, columns)
-        values += each_weight(self._bases(), self._packing, columns)
+        columns, bases = self._w.shape[1], self._bases()
+        values = np.empty_like(self._w)
+        for rows in row_blocks(values):
+            part = self._table[self.index[rows]]
+            part *= each_weight(self.scales[rows], self._packing, columns)
+            part += each_weight(bases[rows], self._packing, columns)
+            values[rows] = part
         return values
 
     def costs(self, curvature: Curvature) -> NDArray[np.float64]:
-        """Returns diag(E·H·Eᵀ) of the choices as they are."""
+        """Returns diag(E·H·Eᵀ) of the choices as they are, summed as :meth:`feed_back` does."""
         errors = self._w - self.values()
-        costs: NDArray[np.float64] = np.einsum(
-            "ij,ij->i", errors @ curvature.matrix, errors, dtype=np.float64
-        )
+        errors = np.take(errors, curvature.order, axis=1)
+        costs = np.zeros(len(errors))
+        for first in range(0, errors.shape[1], _PANEL):
+            end = min(first + _PANEL, errors.shape[1])
+            # Nothing of U lies below its diagonal.
+            left = errors[:, :end] @ curvature.unit[:end, first:end]
+            costs += np.square(left, dtype=np.float64) @ curvature.pivots[first:end]
         return costs
 
     def feed_back(self, curvature: Curvature) -> NDArray[np.float64]:
@@ -73,7 +82,7 @@ class Rounding:
         With H = U·D·Uᵀ a row costs the sum over columns of D·(E·U)², and U has ones on its diagonal
         and nothing below: the weight of column k is rounded together with the sum of E·U before k.
         """
-        w = np.ascontiguousarray(self._w[:, curvature.order])
+        w = np.take(self._w, curvature.order, axis=1)
         group, bases = self._group[curvature.order], self._bases()
         errors, index = np.empty_like(w), np.empty(w.shape, np.uint8)
         costs = np.zeros(len(w))
@@ -88,7 +97,7 @@ class Rounding:
             )
             errors[:, block], index[:, block] = error, chosen
             costs += np.square(left, dtype=np.float64) @ curvature.pivots[block]
-        self.index[:, curvature.order] = index
+        self.index = np.take(index, np.argsort(curvature.order), axis=1)
         return costs
 
     def sweep(self, curvature: Curvature) -> int:

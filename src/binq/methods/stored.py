@@ -3,6 +3,7 @@
 The rules are those of :mod:`binq.reference.quantizers`, for all groups of a matrix at once.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ SMALLEST_SCALE: dict[np.dtype[Any], float] = {
     E8M0: 0.0,
 }
 LARGEST_LEVEL = 3.4e38
+# Weights that are worked on at a time.
+_BLOCK = 1 << 16
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +33,13 @@ def each_weight(values: NDArray[Any], packing: Packing, columns: int) -> NDArray
     if packing.group_size is None:
         return np.broadcast_to(values, (len(values), columns))
     return np.repeat(values, packing.group_size, axis=1)[:, :columns]
+
+
+def row_blocks(w: NDArray[Any]) -> Iterator[slice]:
+    """Yields slices of rows, few enough to stay in the processor's caches."""
+    count = max(1, _BLOCK // max(1, w.shape[1]))
+    for start in range(0, len(w), count):
+        yield slice(start, start + count)
 
 
 def group_starts(packing: Packing, columns: int) -> NDArray[np.intp]:
@@ -114,6 +124,16 @@ def nearest_codes(
 
     Those above 127 less 256.
     """
+    codes = np.empty(w.shape, np.int8)
+    for rows in row_blocks(w):
+        part = None if zeros is None else zeros[rows]
+        codes[rows] = _nearest_codes(w[rows], scales[rows], part, packing)
+    return codes
+
+
+def _nearest_codes(
+    w: NDArray[np.float32], scales: NDArray[Any], zeros: NDArray[Any] | None, packing: Packing
+) -> NDArray[np.int8]:
     columns = w.shape[1]
     scale = each_weight(scale_values(scales, packing.kind.bias), packing, columns)
     if packing.format == "binary":

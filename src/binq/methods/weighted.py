@@ -1,6 +1,5 @@
 """The best scales, and codes, where the error of each input has an importance of its own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,10 +8,10 @@ from numpy.typing import NDArray
 from binq._native import _search
 from binq.array.packed import Packed
 from binq.array.packing import Packing
-from binq.formats.scales import E8M0
+from binq.formats.scales import E8M0, scale_number
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.affine import best_affine
-from binq.methods.levels import best_level_scales, fit_levels_to_storage
+from binq.methods.levels import best_level_scales
 from binq.methods.powers import best_powers
 from binq.methods.signals import Nonfinite
 from binq.methods.stored import (
@@ -23,7 +22,6 @@ from binq.methods.stored import (
     nearest_codes,
     stored_scales,
 )
-from binq.methods.storing import fit_to_storage
 
 # Levels with offsets are found in blocks of about this many weights at a time.
 _BLOCK = 1 << 20
@@ -78,7 +76,7 @@ def _best(
     if dtype == E8M0:
         return _best_powers(w, packing, importance), None
     if not packing.kind.spec.even and packing.format != "ternary":
-        return _best_level_scales(w, packing, importance, dtype), None
+        return best_level_scales(w, packing, importance, dtype), None
     ranges, span = _ranges(codes, packing)
     groups = len(group_starts(packing, w.shape[1]))
     scales = np.zeros((len(w), groups))
@@ -89,11 +87,10 @@ def _best(
         packing.group_size or 0,
         np.asarray(ranges, np.int32),
         span,
+        -1 if packing.format == "ternary" else scale_number(dtype, 127),
         scales,
         lows,
     )
-    if packing.format != "ternary":
-        _fit(fit_to_storage, w, packing, importance, scales, lows, span, dtype)
     if packing.zero == CODE:
         return scales, -lows.astype(np.float64)
     return np.where(lows == ranges[0], scales, -scales), None
@@ -115,46 +112,6 @@ def _ranges(codes: tuple[int, ...], packing: Packing) -> tuple[list[int], int]:
         return [codes[0] + 1] * 2, span - 1  # as many of either sign
     # A negative scale is a positive one and codes of other signs.
     return [codes[0], -codes[-1]], span
-
-
-def _best_level_scales(
-    w: NDArray[np.float32],
-    packing: Packing,
-    importance: NDArray[np.float32],
-    dtype: np.dtype[Any],
-) -> Floats:
-    """Returns the best scales of levels that are not one step apart."""
-    groups = len(group_starts(packing, w.shape[1]))
-    scales, numbers, tables = best_level_scales(w, packing, importance, groups)
-    _fit(fit_levels_to_storage, w, packing, importance, scales, numbers, tables, dtype)
-    return scales
-
-
-def _fit(
-    fit: Callable[..., Floats],
-    w: NDArray[np.float32],
-    packing: Packing,
-    importance: NDArray[np.float32],
-    scales: Floats,
-    numbers: NDArray[Any],
-    levels: Any,
-    dtype: np.dtype[Any],
-) -> None:
-    """Makes of the best scales those that their type holds, a block of rows at a time."""
-    blocks = max(1, _BLOCK // w.shape[1])
-    for start in range(0, len(w), blocks):
-        rows = slice(start, start + blocks)
-        values, h = _in_groups(w[rows], packing, importance)
-        shape, size = values.shape[:2], values.shape[2]
-        h = np.broadcast_to(h, values.shape).reshape(-1, size)
-        scales[rows] = fit(
-            np.where(h > 0, values.reshape(-1, size), 0.0),
-            h,
-            scales[rows].reshape(-1),
-            numbers[rows].reshape(-1),
-            levels,
-            dtype,
-        ).reshape(shape)
 
 
 def _best_powers(
