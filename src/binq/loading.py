@@ -29,7 +29,8 @@ from binq.models.gguf_folder import folder_of
 from binq.models.kept import kept_tensors, settings_of
 from binq.models.mlx_rotation import config_of
 from binq.models.tensor import LogicalTensor
-from binq.storage.base import SCAN_BYTES, CodedStorage, Exact, to_float32
+from binq.storage.base import SCAN_BYTES, Exact, to_float32
+from binq.storage.coded import CodedStorage
 from binq.storage.plain import FLOATS
 
 Array = QuantizedArray | NDArray[Any]

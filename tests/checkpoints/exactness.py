@@ -7,6 +7,7 @@ import pytest
 
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
+from binq.storage.rows import values_of
 
 DOWN = "model.layers.0.mlp.down_proj.weight"
 
@@ -24,7 +25,18 @@ def check(written, name=DOWN):
                     for matrix in range(tensor.matrices):
                         packed = tensor.exact_rows(source, found, matrix, 0, rows)
                         np.testing.assert_array_equal(packed.dequantize(), each[matrix])
+                        check_stored(source, tensor, found, matrix, packed)
     return found
+
+
+def check_stored(source, tensor, exact, matrix, packed):
+    """Checks that rows packed as they lie in the file are those packed by way of their codes."""
+    found = tensor.exact_stored(source, exact, matrix, 0, tensor.shape[-2])
+    if found is not None:
+        parts = zip(found[0].parts, packed._data.parts, strict=True)
+        for stored, coded in parts:
+            np.testing.assert_array_equal(stored, coded)
+        np.testing.assert_array_equal(values_of(found[1]), packed.dequantize())
 
 
 def change(written, **settings):

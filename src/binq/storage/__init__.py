@@ -22,8 +22,9 @@ from binq.storage import (
     mxfp4,
 )
 from binq.storage.awq_writer import Awq
-from binq.storage.base import CodedStorage, Exact, Storage
+from binq.storage.base import Exact, Storage
 from binq.storage.bitnet_writer import Bitnet
+from binq.storage.coded import CodedStorage
 from binq.storage.fp8 import Float8
 from binq.storage.gptq_writer import Gptq
 from binq.storage.plain import FLOATS, Plain, Transposed

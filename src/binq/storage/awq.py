@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, check_size, to_float32
+from binq.storage.base import Storage, check_size, infos_of, to_float32
+from binq.storage.coded import CodedStorage
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -107,12 +108,7 @@ def _one_of(source: "Checkpoint", config: Mapping[str, Any], *keys: str) -> Any:
 
 
 def _weight(source: "Checkpoint", module: str, names: Set[str], group: int) -> Storage:
-    infos = []
-    for part in ("qweight", "qzeros", "scales"):
-        if f"{module}.{part}" not in names:
-            raise FormatError(f"{source.path}: {module!r} has no {module + '.' + part!r}")
-        infos.append(source.info(f"{module}.{part}"))
-    codes, zeros, scales = infos
+    codes, zeros, scales = infos_of(source, module, ("qweight", "qzeros", "scales"), names)
     matrix = len(codes.shape) == 2
     columns, words = codes.shape if matrix else (0, 0)
     groups = 1 if group == -1 else -(-columns // group)

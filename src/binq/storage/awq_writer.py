@@ -5,7 +5,7 @@ the smallest of its weights'; larger groups repeat their scales. Source: AutoAWQ
 :mod:`binq.storage.awq` reads it.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,21 +13,18 @@ from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
 from binq.errors import UnsupportedFormatError
-from binq.files.checkpoint import Checkpoint
 from binq.storage import awq
-from binq.storage.base import Storage
 from binq.storage.coded_rows import (
     HEAD,
     SUFFIX,
     coded_rows,
-    is_embedding,
     whole_group,
     why_no_float16,
     why_no_group,
     why_no_layer,
     why_not_coded,
 )
-from binq.storage.scheme import Scheme
+from binq.storage.layer_scheme import LayerScheme, kept_modules
 
 _BITS = 4
 _WORD = 8  # codes of a word
@@ -36,21 +33,18 @@ _LARGEST = 128  # group that readers know, beside −1, one a row
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 
-class Awq(Scheme):
+class Awq(LayerScheme):
     """Quantization method ``awq``, version gemm.
 
     - group_size: that of all weights that it writes, −1 for one a row; None: of each its own
     """
 
     name = "awq"
+    title = "AWQ"
+    reader = awq.collect
 
     def __init__(self, group_size: int | None = None) -> None:
         self.group_size = group_size
-
-    def collect(
-        self, source: Checkpoint, settings: Mapping[str, Any], names: Set[str]
-    ) -> dict[str, Storage]:
-        return awq.collect(source, settings, names)
 
     def fitted(self, weights: Mapping[str, QuantizedArray]) -> "Awq":
         sizes = {_own_size(q) for q in weights.values()}
@@ -58,8 +52,8 @@ class Awq(Scheme):
             return Awq(-1)
         return Awq(min((size for size in sizes if size != -1), default=_LARGEST))
 
-    def check(self, name: str, weights: QuantizedArray) -> None:
-        why = (
+    def why_not(self, name: str, weights: QuantizedArray) -> str:
+        return (
             why_no_layer(name, weights)
             or ("lm_head, which stays as it is there" if name == HEAD + SUFFIX else "")
             or why_not_coded(weights._data.packing, (2, 3, _BITS))
@@ -67,8 +61,6 @@ class Awq(Scheme):
             or self._why_no_shape(weights)
             or why_no_float16(weights)
         )
-        if why:
-            raise UnsupportedFormatError(f"{name}: AWQ cannot hold {why}")
 
     def _why_no_shape(self, weights: QuantizedArray) -> str:
         rows, columns = weights.shape
@@ -106,13 +98,7 @@ class Awq(Scheme):
             f"{module}.scales": scales,
         }
 
-    def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
-        return self._settings(weights, ())
-
-    def config(self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]) -> dict[str, Any]:
-        return {"quantization_config": self._settings(weights, kept)}
-
-    def _settings(
+    def settings_beside(
         self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]
     ) -> dict[str, Any]:
         sizes = sorted({self._size(q) for q in weights.values()})
@@ -120,7 +106,7 @@ class Awq(Scheme):
             raise UnsupportedFormatError(
                 f"AWQ has one group size for all weights, these have {sizes}: fitted() finds one"
             )
-        left = {n.removesuffix(SUFFIX) for n in kept if n.endswith(SUFFIX) and not is_embedding(n)}
+        left = kept_modules(kept)
         return {
             "quant_method": self.name,
             "bits": _BITS,

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, to_float32
+from binq.storage.base import Storage, to_float32
+from binq.storage.coded import CodedStorage
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint

@@ -5,37 +5,30 @@ class, ``t / weight_scale``, need not be a float. Source: transformers' integrat
 :mod:`binq.storage.bitnet` reads it.
 """
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
-from binq.errors import UnsupportedFormatError
-from binq.files.checkpoint import Checkpoint
 from binq.storage import bitnet
-from binq.storage.base import Storage, to_float32
-from binq.storage.coded_rows import HEAD, SUFFIX, is_embedding, why_no_layer
-from binq.storage.scheme import Scheme
+from binq.storage.base import to_float32
+from binq.storage.coded_rows import HEAD, SUFFIX, why_no_layer
+from binq.storage.layer_scheme import LayerScheme, kept_modules
 
 _STRIPS = 4
 
 
-class Bitnet(Scheme):
+class Bitnet(LayerScheme):
     """Quantization method ``bitnet``: ternary weights with one scale for a whole matrix."""
 
     name = "bitnet"
+    title = "BitNet"
+    reader = bitnet.collect
 
-    def collect(
-        self, source: Checkpoint, settings: Mapping[str, Any], names: Set[str]
-    ) -> dict[str, Storage]:
-        return bitnet.collect(source, settings, names)
-
-    def check(self, name: str, weights: QuantizedArray) -> None:
-        why = why_no_layer(name, weights) or _why_not(weights)
-        if why:
-            raise UnsupportedFormatError(f"{name}: BitNet cannot hold {why}")
+    def why_not(self, name: str, weights: QuantizedArray) -> str:
+        return why_no_layer(name, weights) or _why_not(weights)
 
     def write(self, name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
         self.check(name, weights)
@@ -48,16 +41,10 @@ class Bitnet(Scheme):
         scale = to_float32(weights.group_scales()[:1, :1])
         return {name: data, f"{name}_scale": np.ascontiguousarray(scale[0])}
 
-    def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
-        return self._settings(weights, ())
-
-    def config(self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]) -> dict[str, Any]:
-        return {"quantization_config": self._settings(weights, kept)}
-
-    def _settings(
+    def settings_beside(
         self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]
     ) -> dict[str, Any]:
-        left = {n.removesuffix(SUFFIX) for n in kept if n.endswith(SUFFIX) and not is_embedding(n)}
+        left = kept_modules(kept)
         if HEAD + SUFFIX not in weights:
             left.add(HEAD)  # a tied one has no tensor
         return {

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from binq.array.array import QuantizedArray
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.storage import compressed_transforms, compressed_writer
-from binq.storage.base import Storage, column_order
+from binq.storage.base import Storage
+from binq.storage.coded import column_order
 from binq.storage.compressed_schemes import WeightScheme, choose, weight_schemes
 from binq.storage.fp8 import Float8
 from binq.storage.integers import Integers

@@ -16,16 +16,12 @@ from binq.array.array import QuantizedArray
 from binq.errors import UnsupportedFormatError
 from binq.formats.zeros import CODE, NONE, unpack_zeros
 from binq.storage.bits import pack
+from binq.storage.coded_rows import BITS, HEAD, SUFFIX, is_embedding
 from binq.storage.groups import smaller_group, spread
 from binq.storage.nibbles import MXFP4, MXFP4_GROUP, mxfp4_scales, stored_nibbles
 
-# Formats whose weights are ``scale * (code - zero point)``, and the bits that hold their codes.
-_BITS = {"binary": 2, "ternary": 2, "int2": 2, "int3": 3, "int4": 4, "int8": 8}
 _TEXT = "language_model."
 _INTEGERS, _FLOATS = "pack-quantized", "mxfp4-pack-quantized"
-_SUFFIX = ".weight"
-_HEAD = "lm_head.weight"
-_EMBEDDING = re.compile(r"(^|[._])(embed\w*|word_embeddings|wte)$")
 
 
 def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
@@ -35,8 +31,8 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
     last group, none of which the format has; ValueError for a name that does not end in
     ``.weight``.
     """
-    if not name.endswith(_SUFFIX):
-        raise ValueError(f"the name of a weight must end in {_SUFFIX!r}, got {name!r}")
+    if not name.endswith(SUFFIX):
+        raise ValueError(f"the name of a weight must end in {SUFFIX!r}, got {name!r}")
     bits = _check(name, weights)
     data = weights._data
     if weights.format == MXFP4:
@@ -68,7 +64,7 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
 
 def check(name: str, weights: QuantizedArray) -> None:
     """Raises UnsupportedFormatError for weights that the format cannot hold."""
-    if not name.endswith(_SUFFIX):
+    if not name.endswith(SUFFIX):
         raise UnsupportedFormatError(f"{name}: only weights of layers, whose names end in .weight")
     if len(weights.shape) > 2:
         raise UnsupportedFormatError(f"{name}: a stack of matrices, where a layer has one")
@@ -87,9 +83,9 @@ def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) ->
     for name, q in weights.items():
         form = _FLOATS if q.format == MXFP4 else _INTEGERS
         kind = (form, _check(name, q), _group(q), q._data.packing.zero == NONE)
-        modules.setdefault(kind, []).append(name.removesuffix(_SUFFIX))
-    heads = [] if _HEAD in weights else [_HEAD]  # a tied one has no tensor
-    ignored = {name.removesuffix(_SUFFIX) for name in (*kept, *heads) if name.endswith(_SUFFIX)}
+        modules.setdefault(kind, []).append(name.removesuffix(SUFFIX))
+    heads = [] if HEAD + SUFFIX in weights else [HEAD + SUFFIX]  # a tied one has no tensor
+    ignored = {name.removesuffix(SUFFIX) for name in (*kept, *heads) if name.endswith(SUFFIX)}
     packed = {name for names in modules.values() for name in names}
     groups: dict[str, Any] = {}
     for number, ((form, bits, size, symmetric), names) in enumerate(modules.items()):
@@ -121,8 +117,8 @@ def settings(weights: Mapping[str, QuantizedArray], kept: Sequence[str] = ()) ->
 
 def notes(weights: Mapping[str, QuantizedArray]) -> list[str]:
     """Returns what transformers does not load as it loads all else, a sentence each."""
-    modules = (name.removesuffix(_SUFFIX) for name in weights)
-    embeddings = [name for name in modules if _EMBEDDING.search(name)]
+    modules = (name.removesuffix(SUFFIX) for name in weights)
+    embeddings = [name for name in modules if is_embedding(name)]
     if not embeddings:
         return []
     return [
@@ -137,9 +133,9 @@ def _targets(modules: Sequence[str], others: Iterable[str]) -> list[str]:
     "Linear" names layers that are not packed too, and those are ignored by their names in the file,
     for which transformers may have others: where there are any, the packed ones are named.
     """
-    embeddings = {name for name in modules if _EMBEDDING.search(name)}
-    others = {name for name in others if not _EMBEDDING.search(name)}
-    if others <= {_HEAD.removesuffix(_SUFFIX)}:
+    embeddings = {name for name in modules if is_embedding(name)}
+    others = {name for name in others if not is_embedding(name)}
+    if others <= {HEAD}:
         return ["Linear", *_spellings(embeddings)]
     patterns = {name: _pattern(name) for name in modules}
     # Of a hundred thousand experts there are a few patterns.
@@ -180,7 +176,7 @@ def _check(name: str, weights: QuantizedArray) -> int:
     elif packing.format == MXFP4:
         mxfp4_scales(name, weights)
         return 4
-    elif packing.format not in _BITS:
+    elif packing.format not in BITS:
         what = f"weights of format {packing.format!r}"
     elif packing.zero not in (NONE, CODE):
         what = "an offset a group"
@@ -188,7 +184,7 @@ def _check(name: str, weights: QuantizedArray) -> int:
         what = f"{weights.shape[-1]} inputs in groups of {packing.group_size}, the last ragged"
     if what:
         raise UnsupportedFormatError(f"{name}: compressed-tensors cannot hold {what}")
-    return _BITS[packing.format]
+    return BITS[packing.format]
 
 
 def _is_ragged(weights: QuantizedArray) -> bool:

@@ -13,7 +13,8 @@ from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.formats.scales import E8M0, NOT_A_NUMBER
 from binq.formats.zeros import OFFSET
-from binq.storage.base import CodedStorage, Exact, Storage, all_blocks, fits_float16, pack_exact
+from binq.storage.base import Exact, Storage, all_blocks, fits_float16, pack_exact
+from binq.storage.coded import CodedStorage
 from binq.storage.gguf_types import (
     AFFINE,
     CODED,

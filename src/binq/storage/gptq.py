@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError, UnsupportedFormatError
-from binq.storage.base import CodedStorage, Storage, check_size, column_order, to_float32
+from binq.storage.base import Storage, check_size, infos_of, to_float32
 from binq.storage.bits import unpack, unpack_columns
+from binq.storage.coded import CodedStorage, column_order
 from binq.storage.patterns import matches
 from binq.storage.rows import StoredRows, word_columns
 
@@ -228,12 +229,7 @@ def _check_three_bits(source: "Checkpoint", config: Mapping[str, Any], settings:
 
 def _weight(source: "Checkpoint", module: str, names: Set[str], settings: _Settings) -> Storage:
     bits, group = settings.bits, settings.group
-    infos = []
-    for part in ("qweight", "qzeros", "scales"):
-        if f"{module}.{part}" not in names:
-            raise FormatError(f"{source.path}: {module!r} has no {module + '.' + part!r}")
-        infos.append(source.info(f"{module}.{part}"))
-    codes, zeros, scales = infos
+    codes, zeros, scales = infos_of(source, module, ("qweight", "qzeros", "scales"), names)
     matrix = len(codes.shape) == 2
     words, rows = codes.shape if matrix else (0, 0)
     columns = words * 32 // bits

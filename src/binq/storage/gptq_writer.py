@@ -8,32 +8,28 @@ points. Source: the packers of AutoGPTQ and GPTQModel; :mod:`binq.storage.gptq` 
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
-from binq.errors import UnsupportedFormatError
-from binq.files.checkpoint import Checkpoint
 from binq.formats.zeros import NONE
 from binq.storage import gptq
-from binq.storage.base import Storage
 from binq.storage.bits import pack
 from binq.storage.coded_rows import (
     BITS,
     HEAD,
     SUFFIX,
     coded_rows,
-    is_embedding,
     whole_group,
     why_no_float16,
     why_no_group,
     why_no_layer,
     why_not_coded,
 )
-from binq.storage.scheme import Scheme
+from binq.storage.layer_scheme import LayerScheme, kept_modules
 
 _BITS = (2, 3, 4, 8)
 _WORD = 32
@@ -57,27 +53,24 @@ class _Kind(NamedTuple):
         return {"bits": self.bits, "group_size": self.group_size, "sym": self.symmetric}
 
 
-class Gptq(Scheme):
+class Gptq(LayerScheme):
     """Quantization method ``gptq``: read in all its versions, written in the one that fits.
 
     - version: 1 or 2, as which the zeros are written
     """
 
     name = "gptq"
+    title = "GPTQ"
+    reader = gptq.collect
 
     def __init__(self, version: int = 1) -> None:
         self.version = version
-
-    def collect(
-        self, source: Checkpoint, settings: Mapping[str, Any], names: Set[str]
-    ) -> dict[str, Storage]:
-        return gptq.collect(source, settings, names)
 
     def fitted(self, weights: Mapping[str, QuantizedArray]) -> "Gptq":
         plain = all(q._data.packing.zero == NONE for q in weights.values())
         return Gptq(1 if plain else 2)
 
-    def check(self, name: str, weights: QuantizedArray) -> None:
+    def why_not(self, name: str, weights: QuantizedArray) -> str:
         why = (
             why_no_layer(name, weights)
             or why_not_coded(weights._data.packing, _BITS)
@@ -87,8 +80,7 @@ class Gptq(Scheme):
         )
         if not why and self.version == 1 and weights._data.packing.zero != NONE:
             why = "zero points, which version 1 has not: write it by fitted()"
-        if why:
-            raise UnsupportedFormatError(f"{name}: GPTQ cannot hold {why}")
+        return why
 
     def write(self, name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
         self.check(name, weights)
@@ -114,19 +106,13 @@ class Gptq(Scheme):
             f"{module}.g_idx": (np.arange(columns) // size).astype(np.int32),
         }
 
-    def settings(self, weights: Mapping[str, QuantizedArray]) -> dict[str, Any]:
-        return self._settings(weights, ())
-
-    def config(self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]) -> dict[str, Any]:
-        return {"quantization_config": self._settings(weights, kept)}
-
-    def _settings(
+    def settings_beside(
         self, weights: Mapping[str, QuantizedArray], kept: Sequence[str]
     ) -> dict[str, Any]:
         """Returns the settings: those of most modules, and ``dynamic`` for the others."""
         kinds = {name.removesuffix(SUFFIX): _Kind.of(q) for name, q in weights.items()}
         ((usual, _),) = Counter(kinds.values()).most_common(1)
-        left = _kept_layers(kept)
+        left = sorted(kept_modules(kept) - {HEAD})
         dynamic: dict[str, dict[str, Any]] = {_pattern("-", module): {} for module in left}
         for module, kind in kinds.items():
             if kind != usual:
@@ -157,12 +143,6 @@ class Gptq(Scheme):
                 "lm_head is packed: GPTQModel and vLLM load that, transformers (5.24) does not"
             )
         return notes
-
-
-def _kept_layers(kept: Sequence[str]) -> list[str]:
-    """Returns the modules that are not packed and might be taken for packed ones."""
-    modules = [n.removesuffix(SUFFIX) for n in kept if n.endswith(SUFFIX) and not is_embedding(n)]
-    return sorted(set(modules) - {HEAD})
 
 
 def _pattern(sign: str, module: str) -> str:

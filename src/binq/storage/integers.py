@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.errors import FormatError
-from binq.storage.base import CodedStorage, column_order, to_float32
+from binq.storage.base import to_float32
 from binq.storage.bits import unpack, unpack_columns, unpack_loose
+from binq.storage.coded import CodedStorage, column_order
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint

@@ -19,18 +19,9 @@ from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.formats.zeros import CODE, NONE, OFFSET
 from binq.storage import mlx_writer
-from binq.storage.base import (
-    Exact,
-    ScaleFit,
-    Storage,
-    each_group,
-    even_format,
-    few_bits,
-    pack_exact,
-    row_blocks,
-    to_float32,
-)
+from binq.storage.base import Exact, ScaleFit, Storage, few_bits, pack_exact, row_blocks, to_float32
 from binq.storage.bits import unpack
+from binq.storage.coded import each_group, even_format
 from binq.storage.fp8 import Float8
 from binq.storage.mxfp4 import Mxfp4
 from binq.storage.nvfp4 import Nvfp4

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from binq.storage.base import Storage
+from binq.storage.base import WholeStorage
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Moved(Storage):
+class Moved(WholeStorage):
     """A tensor stored ``(out, k, ..., in)`` and seen as ``(out, in, k, ...)``, as torch has it."""
 
     scheme = "moved"
-    copyable = False
-    whole = True
     name: str
     stored_shape: tuple[int, ...]
     stored_dtype: str
@@ -38,7 +36,3 @@ class Moved(Storage):
 
     def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
         return np.ascontiguousarray(np.moveaxis(source.read(self.name), -1, 1))
-
-    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
-        whole = self.read_whole(source)
-        return whole.reshape(-1, *self.shape[-2:])[matrix, start:stop]

@@ -8,39 +8,27 @@ from numpy.typing import NDArray
 
 from binq.array.packed import Packed
 from binq.array.rotation import Rotation
-from binq.storage.base import Exact, Storage, to_float32
+from binq.storage.base import Exact, Storage, Wrapped, to_float32
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
-class Rotated(Storage):
+class Rotated(Wrapped):
     """The weights of ``inner``, whose rows are in the basis of ``rotation``.
 
     beside: stored tensors that say nothing more, such as the matrix of the transform
     """
 
     scheme = "rotated"
-    copyable = False
     inner: Storage
     rotation: Rotation
     beside: tuple[str, ...] = ()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.inner.dtype
-
-    @property
     def stored(self) -> tuple[str, ...]:
         return (*self.inner.stored, *self.beside)
-
-    def good_rows(self, budget: int) -> int:
-        return self.inner.good_rows(budget)
 
     def read_values(
         self, source: "Checkpoint", matrix: int, start: int, stop: int

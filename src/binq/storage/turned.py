@@ -19,7 +19,7 @@ from binq.errors import FormatError
 from binq.formats.layout import untile_rows
 from binq.formats.scales import scale_values
 from binq.formats.zeros import unpack_zeros
-from binq.storage.base import Exact, Storage, pack_exact, to_float32
+from binq.storage.base import Exact, Storage, WholeStorage, Wrapped, pack_exact, to_float32
 
 if TYPE_CHECKING:
     from binq.files.checkpoint import Checkpoint
@@ -52,11 +52,10 @@ def _index(order: Order | None, count: int) -> NDArray[np.intp]:
 
 
 @dataclass(frozen=True)
-class Turned(Storage):
+class Turned(Wrapped):
     """The weights of ``inner`` with rows or columns in another order."""
 
     scheme = "turned"
-    copyable = False
     inner: Storage
     rows: Order | None = None
     columns: Order | None = None
@@ -68,21 +67,6 @@ class Turned(Storage):
                     f"{self.stored[0]!r} of shape {self.shape} has {count} rows or columns where "
                     f"its metadata say {order.stop}"
                 )
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.inner.shape
-
-    @property
-    def dtype(self) -> str:
-        return self.inner.dtype
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        return self.inner.stored
-
-    def good_rows(self, budget: int) -> int:
-        return self.inner.good_rows(budget)
 
     def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
         return self.inner.read_whole(source)[_index(self.rows, self.shape[0])]
@@ -164,12 +148,10 @@ FORMULAS: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
 
 
 @dataclass(frozen=True)
-class Undone(Storage):
+class Undone(Wrapped, WholeStorage):
     """The floats of ``inner`` with a formula undone, and in the shape that they had."""
 
     scheme = "undone"
-    copyable = False
-    whole = True
     inner: Storage
     formula: str
     logical_shape: tuple[int, ...]
@@ -178,20 +160,8 @@ class Undone(Storage):
     def shape(self) -> tuple[int, ...]:
         return self.logical_shape
 
-    @property
-    def dtype(self) -> str:
-        return self.inner.dtype
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        return self.inner.stored
-
     def read_whole(self, source: "Checkpoint") -> NDArray[Any]:
         values = self.inner.read_whole(source)
         with np.errstate(all="ignore"):
             undone = FORMULAS[self.formula](to_float32(values))
         return undone.astype(values.dtype).reshape(self.shape)
-
-    def read_values(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> NDArray[Any]:
-        whole = self.read_whole(source)
-        return whole.reshape(-1, *self.shape[-2:])[matrix, start:stop]
