@@ -92,7 +92,10 @@ class Packed:
     ) -> Self:
         """Returns codes, scales and zeros in row-major order as packed weights; all are trusted.
 
-        The stored scales and offsets have the dtypes of the given ones.
+        - codes: int8 ``(..., out_features, in_features)``, levels of the format: −8 to 7 for int4.
+          With zero ``"code"`` or ``"offset"`` they count from 0, but for binary
+        - scales: ``(..., out_features, groups)``, stored in the dtype that they have
+        - zeros: of the same shape, zero points or offsets; None where the packing is symmetric
         """
         packed = packing.kind.pack(codes, packing.geometry(codes.shape), packing.zero)
         return cls.of_parts(packing, codes.shape, packed, scales, zeros)

@@ -37,8 +37,8 @@ _MORE_FIELDS: dict[int, set[str]] = {
     4: {"zero", "scale_dtype", "offset_dtype", "rotation"},
 }
 KEY = "binq"
-_FORMATS_OF_VERSION_1 = ("binary", "ternary", "int4")
-_FORMATS_OF_VERSION_3 = ("int8", "mxfp4", "iq4nl")
+# The first version that has a format; others came with version 3.
+_FIRST_VERSION = {"binary": 1, "ternary": 1, "int4": 1, "int2": 2, "int3": 2}
 _SAID = tuple(name for name in SCALE_NAMES if name not in ("float16", "float32"))
 
 
@@ -72,12 +72,11 @@ class Description(NamedTuple):
         """Returns the first version of the file format that has such weights."""
         if self.packing.rotation is not None:
             return 4
-        if self.scale_dtype or self.offset_dtype or self.packing.format in _FORMATS_OF_VERSION_3:
+        if self.scale_dtype or self.offset_dtype:
             return 3
-        if self.packing.format not in _FORMATS_OF_VERSION_1:
-            return 2
-        kinds = self.packing.kind.zero_kinds
-        return 1 if self.packing.symmetric or self.packing.zero == kinds[0] else 2
+        first = _FIRST_VERSION.get(self.packing.format, 3)
+        usual = self.packing.symmetric or self.packing.zero == self.packing.kind.zero_kinds[0]
+        return first if usual else max(first, 2)
 
     def entry(self) -> dict[str, Any]:
         """Returns what JSON says of the tensor."""

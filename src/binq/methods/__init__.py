@@ -1,5 +1,7 @@
 """Float weights to packed ones and back, and how far the one is from the other."""
 
+from binq.array.packed import Packed
+from binq.array.packing import Packing
 from binq.methods.gptq import Gptq
 from binq.methods.method import Method, ScaleRange, Task
 from binq.methods.moments import Moments
@@ -10,6 +12,8 @@ __all__ = [
     "Gptq",
     "Method",
     "Moments",
+    "Packed",
+    "Packing",
     "ScaleRange",
     "Task",
     "dequantize",

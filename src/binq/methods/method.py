@@ -44,8 +44,31 @@ class Task:
 class Method(ABC):
     """A way to choose codes and scales. Instances are small, picklable, and safe to share.
 
-    A method of one's own derives from this class and is passed as ``method=`` to
-    :func:`binq.quantize` and :func:`binq.quantize_checkpoint`.
+    A method of your own derives from this class and is passed as ``method=`` to
+    :func:`binq.quantize` and :func:`binq.quantize_checkpoint`. It sets ``name``, which reports
+    show, and where it uses them ``uses_importance`` or ``uses_statistics``: without these an
+    ``importance=`` or ``stats=`` is refused.
+
+    This one clips the largest weights of each group to 0.9 times their size:
+
+    >>> import numpy as np, binq
+    >>> from binq.methods import Method, Packed
+    >>> class Clipped(Method):
+    ...     name = "clipped"
+    ...
+    ...     def check(self, packing):
+    ...         if packing.format != "int4" or not packing.symmetric or not packing.group_size:
+    ...             raise ValueError(f"method clipped is for int4 in groups, got {packing}")
+    ...
+    ...     def quantize(self, task):
+    ...         w = task.weights.astype(np.float32)
+    ...         groups = w.reshape(*w.shape[:-1], -1, task.packing.group_size)
+    ...         scales = (np.abs(groups).max(axis=-1) * 0.9 / 7).astype(task.scale_dtype)
+    ...         codes = np.rint(groups / scales[..., None].astype(np.float32)).clip(-8, 7)
+    ...         return Packed.of_codes(task.packing, codes.reshape(w.shape).astype(np.int8), scales)
+    >>> w = np.random.default_rng(0).standard_normal((64, 128))
+    >>> binq.quantize(w, "int4", group_size=32, method=Clipped())
+    QuantizedArray(int4, shape=(64, 128), group_size=32, 4.5 bits/weight, 4.5 KiB)
     """
 
     name: ClassVar[str]
