@@ -7,6 +7,7 @@ and so must groups for which very many scales are nearly as good, which no buffe
 import functools
 
 import hypothesis.strategies as st
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,23 +32,50 @@ KINDS = {
     "denormal": lambda rng, g: g * 2.0**-146,
     "largest": lambda rng, g: np.clip(g, -3, 3) * 1e38,
     "long tails": lambda rng, g: g**7,
+    "constant": lambda rng, g: np.full_like(g, rng.standard_normal()),
+    "two values": lambda rng, g: np.where(g > 0, *rng.standard_normal(2)),
+    "equal but one": lambda rng, g: np.where(np.arange(g.shape[1]), 1, 9 * g[:, :1]),
+    "none above zero": lambda rng, g: np.where(g > 0, -0.0, g),
+    "largest floats": lambda rng, g: np.copysign(np.finfo(np.float32).max, g),
+    "least floats": lambda rng, g: np.trunc(g) * 1e-45,
+    "small beside large": lambda rng, g: np.where(g > 0, g, g * 2.0 ** -rng.integers(1, 149)),
 }
 
 
 @pytest.mark.parametrize(("format", "symmetric"), CASES)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12)
-@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 5, 32, 100, 128, 256]))
+@given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 5, 32, 100, 128, 256, 500, 600]))
 def test_bytes_are_those_of_the_reference(format, symmetric, kind, seed, size):
     rng = np.random.default_rng(seed)
     w = np.float32(KINDS[kind](rng, rng.standard_normal((2, size))))
     options = {"symmetric": symmetric, "scale_dtype": "float32"}
-    q = binq.quantize(w, format, group_size=256, **options)
+    q = binq.quantize(w, format, group_size=256 if size <= 256 else None, **options)
     packed, scales, zeros = reference.quantize(w, format, q.group_size, **options)
     np.testing.assert_array_equal(q.packed, packed)
     np.testing.assert_array_equal(q.scales, scales)
     if zeros is not None:
         np.testing.assert_array_equal(q.zero_points, zeros)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_halves_give_the_bytes_of_the_same_floats(dtype, symmetric):
+    w = np.random.default_rng(1).standard_normal((8, 600)).astype(dtype)
+    q = binq.quantize(w, "int4", symmetric=symmetric)
+    packed, scales, _ = reference.quantize(np.float32(w), "int4", 128, "mse", symmetric)
+    np.testing.assert_array_equal(q.packed, packed)
+    np.testing.assert_array_equal(q.scales, scales)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_equal_importance_changes_nothing(symmetric):
+    """Two implementations: importance is searched scale by scale, in float64 alone."""
+    w = np.float32(np.random.default_rng(2).standard_normal((40, 512)))
+    q = binq.quantize(w, "int4", symmetric=symmetric)
+    other = binq.quantize(w, "int4", symmetric=symmetric, importance=np.ones(512, np.float32))
+    np.testing.assert_array_equal(q.packed, other.packed)
+    np.testing.assert_array_equal(q.scales, other.scales)
 
 
 @functools.cache

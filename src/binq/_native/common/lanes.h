@@ -6,6 +6,7 @@
 
 /* Adding and taking away 1.5 * 2^52 rounds a small number to an integer, halves to even. */
 #define BINQ_ROUNDER 6755399441055744.0
+#define BINQ_FLOAT_ROUNDER 12582912.0f
 
 #if defined(__AVX__)
 #include <immintrin.h>
@@ -21,6 +22,7 @@ typedef __m256d binq_doubles;
 #define binq_mul_floats(a, b) _mm256_mul_ps(a, b)
 #define binq_splat_float(x) _mm256_set1_ps(x)
 #define binq_abs_floats(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
+#define binq_round_floats(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #define binq_load(p) _mm256_loadu_pd(p)
 #define binq_store(p, a) _mm256_storeu_pd(p, a)
 #define binq_widen(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
@@ -48,6 +50,9 @@ typedef __m128d binq_doubles;
 #define binq_mul_floats(a, b) _mm_mul_ps(a, b)
 #define binq_splat_float(x) _mm_set1_ps(x)
 #define binq_abs_floats(a) _mm_andnot_ps(_mm_set1_ps(-0.0f), a)
+#define binq_round_floats(a) \
+    binq_sub_floats(binq_add_floats(a, binq_splat_float(BINQ_FLOAT_ROUNDER)), \
+                    binq_splat_float(BINQ_FLOAT_ROUNDER))
 #define binq_load(p) _mm_loadu_pd(p)
 #define binq_store(p, a) _mm_storeu_pd(p, a)
 #define binq_widen(p) _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd((const double *)(const void *)(p))))
@@ -75,6 +80,7 @@ typedef float64x2_t binq_doubles;
 #define binq_mul_floats(a, b) vmulq_f32(a, b)
 #define binq_splat_float(x) vdupq_n_f32(x)
 #define binq_abs_floats(a) vabsq_f32(a)
+#define binq_round_floats(a) vrndnq_f32(a)
 #define binq_load(p) vld1q_f64(p)
 #define binq_store(p, a) vst1q_f64(p, a)
 #define binq_widen(p) vcvt_f64_f32(vld1_f32(p))
@@ -102,6 +108,7 @@ typedef double binq_doubles;
 #define binq_mul_floats(a, b) ((a) * (b))
 #define binq_splat_float(x) (x)
 #define binq_abs_floats(a) ((a) < 0 ? -(a) : (a))
+#define binq_round_floats(a) (((a) + BINQ_FLOAT_ROUNDER) - BINQ_FLOAT_ROUNDER)
 #define binq_load(p) (*(p))
 #define binq_store(p, a) (*(p) = (a))
 #define binq_widen(p) ((double)*(p))
@@ -127,6 +134,60 @@ typedef double binq_doubles;
 #define binq_add_square(sum, a) binq_add(sum, binq_mul(a, a))
 #define binq_add_product(sum, a, b) binq_add(sum, binq_mul(a, b))
 #endif
+
+/* sum + a * b with one rounding or with two: for bounds alone, which hold either way. */
+#if defined(__AVX__) && defined(__FMA__)
+#define binq_about_add_product(sum, a, b) _mm256_fmadd_ps(a, b, sum)
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define binq_about_add_product(sum, a, b) vfmaq_f32(sum, a, b)
+#else
+#define binq_about_add_product(sum, a, b) binq_add_floats(sum, binq_mul_floats(a, b))
+#endif
+
+/* A bit for each lane in which two vectors differ. */
+static inline unsigned binq_differing(binq_floats a, binq_floats b) {
+#if defined(__AVX__)
+    return (unsigned)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_OQ));
+#elif defined(__SSE2__) || defined(_M_X64)
+    return (unsigned)_mm_movemask_ps(_mm_cmpneq_ps(a, b));
+#elif defined(__aarch64__) || defined(_M_ARM64)
+    static const uint32_t bits[4] = {1, 2, 4, 8};
+    return vaddvq_u32(vbicq_u32(vld1q_u32(bits), vceqq_f32(a, b)));
+#else
+    return a != b;
+#endif
+}
+
+/* The totals of eight times eight numbers, all parts of one after the other, in any order. */
+static inline void binq_eight_totals(const binq_floats *sums, float *totals) {
+#if defined(__AVX__)
+    __m256 low = _mm256_hadd_ps(
+        _mm256_hadd_ps(sums[0], sums[1]), _mm256_hadd_ps(sums[2], sums[3]));
+    __m256 high = _mm256_hadd_ps(
+        _mm256_hadd_ps(sums[4], sums[5]), _mm256_hadd_ps(sums[6], sums[7]));
+    _mm256_storeu_ps(totals, _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20),
+                                           _mm256_permute2f128_ps(low, high, 0x31)));
+#else
+    float lanes[64];
+    int i;
+    for (i = 0; i < 64 / BINQ_FLOATS; i++) binq_store_floats(lanes + i * BINQ_FLOATS, sums[i]);
+    for (i = 0; i < 8; i++) {
+        const float *s = lanes + 8 * i;
+        totals[i] = ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+    }
+#endif
+}
+
+/* The number of the lowest bit that is set; there is one. */
+static inline int binq_lowest_bit(unsigned bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctz(bits);
+#else
+    int i = 0;
+    while (!(bits >> i & 1)) i++;
+    return i;
+#endif
+}
 
 /* Memory that is soon read. */
 #if defined(__GNUC__) || defined(__clang__)

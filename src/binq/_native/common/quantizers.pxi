@@ -25,6 +25,13 @@ cdef extern from "common/lanes.h" nogil:
     void store_floats "binq_store_floats"(float *p, floats a)
     floats min_floats "binq_min_floats"(floats a, floats b)
     floats max_floats "binq_max_floats"(floats a, floats b)
+    floats mul_floats "binq_mul_floats"(floats a, floats b)
+    floats splat_float "binq_splat_float"(float x)
+    floats round_floats "binq_round_floats"(floats a)  # magnitudes below 2^22 only
+    floats about_add_product "binq_about_add_product"(floats sum, floats a, floats b)
+    unsigned int differing "binq_differing"(floats a, floats b)
+    void eight_totals "binq_eight_totals"(const floats *sums, float *totals)
+    int lowest_bit "binq_lowest_bit"(unsigned int bits)
     doubles load "binq_load"(const double *p)
     void store "binq_store"(double *p, doubles a)
     doubles widen "binq_widen"(const float *p)
@@ -90,6 +97,9 @@ ctypedef struct Batch:
     float *sorted               # as values, for the methods that sort
     double *row                 # one row, for the exact search
     Interval *stack
+    void *bounds                # Bounds, for the exact search
+    int passes                  # groups to leave out that bounds would not decide,
+    int passing                 # and how many of these are left
     Py_ssize_t n                # columns that hold weights
     uint32_t amax[8]            # bits of the largest magnitude
     double scale[8]
@@ -104,6 +114,8 @@ cdef inline double clipped(double value, double low, double high) noexcept nogil
 
 include "quantizers_sorted.pxi"
 include "quantizers_search.pxi"
+include "quantizers_bounds.pxi"
+include "quantizers_pieces.pxi"
 include "quantizers_rounding.pxi"
 include "quantizers_powers.pxi"
 include "quantizers_offset.pxi"
@@ -119,7 +131,7 @@ cdef inline Py_ssize_t group_columns(const QuantizeJob *job) noexcept nogil:
 cdef Py_ssize_t quantize_scratch_bytes(const QuantizeJob *job) noexcept nogil:
     cdef Py_ssize_t columns = group_columns(job)
     return (columns * (2 * LANES * <Py_ssize_t>sizeof(float) + <Py_ssize_t>sizeof(double))
-            + 2 * SEARCH_DEPTH * <Py_ssize_t>sizeof(Interval))
+            + 2 * SEARCH_DEPTH * <Py_ssize_t>sizeof(Interval) + <Py_ssize_t>sizeof(Bounds))
 
 
 cdef inline void batch_init(Batch *batch, const QuantizeJob *job, void *scratch) noexcept nogil:
@@ -128,6 +140,9 @@ cdef inline void batch_init(Batch *batch, const QuantizeJob *job, void *scratch)
     batch.sorted = batch.values + columns * LANES
     batch.row = <double *>(batch.sorted + columns * LANES)
     batch.stack = <Interval *>(batch.row + columns)
+    batch.bounds = batch.stack + 2 * SEARCH_DEPTH
+    batch.passes = 0
+    batch.passing = 0
 
 
 cdef inline void load_block(const char *source, int input_type, Py_ssize_t count,

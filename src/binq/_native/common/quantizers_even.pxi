@@ -83,13 +83,8 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
                 step = <int>(-low[lane] / ((high[lane] - low[lane]) / (count - 1)))
                 step = min(step, count - 2)
                 search_two(&best, batch.stack, step, step + 1, low[lane], high[lane])
-            elif job.zero == ZERO_NONE:
-                search_two(&best, batch.stack, middle, middle - 1, low[lane], high[lane])
             else:
-                # Of 16 codes 7 and 8, 6 and 9, ... 0 and 15.
-                for step in range(count // 2):
-                    search_two(&best, batch.stack, count // 2 - 1 - step, count // 2 + step,
-                               low[lane], high[lane])
+                search_group(batch, &best, job.zero == ZERO_NONE, low[lane], high[lane])
             fit_to_storage(&best, job.scale_type)
             if many and job.zero == ZERO_NONE:
                 best.zero_point = middle

@@ -221,3 +221,15 @@ cdef void search_two(Best *best, Interval *stack, int zero_point, int other,
     while two.is_open:
         evaluate(best, &two)
         take_cut(best, &two)
+
+
+cdef void search_all(Best *best, Interval *stack, bint symmetric, double lowest,
+                     double highest) noexcept nogil:
+    # All zero points, the likely ones first: of 16 codes 7 and 8, 6 and 9, ... 0 and 15.
+    cdef int half = (<int>best.span + 1) >> 1
+    cdef int step
+    if symmetric:
+        search_two(best, stack, half, half - 1, lowest, highest)
+        return
+    for step in range(half):
+        search_two(best, stack, half - 1 - step, half + step, lowest, highest)
