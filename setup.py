@@ -2,7 +2,8 @@
 
 The rows of src/binq/_native/isas.py say which kernel sets there are and with which flags. What the
 compiler is, and which machine it compiles for, is asked of its predefined macros: cross compilers
-and ARCHFLAGS are served by that. BINQ_CFLAGS comes after all other flags.
+and ARCHFLAGS are served by that. BINQ_CFLAGS comes after all other flags. Kernel sets that only
+tests run are built in place, or where BINQ_TEST_KERNELS is set.
 """
 
 import os
@@ -11,6 +12,7 @@ import re
 import runpy
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,6 +108,9 @@ class BuildExt(build_ext):
         super().finalize_options()
         if self.parallel is None:
             self.parallel = True
+        # In place (pip install --editable) is where binq is developed.
+        self.for_tests = bool(self.inplace or os.environ.get("BINQ_TEST_KERNELS"))
+        self.cython = threading.Lock()
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
@@ -145,6 +150,8 @@ class BuildExt(build_ext):
     def set_flags(self, ext, msvc, macros):
         """Gives a module its flags; returns False where it is not to be built."""
         isa = next((isa for isa in ISAS["ISAS"] if isa.module == ext.name), None)
+        if isa and isa.only_tests and not self.for_tests:
+            return False
         if isa and isa.machine:
             machine = ISAS["MACHINES"][isa.machine]
             if not macros & {machine.msvc, *machine.macros}:
@@ -176,11 +183,22 @@ class BuildExt(build_ext):
         super().build_extension(ext)
 
     def run_cython(self, name, pyx, c_file):
+        """Runs Cython in this process, which loads it once, for one module at a time.
+
+        Compilers run beside it: they are processes, for which the thread of their module waits.
+        """
+        # What is up to date needs no Cython.
+        from Cython.Compiler.Main import CompilationOptions, compile_single
+
         c_file.parent.mkdir(parents=True, exist_ok=True)
-        directives = [word for key, on in DIRECTIVES.items() for word in ("-X", f"{key}={on}")]
         partial = c_file.with_suffix(".partial.c")
-        command = [sys.executable, "-m", "cython", "--module-name", name, *directives, "-I", "src"]
-        subprocess.run([*command, "-o", str(partial), pyx], check=True)
+        options = CompilationOptions(
+            compiler_directives=dict(DIRECTIVES), include_path=["src"], output_file=str(partial)
+        )
+        with self.cython:
+            errors = compile_single(pyx, options, name).num_errors
+        if errors:
+            sys.exit(f"{pyx} does not compile")
         partial.replace(c_file)
 
 

@@ -33,7 +33,7 @@ mkdir -p "$BUILD/c"
 [ -d "$BUILD/tools/Cython" ] || "$PYTHON" -m pip install --quiet --disable-pip-version-check \
     --target "$BUILD/tools" 'cython>=3.1' 'setuptools>=77'
 rm -rf "$BUILD/src" && cp -r src "$BUILD/src" && find "$BUILD/src" -name '*.so' -delete
-PYTHONPATH=$BUILD/tools LDFLAGS=$FLAGS BINQ_CFLAGS="-O1 -g -w $FLAGS" CC=gcc "$PYTHON" setup.py -q \
+PYTHONPATH=$BUILD/tools LDFLAGS=$FLAGS BINQ_TEST_KERNELS=1 BINQ_CFLAGS="-O1 -g -w $FLAGS" CC=gcc "$PYTHON" setup.py -q \
     build_ext --build-lib "$BUILD/src" --build-temp "$BUILD/temp"
 compile() { # C file, output
     # shellcheck disable=SC2086

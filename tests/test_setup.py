@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SETUP = ROOT / "setup.py"
-X86 = {"avx512", "avxvnni", "vnni256", "avx2"}
+X86 = {"avx512", "avxvnni", "avx2"}
 pytestmark = pytest.mark.skipif(not SETUP.exists(), reason="an installed binq has no setup.py")
 
 
@@ -23,17 +23,20 @@ def namespace(monkeypatch):
     return runpy.run_path(str(SETUP))
 
 
-def build_ext(namespace):
+def build_ext(namespace, inplace=False):
     from setuptools import Distribution
 
-    return namespace["BuildExt"](Distribution())
+    command = namespace["BuildExt"](Distribution())
+    command.inplace = inplace
+    command.ensure_finalized()
+    return command
 
 
-def built(namespace, macros, msvc=False):
+def built(namespace, macros, msvc=False, inplace=False):
     """Returns the flags of the modules that are built for a target, by the end of their names."""
     names = [isa.module for isa in namespace["ISAS"]["ISAS"]] + list(namespace["DOORS"])
     modules = [namespace["extension"](name) for name in names]
-    command = build_ext(namespace)
+    command = build_ext(namespace, inplace)
     return {
         ext.name.rpartition(".")[2]: ext.extra_compile_args
         for ext in modules
@@ -48,6 +51,17 @@ def test_the_target_decides_what_is_built(namespace):
     assert set(built(namespace, {"__riscv"})) == doors
     assert set(built(namespace, {"win-amd64"}, msvc=True)) == doors | X86
     assert set(built(namespace, {"win-arm64"}, msvc=True)) == doors | {"neon"}
+
+
+def test_kernels_for_tests_alone_are_built_in_place_or_where_they_are_asked_for(
+    namespace, monkeypatch
+):
+    monkeypatch.delenv("BINQ_TEST_KERNELS", raising=False)
+    assert "vnni256" not in built(namespace, {"__x86_64__"})
+    assert "vnni256" in built(namespace, {"__x86_64__"}, inplace=True)
+    monkeypatch.setenv("BINQ_TEST_KERNELS", "1")
+    assert "vnni256" in built(namespace, {"__x86_64__"})
+    assert "vnni256" not in built(namespace, {"__aarch64__"})
 
 
 def test_only_gcc_and_only_kernels_get_its_parameters(namespace):
