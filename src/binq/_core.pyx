@@ -50,7 +50,7 @@ cdef enum:
     MAX_BLOCK_ROWS = 512
     LEAST_TILES = 8           # of a piece whose tables are made anew: they cost two tiles' work
     # Pieces of a thread's share. Few rows come from memory as fast as it gives: where a piece
-    # begins, what was asked for ahead lies elsewhere.
+    # begins, what was prefetched lies elsewhere.
     FEW_ROWS = 8
     FEW_ROWS_PIECES = 8
     MANY_ROWS_PIECES = 32

@@ -49,7 +49,7 @@ def rms_norm(x: ArrayLike, weight: ArrayLike, eps: float = 1e-6) -> Floats:
 
 
 def rope(x: ArrayLike, cos: ArrayLike, sin: ArrayLike) -> Floats:
-    """Returns x turned by its positions: rotary embedding, the halves of a head as pairs.
+    """Returns x rotated by its positions: rotary embedding, the halves of a head as pairs.
 
     With a, b the halves of the last axis, ``a cos - b sin`` and ``b cos + a sin``.
 
@@ -182,8 +182,8 @@ class KeyValueCache:
     ) -> Floats:
         """Returns ``softmax(q k^T * scale) v`` of the last positions, each seeing those before it.
 
-        - q: ``(tokens, heads, size)``, of the last ``tokens`` positions; head h meets the keys of
-          head ``h // (heads / kv_heads)``
+        - q: ``(tokens, heads, size)``, of the last ``tokens`` positions; head h attends to the
+          keys of head ``h // (heads / kv_heads)``
         - scale: of the scores; None: ``size ** -0.5``
         - window: how many positions each sees, itself the last; None: all
 

@@ -85,12 +85,12 @@ def test_other_transforms_are_refused(tmp_path, group, error, reason):
         logical_tensors(source)
 
 
-def test_a_plain_weight_that_meets_a_transformed_x_is_refused(tmp_path):
+def test_a_plain_weight_that_multiplies_a_transformed_x_is_refused(tmp_path):
     group = R4 | {"apply": [INPUT | {"targets": ["Linear"], "ignore": ["embed_tokens"]}]}
     written(tmp_path / "a", group, kept=True)
     with (
         Checkpoint(tmp_path / "a") as source,
-        pytest.raises(UnsupportedFormatError, match=r"gate_proj\.weight' meets"),
+        pytest.raises(UnsupportedFormatError, match=r"gate_proj\.weight' multiplies"),
     ):
         logical_tensors(source)
     ignoring = [INPUT | {"targets": ["Linear"], "ignore": ["embed_tokens", "re:.*gate_proj"]}]

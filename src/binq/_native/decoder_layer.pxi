@@ -15,9 +15,9 @@ cdef struct LayerRows:
     # What the rows of x become on their way, each `rows` times as many floats as its name says.
     float *hidden             # or attended, whichever has more
     float *query
-    float *turned_query
+    float *rotated_query
     float *key
-    float *turned_key
+    float *rotated_key
     float *value
     float *gate
     float *up
@@ -44,7 +44,7 @@ cdef void norm_rows(const float *x, const float *weight, Py_ssize_t rows, Py_ssi
     run_layer(norm_task, &layer, rows, rows * size)
 
 
-cdef void turn_rows(const float *x, const float *cos, const float *sin, Py_ssize_t rows,
+cdef void rotate_rows(const float *x, const float *cos, const float *sin, Py_ssize_t rows,
                     Py_ssize_t heads, Py_ssize_t size, float *out) noexcept nogil:
     cdef Layer layer
     layer.x = x
@@ -174,10 +174,10 @@ cdef class DecoderLayer:
         if r.hidden == NULL:
             return False
         r.query = after(r.hidden, rows * wide)
-        r.turned_query = after(r.query, rows * s.queries)
-        r.key = after(r.turned_query, rows * s.queries)
-        r.turned_key = after(r.key, rows * s.keys)
-        r.value = after(r.turned_key, rows * s.keys)
+        r.rotated_query = after(r.query, rows * s.queries)
+        r.key = after(r.rotated_query, rows * s.queries)
+        r.rotated_key = after(r.key, rows * s.keys)
+        r.value = after(r.rotated_key, rows * s.keys)
         r.gate = after(r.value, rows * s.keys)
         r.up = after(r.gate, rows * s.inner)
         r.inner = after(r.up, rows * s.inner)
@@ -197,14 +197,14 @@ cdef class DecoderLayer:
         if not self.multiply(QUERY, r.hidden, rows, outs, 3):
             return False
         if self.norms[2] != NULL:
-            norm_rows(r.query, self.norms[2], rows * job.heads, job.size, s.eps, r.turned_query)
-            norm_rows(r.key, self.norms[3], rows * job.kv_heads, job.size, s.eps, r.turned_key)
-            r.query, r.turned_query = r.turned_query, r.query
-            r.key, r.turned_key = r.turned_key, r.key
-        turn_rows(r.query, cos, sin, rows, job.heads, job.size, r.turned_query)
-        turn_rows(r.key, cos, sin, rows, job.kv_heads, job.size, r.turned_key)
-        store_positions(r.turned_key, r.value, rows, job, keys, values, start)
-        job.q = r.turned_query
+            norm_rows(r.query, self.norms[2], rows * job.heads, job.size, s.eps, r.rotated_query)
+            norm_rows(r.key, self.norms[3], rows * job.kv_heads, job.size, s.eps, r.rotated_key)
+            r.query, r.rotated_query = r.rotated_query, r.query
+            r.key, r.rotated_key = r.rotated_key, r.key
+        rotate_rows(r.query, cos, sin, rows, job.heads, job.size, r.rotated_query)
+        rotate_rows(r.key, cos, sin, rows, job.kv_heads, job.size, r.rotated_key)
+        store_positions(r.rotated_key, r.value, rows, job, keys, values, start)
+        job.q = r.rotated_query
         job.out = r.query
         if not run_attention(job):
             return False

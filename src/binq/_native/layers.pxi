@@ -81,7 +81,7 @@ def rms_norm(x, weight, float eps, out):
 
 
 def rope(x, cos, sin, out):
-    """Writes x ``(tokens, heads, size)``, turned by angles ``(tokens, size / 2)``, to ``out``."""
+    """Writes x ``(tokens, heads, size)``, rotated by angles ``(tokens, size / 2)``, to ``out``."""
     cdef _View x_view = view("x", x, b"f", 3, False)
     cdef _View cos_view = view("cos", cos, b"f", 2, False)
     cdef _View sin_view = view("sin", sin, b"f", 2, False)

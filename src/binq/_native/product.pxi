@@ -101,8 +101,8 @@ cdef const MatmulKernel *fastest(const MatmulKernel *tiers, Py_ssize_t rows) noe
 cdef Py_ssize_t block_rows(const MatmulKernel *kernel, const MatmulKernel *tiers, const Weights *w,
                            Py_ssize_t rows, int mode) noexcept nogil:
     # How many rows to prepare at a time: blocks of nearly one size, since small ones are slower.
-    # Rows that would not fill the kernel's last block, and that another kernel meets faster, are
-    # left to it.
+    # Rows that would not fill the kernel's last block are left to another kernel where that is
+    # faster.
     cdef Py_ssize_t most, blocks, rest
     cdef Py_ssize_t unit = max(<Py_ssize_t>8, kernel.rows_at_once)
     if rows > MIN_BLOCK_ROWS:

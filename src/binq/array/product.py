@@ -122,7 +122,7 @@ def _multiply_stack(
 
 
 def _broadcast_indices(shape: tuple[int, ...], batch: tuple[int, ...]) -> list[int]:
-    """Returns which of the items of ``shape``, counted in C order, meets each item of ``batch``."""
+    """Returns which of the items of ``shape``, counted in C order, belongs to each of ``batch``."""
     items = np.arange(prod(shape)).reshape(shape)
     indices: list[int] = np.broadcast_to(items, batch).reshape(-1).tolist()
     return indices

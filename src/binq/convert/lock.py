@@ -27,7 +27,7 @@ class Lock:
     - folder: the folder, which exists by the time the lock is entered
     - part: (i, n) for one part of a job. Parts work side by side, and a part that was killed may
       begin again anywhere: what it writes is the same. A whole job wants the folder for itself.
-    - dead: the number of the killed process from which it was taken over, or None
+    - dead: the number of the killed process whose lock it was, or None
 
     The process holds its file locked by the system as well, where the file system can do that: so
     the living are told from the dead also where containers share a host's name but not its numbers.

@@ -1,4 +1,4 @@
-"""Packed matrices as one ONNX model: a node MatMulNBits for each, that can be run or taken over."""
+"""Packed matrices as one ONNX model: a node MatMulNBits for each, that can be run or copied."""
 
 from pathlib import Path
 from typing import Any

@@ -19,7 +19,7 @@ class Moments:
     - count: how many rows were seen
 
     The second moment, the mean of ``x·xᵀ``, is ``covariance + mean·meanᵀ``.
-    :class:`binq.Calibrator` makes them; arrays of one's own serve as well.
+    :class:`binq.Calibrator` makes them; your own arrays serve as well.
     """
 
     covariance: NDArray[np.float32]

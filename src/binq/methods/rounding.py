@@ -25,8 +25,8 @@ class Rounding:
 
     - index: which level each weight has; scales, zeros: of the groups, as floats
 
-    The errors E = w − values cost diag(E·H·Eᵀ), a number a row. Rows never meet, and sums are made
-    in the same order for any number of threads.
+    The errors E = w − values cost diag(E·H·Eᵀ), a number a row. Rows are independent, and sums have
+    the same order for any number of threads.
     """
 
     def __init__(self, w: Floats, start: QuantizedArray) -> None:

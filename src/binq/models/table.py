@@ -1,7 +1,7 @@
 """The table of families: those of this package, those that programs register, and plugins'.
 
 A plugin is an entry point of the group ``binq.models`` that names a :class:`Family`; they are
-loaded when a model is met that the table does not have.
+loaded for a model that the table does not have.
 """
 
 import warnings

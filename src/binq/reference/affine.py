@@ -22,7 +22,7 @@ def best_affine(w: Floats, top: int, importance: Floats | None = None) -> tuple[
     squares through these codes, up to 8 times; from the line between the smallest and the largest
     weight, and from lines of 0.85 and 0.7 of its slope about its middle. Before these comes the
     line from the smallest weight whose slope is the smallest gap between two weights, where the
-    levels then span them: weights that lie on such levels come back exactly. Of all lines met the
+    levels then span them: weights that lie on such levels come back exactly. Of all lines found the
     best is taken: within some per cent of the least error of all, which is not searched for.
 
     With sums over the weights of a group, each times its importance h (1 where none is given), the

@@ -44,7 +44,7 @@ def rotated(
     found: Mapping[str, Storage],
     names: Set[str],
 ) -> dict[str, Storage]:
-    """Returns packed weights, those that meet a transformed x in the basis that they are in.
+    """Returns packed weights, those that multiply a transformed x in the basis that they are in.
 
     Raises UnsupportedFormatError for transforms of any other kind, and for those of weights that
     are not packed, which would be taken for plain ones; FormatError for sizes that do not fit.
@@ -61,8 +61,8 @@ def rotated(
             module, _, part = name.rpartition(".")
             if part == "weight" and kept not in name and transform.names(source, module):
                 raise UnsupportedFormatError(
-                    f"{source.path}: {name!r} meets a transformed x, but is not packed: not "
-                    "supported"
+                    f"{source.path}: {name!r} multiplies a transformed x, but is not "
+                    "packed: not supported"
                 )
         for name, storage in result.items():
             module = name.removesuffix(".weight")

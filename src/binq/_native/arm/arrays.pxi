@@ -1,7 +1,7 @@
 # Unpack, dequantize and pack. Codes come as quads (quads.pxi), four rows of four k a vector, which
-# are turned to 16 k of a row.
+# are transposed to 16 k of a row.
 
-cdef inline void turn_quads(const int8_t *quads, int8x16_t *rows_s8x16) noexcept nogil:
+cdef inline void transpose_quads(const int8_t *quads, int8x16_t *rows_s8x16) noexcept nogil:
     # 16 k of 4 rows.
     cdef int32x4_t first_s32x4 = vreinterpretq_s32_s8(vld1q_s8(quads))
     cdef int32x4_t second_s32x4 = vreinterpretq_s32_s8(vld1q_s8(quads + 128))
@@ -62,7 +62,7 @@ cdef void unpack(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,
                     block[k] = <int8_t>(<uint8_t>block[k] ^ 128)
             for i in range(8):
                 for k in range(0, count, 16):
-                    turn_quads(block + k * 32 + i * 16, rows_s8x16)
+                    transpose_quads(block + k * 32 + i * 16, rows_s8x16)
                     for r in range(min(<Py_ssize_t>4, rows - 4 * i)):
                         target = (codes + (tile * 32 + 4 * i + r) * codes_stride
                                   + group * w.group_size + k)
@@ -97,7 +97,7 @@ cdef void dequantize(const Weights *w, float *out, Py_ssize_t out_stride,
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             for i in range(8):
                 for k in range(0, count, 16):
-                    turn_quads(block + k * 32 + i * 16, rows_s8x16)
+                    transpose_quads(block + k * 32 + i * 16, rows_s8x16)
                     for r in range(min(<Py_ssize_t>4, rows - 4 * i)):
                         row = 4 * i + r
                         offset = offsets + row if has_offsets else NULL

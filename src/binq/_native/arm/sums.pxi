@@ -4,17 +4,17 @@ cdef extern from "common/lanes.h" nogil:
     void prefetch_line "binq_prefetch"(const uint8_t *p) noexcept
 
 cdef enum:
-    WEIGHTS_AHEAD = 1024          # bytes asked for ahead: a guess, no ARM was at hand
+    WEIGHTS_AHEAD = 1024          # bytes prefetched: a guess, no ARM was at hand
 
 
-cdef inline void ask_ahead(const uint8_t *packed) noexcept nogil:
+cdef inline void prefetch(const uint8_t *packed) noexcept nogil:
     # A line of 64 bytes.
     prefetch_line(packed + WEIGHTS_AHEAD)
 
 
 cdef inline Py_ssize_t tiles_apart(const Piece *piece, bint few) noexcept nogil:
-    # How far apart two tiles are that are met together, which are those of either half of a piece;
-    # or, of many rows of x, all of its tiles, so that each is met alone.
+    # How far apart two tiles are that are multiplied together: half a piece, or, of many rows of x,
+    # a whole one, so that each is multiplied alone.
     cdef Py_ssize_t tiles = piece.tile_end - piece.tile_begin
     return (tiles + 1) >> 1 if few else tiles
 
@@ -52,7 +52,7 @@ cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, f
 cdef inline void store_tiles(const Weights *w, const float *y, Py_ssize_t rows, float *out,
                              Py_ssize_t out_stride, Py_ssize_t tile, Py_ssize_t apart,
                              Py_ssize_t end) noexcept nogil:
-    # Two tiles that were met together, where there is a second.
+    # Two tiles that were multiplied together, where there is a second.
     store_tile(w, y, rows, out, out_stride, tile)
     if tile + apart < end:
         store_tile(w, y + rows * 32, rows, out, out_stride, tile + apart)

@@ -1,4 +1,4 @@
-# Unpack, dequantize and pack: the unpacked tile [k][32], turned to rows. Shared by every module
+# Unpack, dequantize and pack: the unpacked tile [k][32], transposed. Shared by every module
 # that has a decode_tile, decode_nibbles and load_floats.
 
 cdef inline void unpack_tiles(const Weights *w, int8_t *codes, Py_ssize_t codes_stride,

@@ -103,7 +103,7 @@ static inline void binq_spread(const uint8_t *__restrict bytes, ptrdiff_t count,
 }
 
 /* Eight rows of out[row][k] = in[k][row], elements of 16 bits; strides in elements. */
-static inline void binq_turn_halves(const uint16_t *in, ptrdiff_t in_stride, ptrdiff_t count,
+static inline void binq_transpose_halves(const uint16_t *in, ptrdiff_t in_stride, ptrdiff_t count,
                                     uint16_t *out, ptrdiff_t out_stride) {
     ptrdiff_t k = 0, i;
 #if defined(__SSE2__) || defined(_M_X64)

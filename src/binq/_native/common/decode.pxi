@@ -13,15 +13,16 @@ cdef extern from "common/decode.h" nogil:
     int centre_span "binq_centre"(const uint8_t *codes, Py_ssize_t count, int zero, int low,
                                   int high, int is_signed, int8_t *out)
     void spread_span "binq_spread"(const uint8_t *data, Py_ssize_t count, int bits, uint8_t *out)
-    void turn_halves "binq_turn_halves"(const uint16_t *data, Py_ssize_t stride, Py_ssize_t count,
-                                        uint16_t *out, Py_ssize_t out_stride)
+    void transpose_halves "binq_transpose_halves"(const uint16_t *data, Py_ssize_t stride,
+                                                  Py_ssize_t count, uint16_t *out,
+                                                  Py_ssize_t out_stride)
 
 cdef extern from "common/lanes.h" nogil:
     void prefetch_column "binq_prefetch"(const void *p)
 
 cdef enum:
-    STRIP = 64                # stored rows of columns that are turned at a time: 8 KB of 32 words
-    LINES_AHEAD = 24                # that are asked for ahead: no processor guesses the next page
+    STRIP = 64                # stored rows of columns that are transposed at a time: 8 KB
+    LINES_AHEAD = 24          # prefetched: no processor guesses the next page
 
 
 cdef inline void copy_strip(const Stored *s, Py_ssize_t first, Py_ssize_t count, Py_ssize_t lines,
@@ -43,7 +44,7 @@ cdef inline void copy_strip(const Stored *s, Py_ssize_t first, Py_ssize_t count,
             memcpy(strip + k * stride, source, size)
 
 
-cdef inline void turn_words(const Stored *s, Py_ssize_t begin, Py_ssize_t rows,
+cdef inline void transpose_words(const Stored *s, Py_ssize_t begin, Py_ssize_t rows,
                             uint8_t *codes, Py_ssize_t stride) noexcept nogil:
     # 32-bit words, each of 32 / bits codes of one column: rows of codes. Columns lie a power of two
     # apart and would share a few lines of the first cache: they are copied together first.
@@ -62,9 +63,9 @@ cdef inline void turn_words(const Stored *s, Py_ssize_t begin, Py_ssize_t rows,
                         codes + row * stride + first * (32 // s.bits))
 
 
-cdef inline void turn_floats(const Stored *s, Py_ssize_t begin, Py_ssize_t rows, char *out,
+cdef inline void transpose_floats(const Stored *s, Py_ssize_t begin, Py_ssize_t rows, char *out,
                              Py_ssize_t out_stride) noexcept nogil:
-    # As turn_words, of floats.
+    # As transpose_words, of floats.
     cdef uint16_t halves[2048]     # [STRIP][32 rows]
     cdef uint32_t words[2048]
     cdef uint64_t pairs[2048]
@@ -88,8 +89,8 @@ cdef inline void turn_floats(const Stored *s, Py_ssize_t begin, Py_ssize_t rows,
             copy_strip(s, first, count, s.columns, begin * 2, rows * 2, <char *>halves,
                        TILE_ROWS * 2)
             for row in range(0, rows & ~<Py_ssize_t>7, 8):
-                turn_halves(halves + row, TILE_ROWS, count,
-                            <uint16_t *>(out + row * out_stride) + first, out_stride // 2)
+                transpose_halves(halves + row, TILE_ROWS, count,
+                                 <uint16_t *>(out + row * out_stride) + first, out_stride // 2)
             for row in range(rows & ~<Py_ssize_t>7, rows):
                 for k in range(count):
                     (<uint16_t *>(out + row * out_stride))[first + k] = (
@@ -126,7 +127,7 @@ cdef inline const uint8_t *codes_of(const Stored *s, Py_ssize_t begin, Py_ssize_
     cdef Py_ssize_t row
     stride[0] = s.columns
     if s.kind == STORED_WORDS:
-        turn_words(s, begin, rows, scratch, s.columns)
+        transpose_words(s, begin, rows, scratch, s.columns)
         return scratch
     if s.kind == STORED_FLOAT4:
         for row in range(rows):
@@ -168,7 +169,7 @@ cdef void decode(const Stored *s, Py_ssize_t begin, Py_ssize_t rows, void *out,
     cdef Py_ssize_t row, stride, size
     cdef const uint8_t *codes
     if s.kind == STORED_COLUMNS:
-        turn_floats(s, begin, rows, <char *>out, out_stride)
+        transpose_floats(s, begin, rows, <char *>out, out_stride)
         return
     if s.kind == STORED_FLOATS:
         size = (8 if s.input_type == INPUT_FLOAT64 else 4 if s.input_type == INPUT_FLOAT32 else 2)

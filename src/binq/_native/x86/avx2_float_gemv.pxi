@@ -6,7 +6,7 @@
 #                       ──4 vpunpck──>  bytes 0 1 | bytes 2 3, 16 rows each
 #                       ──4 vpunpck──>  float32, 8 rows each: 0-3, 16-19 | 4-7, 20-23 | ...
 
-cdef inline void turn_table(float *table) noexcept nogil:
+cdef inline void interleave_table(float *table) noexcept nogil:
     # 16 floats to 4 x 16 bytes.
     cdef __m128i order_u8x16 = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)
     cdef __m128i *quads = <__m128i *>table

@@ -1,7 +1,7 @@
-# Products of codes of two bits and more with float32 activations: a tile of codes is turned to
-# float32 [k][32 rows] in L1 once and met by 6 rows of x at a time, 16 columns of weights in 12
-# accumulators, one fused multiply-add for each product. The scale of a group multiplies its sum. A
-# prepared buffer holds
+# Products of codes of two bits and more with float32 activations: a tile of codes is converted to
+# float32 [k][32 rows] in L1 once and multiplied by 6 rows of x at a time, 16 columns of weights in
+# 12 accumulators, one fused multiply-add for each product. The scale of a group multiplies its sum.
+# A prepared buffer holds
 #   values float32 [group][row][group_size], sums of x float32 [group][row]
 # and each row is summed in the same order whatever rows lie beside it.
 
@@ -89,7 +89,7 @@ cdef inline void float_nibbles(const uint8_t *packed, Py_ssize_t k8s, const __m2
 cdef inline void float_planes(const uint8_t *packed, Py_ssize_t k8s, const float *levels,
                               float *codes, int planes) noexcept nogil:
     # 8 rows a vector, the byte of a row in its lane; one bit of all planes at a time is the code,
-    # which one permutation turns to its level.
+    # which one permutation maps to its level.
     cdef Py_ssize_t k8
     cdef int r, bit, p
     cdef __m256i code_i32x8

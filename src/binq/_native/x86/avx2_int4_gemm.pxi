@@ -1,6 +1,6 @@
 # Products of codes up to 15 and signed bytes, many rows of x: a tile of weights is unpacked into L1
-# once (avx2_code_tile.pxi) and met by four planes of x at a time, 16 columns of weights by 4 planes
-# in 8 accumulators.
+# once (avx2_code_tile.pxi) and multiplied by four planes of x at a time, 16 columns of weights by 4
+# planes in 8 accumulators.
 #
 # maddubs adds pairs of products into int16. As many such pairs add up there as fit before they are
 # widened: 8 of codes up to 15 (8 * 2 * 15 * 128 = 30720), 16 of codes up to 7 (28672). Each loop is

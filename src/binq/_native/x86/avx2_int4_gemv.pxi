@@ -1,20 +1,19 @@
-# int4 and few planes of x: weights are unpacked in registers and met at once by up to four planes
-# (four rows of int8, two of int16), which reads them from memory as fast as they come. One row
-# goes through the two halves of a piece side by side: two places that are read at once keep more of
-# memory busy than one, four and more are slower again. More rows take longer for a byte and are
-# no faster with two.
+# int4 and few planes of x: weights are unpacked in registers and multiplied at once by up to four
+# planes (four rows of int8, two of int16), which reads them from memory as fast as they come. One
+# row reads the two halves of a piece side by side: two places keep more of memory busy than one,
+# four and more are slower again. More rows take longer for a byte and are no faster with two.
 #
 # Each loop is a function of its own, called by a pointer: inlined side by side, GCC keeps the sums
 # of one in memory during another.
 
 cdef enum:
     INT4_GEMV_PLANES = 16           # at most, measured: then unpacking into L1 once is faster
-    INT4_AHEAD = 1024               # bytes of weights asked for ahead into L1, measured
+    INT4_AHEAD = 1024               # bytes prefetched into L1, measured
     INT4_FAR_AHEAD = 4096           # and into L2, by all but the fastest loop
 
 
 cdef inline void ask_int4(const uint8_t *packed, int planes) noexcept nogil:
-    # One plane comes to the lines that it asked for soon enough. Others go through 128 bytes in
+    # One plane comes to the lines that it prefetched soon enough. Others go through 128 bytes in
     # two parts and take longer, so that memory needs a second hint to stay busy.
     if planes > 1:
         _mm_prefetch(<const char *>packed + INT4_FAR_AHEAD, _MM_HINT_T1)

@@ -2,7 +2,7 @@
 # (float_block of avx2_int4_float.pxi), in registers for up to 3.
 
 cdef enum:
-    FLOAT_AHEAD = 1024        # bytes of weights that are asked for ahead
+    FLOAT_AHEAD = 1024        # bytes of weights that are prefetched
 
 
 cdef inline __m256 float_of_code(__m256i dwords_i32x8, int j, __m256i zero_i32x8) noexcept nogil:

@@ -4,8 +4,8 @@
 #   scales float32, sums of |x| int32, sums of x int32, each [group][row]
 
 cdef enum:
-    BLOCK_OF_ROWS = 16            # rows of x that meet a tile in one go
-    BLOCK_OF_TILES = 16           # tiles that meet them before the next kernel groups
+    BLOCK_OF_ROWS = 16            # rows of x that multiply a tile in one go
+    BLOCK_OF_TILES = 16           # tiles before the next kernel groups
     TABLE_CACHE = 16384           # bytes of tables that stay in L1 beside weights and y
     STREAMED = 65536              # bytes of a tile that few rows of x go through at a time
     STREAMED_ROWS = 4             # that are few

@@ -151,7 +151,7 @@ cdef inline void widen_digits(Looker *looker, int digits) noexcept nogil:
 
 
 cdef enum:
-    LUT_FAR = 4096                # bytes of weights asked for ahead, into L2
+    LUT_FAR = 4096                # bytes of weights prefetched into L2
     LUT_NEAR = 1024               # and from there into L1
 
 

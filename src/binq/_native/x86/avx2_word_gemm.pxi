@@ -6,7 +6,7 @@
 #   activations int16 [group][row][group_size], scales float32 [group][row], sums int32 [group][row]
 # with the activations of four k in the order 0, 2, 1, 3, as words of weights lie.
 #
-# One row alone meets a tile of bytes and takes them apart itself, which costs fewer stores. Where
+# One row alone unpacks a tile of bytes itself, which costs fewer stores. Where
 # weights are stored as bytes it reads them where they lie, from the two halves of a piece side by
 # side, as int4 does.
 #
@@ -14,7 +14,7 @@
 
 cdef enum:
     WORD_ROWS = 4             # at once
-    BYTES_AHEAD = 1024        # of stored bytes that one row asks for ahead into L1
+    BYTES_AHEAD = 1024        # of stored bytes that one row prefetches into L1
 
 
 cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:

@@ -1,5 +1,6 @@
-# Codes of 8 bits on VNNI: they lie as vpdpbusd multiplies them, [k / 4][32 rows][4 k], and are met
-# by up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
+# Codes of 8 bits on VNNI: they are stored as vpdpbusd takes them, [k / 4][32 rows][4 k], and are
+# multiplied by up to 8 planes of x (8 rows of int8, 4 of int16), in 2 accumulators of 16 columns
+# for each.
 
 cdef inline void byte_dots(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
                            const int32_t *starts, __m512i *sums_i32x16,

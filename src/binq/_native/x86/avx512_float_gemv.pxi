@@ -1,7 +1,7 @@
 # float_gemv.pxi with all 16 entries of a table in one register: a permutation looks up 16 rows of
 # weights at once.
 
-cdef inline void turn_table(float *table) noexcept nogil:
+cdef inline void interleave_table(float *table) noexcept nogil:
     pass
 
 

@@ -1,6 +1,6 @@
 # Nibbles on VNNI: weights are unpacked in registers, 3 operations for a vector of 128 and one
-# more for each half where levels are looked up, and met at once by up to 8 planes of x (8 rows of
-# int8, 4 of int16), in 2 accumulators of 16 columns for each.
+# more for each half where levels are looked up, and multiplied at once by up to 8 planes of x (8
+# rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
 
 cdef inline void nibble_dots(const Weights *w, const uint8_t *packed, const int8_t *x,
                              const int32_t *starts, __m512i *sums_i32x16, int layout,

@@ -1,6 +1,6 @@
 # Planes of bits on VNNI: codes such as a + b, or a + 2 b + 4 c, are unpacked in registers, 12
-# operations for 128 of two planes, and met at once by up to 8 planes of x (8 rows of int8, 4 of
-# int16), in 2 accumulators of 16 columns for each.
+# operations for 128 of two planes, and multiplied at once by up to 8 planes of x (8 rows of int8, 4
+# of int16), in 2 accumulators of 16 columns for each.
 
 cdef enum:
     PREFETCH_PLANES = 8192   # bytes ahead, into L2: few planes hide too little of memory

@@ -8,11 +8,11 @@
 #
 # So every row of x is added up as in lut_gemm.pxi, and a row alone equals the row of a batch.
 #
-# A prepared buffer holds, a table for each nibble of weights, as turn_table leaves it,
+# A prepared buffer holds, a table for each nibble of weights, as interleave_table leaves it,
 #   tables float32 [group][row][group_size / 4][planes][16], sums of x float32 [group][row]
 
 cdef enum:
-    FLOAT_GEMV_AHEAD = 8192   # bytes of weights asked for ahead, into L2
+    FLOAT_GEMV_AHEAD = 8192   # bytes of weights prefetched into L2
 
 
 cdef Py_ssize_t float_gemv_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
@@ -81,8 +81,8 @@ cdef inline void prepare_float_tables(const Weights *w, const float *x, Py_ssize
                 else:
                     trit_table(values + k, table)
                     trit_table(values + k + 2, table + 16)
-                    turn_table(table + 16)
-                turn_table(table)
+                    interleave_table(table + 16)
+                interleave_table(table)
 
 
 cdef void float_gemv_prepare(const Weights *w, const float *x, Py_ssize_t x_stride,

@@ -54,22 +54,22 @@ cdef Py_ssize_t lut_gemm_scratch(const Weights *w, Py_ssize_t rows, int mode) no
             + LUT_TILES * 32 * (VECTOR_BYTES + 4 * lanes_of(lanes_for(mode))))
 
 
-cdef inline void turn_columns(const float *values, const int16_t *codes, char *target,
-                              Py_ssize_t group_size, int lanes) noexcept nogil:
+cdef inline void transpose_columns(const float *values, const int16_t *codes, char *target,
+                                   Py_ssize_t group_size, int lanes) noexcept nogil:
     # 8 rows of one group, [row][256], to 8 lanes of its vectors.
-    cdef __m128i turned[8]
+    cdef __m128i transposed[8]
     cdef Py_ssize_t k, i
     for k in range(0, group_size, 8):
         if lanes == LANES_FLOAT32:
             transpose_f32(values + k, 256, <float *>(target + k * VECTOR_BYTES), VECTOR_BYTES // 4)
             continue
-        turn_i16(codes + k, 256, turned)
+        transpose_i16(codes + k, 256, transposed)
         for i in range(8):
             if lanes == LANES_INT32:
                 _mm256_storeu_si256(<__m256i *>(target + (k + i) * VECTOR_BYTES),
-                                    _mm256_cvtepi16_epi32(turned[i]))
+                                    _mm256_cvtepi16_epi32(transposed[i]))
             else:
-                _mm_storeu_si128(<__m128i *>(target + (k + i) * VECTOR_BYTES), turned[i])
+                _mm_storeu_si128(<__m128i *>(target + (k + i) * VECTOR_BYTES), transposed[i])
 
 
 cdef inline void prepare_columns(const Weights *w, const float *x, Py_ssize_t x_stride,
@@ -112,8 +112,8 @@ cdef inline void prepare_columns(const Weights *w, const float *x, Py_ssize_t x_
                     fits[n] = round_columns(source, size, w.group_size, codes + n * 256, levels,
                                             scales + at * count + row % count + n,
                                             sums + at * count + row % count + n)
-            turn_columns(values, codes, columns + at * w.group_size * VECTOR_BYTES
-                         + row % count * lane_bytes, w.group_size, lanes)
+            transpose_columns(values, codes, columns + at * w.group_size * VECTOR_BYTES
+                              + row % count * lane_bytes, w.group_size, lanes)
         for n in range(min(<Py_ssize_t>8, rows - row)):
             unfit[row + n] = not fits[n]
             if not fits[n] and lanes != LANES_FLOAT32:
@@ -309,14 +309,14 @@ cdef inline void store_columns(const Weights *w, const float *y, Py_ssize_t rows
                                Py_ssize_t out_stride, Py_ssize_t tile,
                                Py_ssize_t count) noexcept nogil:
     # y [32 rows of weights][row of x] to `rows` rows of out.
-    cdef float turned[8 * 32]
+    cdef float transposed[8 * 32]
     cdef Py_ssize_t row, column, i
     cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
     for row in range(0, rows, 8):
         for column in range(0, 32, 8):
-            transpose_f32(y + column * count + row, count, turned + column, 32)
+            transpose_f32(y + column * count + row, count, transposed + column, 32)
         for i in range(min(<Py_ssize_t>8, rows - row)):
-            memcpy(out + (row + i) * out_stride + tile * 32, turned + i * 32,
+            memcpy(out + (row + i) * out_stride + tile * 32, transposed + i * 32,
                    columns * sizeof(float))
 
 

@@ -1,4 +1,4 @@
-# Squares of 8 x 8 numbers turned, so that columns become rows.
+# Squares of 8 x 8 numbers transposed, so that columns become rows.
 
 cdef inline void transpose_f32(const float *a, Py_ssize_t a_stride, float *b,
                           Py_ssize_t b_stride) noexcept nogil:
@@ -20,7 +20,7 @@ cdef inline void transpose_f32(const float *a, Py_ssize_t a_stride, float *b,
         _mm256_storeu_ps(b + (i + 4) * b_stride, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31))
 
 
-cdef inline void turn_i16(const int16_t *a, Py_ssize_t a_stride, __m128i *turned) noexcept nogil:
+cdef inline void transpose_i16(const int16_t *a, Py_ssize_t a_stride, __m128i *out) noexcept nogil:
     cdef __m128i r[8]
     cdef __m128i t[8]
     cdef int i
@@ -35,5 +35,5 @@ cdef inline void turn_i16(const int16_t *a, Py_ssize_t a_stride, __m128i *turned
         r[i + 2] = _mm_unpacklo_epi32(t[i + 1], t[i + 3])
         r[i + 3] = _mm_unpackhi_epi32(t[i + 1], t[i + 3])
     for i in range(4):
-        turned[2 * i] = _mm_unpacklo_epi64(r[i], r[i + 4])
-        turned[2 * i + 1] = _mm_unpackhi_epi64(r[i], r[i + 4])
+        out[2 * i] = _mm_unpacklo_epi64(r[i], r[i + 4])
+        out[2 * i + 1] = _mm_unpackhi_epi64(r[i], r[i + 4])
