@@ -1,5 +1,6 @@
 """Weights of GGUF files: a row is a list of blocks, each with its own scale."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from math import prod
@@ -39,21 +40,9 @@ _MOST_NOISE = 1e-5
 _MOST_ROUNDING = 1e-6  # where all of a group is off by the same part: 60 dB
 
 
-def _read_blocks(
-    source: "Checkpoint", storage: "GgufCoded | GgufValued", matrix: int, start: int, stop: int
-) -> Bytes:
-    """Returns the blocks of some rows, uint8 (rows · blocks of a row, bytes of a block)."""
-    rows, columns = storage.shape[-2:]
-    kind = storage.kind
-    row = columns // kind.weights * kind.nbytes
-    first = matrix * rows
-    data = source.read_bytes(storage.name, (first + start) * row, (first + stop) * row)
-    return data.reshape(-1, kind.nbytes)
-
-
 @dataclass(frozen=True)
-class GgufCoded(CodedStorage):
-    """A tensor of blocks whose weights are a scale times an integer."""
+class _Blocks(Storage):
+    """A tensor of blocks of a type, such as ``"Q4_0"``."""
 
     scheme = "gguf"
     copyable = False
@@ -62,9 +51,9 @@ class GgufCoded(CodedStorage):
     type: str
 
     @property
-    def kind(self) -> Coded:
+    @abstractmethod
+    def kind(self) -> Coded | Valued:
         """Returns the description of the type."""
-        return CODED[self.type]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,6 +66,24 @@ class GgufCoded(CodedStorage):
     @property
     def stored(self) -> tuple[str, ...]:
         return (self.name,)
+
+    def _blocks(self, source: "Checkpoint", matrix: int, start: int, stop: int) -> Bytes:
+        """Returns the blocks of some rows, uint8 (rows · blocks of a row, bytes of a block)."""
+        rows, columns = self.shape[-2:]
+        row = columns // self.kind.weights * self.kind.nbytes
+        first = matrix * rows
+        data = source.read_bytes(self.name, (first + start) * row, (first + stop) * row)
+        return data.reshape(-1, self.kind.nbytes)
+
+
+@dataclass(frozen=True)
+class GgufCoded(_Blocks, CodedStorage):
+    """A tensor of blocks whose weights are a scale times an integer."""
+
+    @property
+    def kind(self) -> Coded:
+        """Returns the description of the type."""
+        return CODED[self.type]
 
     @property
     def levels(self) -> tuple[int, int]:
@@ -89,48 +96,30 @@ class GgufCoded(CodedStorage):
     def read_codes(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.int8]:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         return self.kind.codes(blocks).reshape(stop - start, -1)
 
     def read_groups(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> tuple[NDArray[np.float32], None]:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         at = self.kind.scale
         return halfs(blocks[:, at : at + 2]).reshape(stop - start, -1), None
 
 
 @dataclass(frozen=True)
-class GgufValued(Storage):
+class GgufValued(_Blocks):
     """A tensor of blocks with another formula, read as floats."""
-
-    scheme = "gguf"
-    copyable = False
-    name: str
-    logical_shape: tuple[int, ...]
-    type: str
 
     @property
     def kind(self) -> Valued:
         """Returns the description of the type."""
         return VALUED.get(self.type) or LIBRARY[self.type]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.logical_shape
-
-    @property
-    def dtype(self) -> str:
-        return self.type
-
-    @property
-    def stored(self) -> tuple[str, ...]:
-        return (self.name,)
-
     def read_values(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[np.float32]:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         return self.kind.values(blocks).reshape(stop - start, -1)
 
 
@@ -176,7 +165,7 @@ class GgufAffine(GgufValued):
     def exact_rows(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
     ) -> Packed:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         codes = AFFINE[self.type].codes(blocks).reshape(stop - start, -1)
         scales, offsets = (
             line.reshape(stop - start, -1) for line in AFFINE[self.type].lines(blocks)
@@ -191,7 +180,7 @@ class GgufAffine(GgufValued):
     def _read_lines(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         scales, offsets = AFFINE[self.type].lines(blocks)
         return scales.reshape(stop - start, -1), offsets.reshape(stop - start, -1)
 
@@ -232,7 +221,7 @@ class GgufLeveled(GgufValued):
     def exact_rows(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
     ) -> Packed:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         nibbles = LEVELED[self.type].nibbles(blocks).reshape(stop - start, -1)
         scales = self._read_scales(source, matrix, start, stop)
         if scales.dtype != E8M0:
@@ -246,7 +235,7 @@ class GgufLeveled(GgufValued):
     def _read_scales(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
     ) -> NDArray[Any]:
-        blocks = _read_blocks(source, self, matrix, start, stop)
+        blocks = self._blocks(source, matrix, start, stop)
         return LEVELED[self.type].scales(blocks).reshape(stop - start, -1)
 
 
