@@ -140,6 +140,7 @@ def test_memory_does_not_grow_with_the_rows():
         ([[1.0, np.inf]], binq.NonFiniteError, r"x of 'w' is not finite: inf at \(0, 1\)"),
         ([[1.0]], ValueError, "x of 'w' must have 2 columns as before, got 1"),
         (1.0, ValueError, r"x must be \(..., in_features\), got a number"),
+        (np.ones((4, 0)), ValueError, r"x of 'w' must have at least one column, got \(4, 0\)"),
         ([["a", "b"]], TypeError, "x must hold real numbers"),
     ],
 )

@@ -55,12 +55,14 @@ class Calibrator:
           whose moments are then stored once
         - x: ``(..., in_features)``, real numbers, read as float32
 
-        Raises NonFiniteError for inf and NaN, ValueError for another number of inputs than before.
+        Raises NonFiniteError for inf and NaN, ValueError for no inputs or other ones than before.
         """
         names = _check_names(name)
         rows = as_float32("x", x)
         if rows.ndim < 1:
             raise ValueError("x must be (..., in_features), got a number")
+        if not rows.shape[-1]:
+            raise ValueError(f"x of {names[0]!r} must have at least one column, got {rows.shape}")
         rows = rows.reshape(-1, rows.shape[-1])
         if not np.isfinite(rows).all():
             row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])

@@ -15,6 +15,7 @@ from checkpoints.folders import LAYER, load, one_file, tree
 import binq
 from binq.cli import main
 from binq.convert.verify import verify
+from binq.methods import Moments
 
 Q, UP, DOWN = (
     f"{LAYER}.{name}.weight" for name in ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj")
@@ -252,6 +253,21 @@ def test_a_calibration_that_does_not_fit_is_named(source, cal, tmp_path):
                 binq.quantize_checkpoint(
                     source, tmp_path / "out", calibration=tmp_path / "other.safetensors", **options
                 )
+        with pytest.raises(ValueError, match=message.replace("calibration", "importance")):
+            binq.quantize_checkpoint(
+                source, tmp_path / "out", importance=tmp_path / "other.safetensors"
+            )
+
+
+def test_a_mean_whose_square_float32_does_not_hold(cal):
+    """All other inputs are of no importance beside it; nothing overflows."""
+    parts = {name: cal[name] for name in cal}
+    mean = parts[UP].mean.copy()
+    mean[5] = 1e30
+    parts[UP] = Moments(parts[UP].covariance, mean, parts[UP].count)
+    square = parts[UP].mean_square
+    assert square[5] == np.finfo(np.float32).max
+    np.testing.assert_array_equal(square[:5], cal[UP].mean_square[:5])
 
 
 def test_few_rows_are_told_of(source, calibration, tmp_path):

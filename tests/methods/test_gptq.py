@@ -302,7 +302,46 @@ def test_a_covariance_that_is_none():
         binq.quantize(np.ones((2, 8), np.float32), "int4", method="gptq", stats=stats)
 
 
+def test_no_damping_where_the_moments_are_singular():
+    """Some is added all the same, as little as makes a factor."""
+    x, w = inputs(200, 64, rank=5), matrix(8, 64)
+    q = binq.quantize(w, "int4", method=Gptq(damping=0), stats=moments(x))
+    assert loss(w, q, x) < 0.5 * loss(w, binq.quantize(w, "int4"), x)
+
+
+def test_moments_of_ones_own():
+    """Lists and float64 serve as float32 does."""
+    w = matrix(8, 8)
+    wanted = binq.quantize(w, "int4", method="gptq", stats=GOOD)
+    for kind in (np.ndarray.tolist, lambda a: a.astype(np.float64), np.asfortranarray):
+        stats = changed(covariance=kind(GOOD.covariance), mean=kind(GOOD.mean))
+        assert binq.quantize(w, "int4", method="gptq", stats=stats) == wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"covariance": None}, "stats.covariance must hold real numbers"),
+        ({"covariance": GOOD.covariance * 1j}, "stats.covariance must hold real numbers"),
+        ({"mean": "eight"}, "stats.mean must hold real numbers"),
+        ({"count": "9"}, "stats.count must be an integer, got '9'"),
+        ({"count": float("nan")}, "stats.count must be an integer, got nan"),
+    ],
+)
+def test_moments_of_wrong_types(fields, message):
+    with pytest.raises(TypeError, match=message):
+        binq.quantize(np.ones((2, 8)), "int4", method="gptq", stats=changed(**fields))
+
+
+@pytest.mark.parametrize("damping", [float("nan"), float("inf"), 1e7])
+def test_damping_that_leaves_nothing_of_the_moments(damping):
+    with pytest.raises(ValueError, match=r"damping must be from 0 to 1e\+06, or None, got"):
+        Gptq(damping=damping)
+
+
 def test_wrong_types():
+    with pytest.raises(TypeError, match="damping must be a number or None, got '1'"):
+        Gptq(damping="1")
     with pytest.raises(TypeError, match="stats must be the Moments of a Calibrator, got ndarray"):
         binq.quantize(np.ones((2, 8)), "int4", method="gptq", stats=GOOD.covariance)
     with pytest.raises(TypeError, match="return_bias must be True or False, got 1"):
@@ -322,7 +361,7 @@ def test_a_method_is_a_value():
     assert method == Gptq() == pickle.loads(pickle.dumps(method))
     assert hash(Gptq(3)) == hash(Gptq(sweeps=3)) != hash(Gptq())
     assert repr(Gptq(1, 0.5)) == "Gptq(sweeps=1, damping=0.5)"
-    with pytest.raises(ValueError, match="damping must be 0 or more, or None, got -1"):
+    with pytest.raises(ValueError, match=r"damping must be from 0 to 1e\+06, or None, got -1"):
         Gptq(damping=-1)
 
 

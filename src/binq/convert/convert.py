@@ -185,7 +185,7 @@ def _check_targets(
     if isinstance(bpw, bool) or not isinstance(bpw, Real):
         raise TypeError(f"target_bpw must be a number, got {bpw!r}")
     if not 0 < bpw < 64:
-        raise ValueError(f"target_bpw must be a number of bits above 0, got {bpw}")
+        raise ValueError(f"target_bpw must be above 0 and below 64 bits, got {bpw}")
     return float(bpw), None
 
 

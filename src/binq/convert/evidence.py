@@ -73,10 +73,11 @@ class Knowledge:
     def importance(self, evidence: Evidence, matrix: int, in_features: int) -> NDArray[np.float32]:
         """Returns the mean square of each input of one matrix of a tensor.
 
-        Raises FormatError where the file knows of another number of inputs or matrices.
+        Raises FormatError where the file knows of another number of inputs or matrices, ValueError
+        for moments that do not fit.
         """
         if self._calibrator is not None:
-            return self.moments(evidence, in_features).mean_square
+            return self._moments("importance", evidence, in_features).mean_square
         assert self._squares is not None
         squares = self._squares[evidence.name]
         index = evidence.matrix + (matrix if len(squares) > 1 else 0)
@@ -103,13 +104,14 @@ class Knowledge:
                 f"calibration: {self.file.path} is an imatrix, which has no covariances: give it "
                 "as importance= (--importance)"
             )
-        known = self._calibrator[evidence.name]
+        return self._moments("calibration", evidence, in_features)
+
+    def _moments(self, what: str, evidence: Evidence, in_features: int) -> Moments:
+        assert self._calibrator is not None
         try:
-            return check_moments(known, in_features)
+            return check_moments(self._calibrator[evidence.name], in_features)
         except ValueError as error:
-            raise ValueError(
-                f"calibration: {evidence.name!r} of {self.file.path}: {error}"
-            ) from None
+            raise ValueError(f"{what}: {evidence.name!r} of {self.file.path}: {error}") from None
 
     def rows(self, evidence: Evidence) -> int | None:
         """Returns how many rows of a tensor's inputs were seen, None where no file says it."""

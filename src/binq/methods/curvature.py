@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from binq.methods.moments import Moments
 
 # Of the diagonal's mean: what is more than this, H is nothing but the damping.
-_MOST_DAMPING = 1e6
+MOST_DAMPING = 1e6
+# What is tried where none was asked for and H is singular: a few roundings of its factor.
+_LEAST_DAMPING = 1e-12
 
 
 class Curvature:
@@ -40,8 +42,8 @@ class Curvature:
             found = _factor(exact, self.order, self.damping)
             if found is not None:
                 break
-            self.damping *= 10
-            if self.damping > _MOST_DAMPING:
+            self.damping = max(10 * self.damping, _LEAST_DAMPING)
+            if self.damping > MOST_DAMPING:
                 low = float(np.linalg.eigvalsh(exact)[0] * typical)
                 raise ValueError(f"stats.covariance must not have an eigenvalue below 0: {low:g}")
         self.unit, self.pivots = found

@@ -5,6 +5,7 @@ needs no inverse; then scales and codes are improved in turns. docs/calibration.
 """
 
 from dataclasses import replace
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from binq.array import QuantizedArray
 from binq.array.checks import check_int
 from binq.array.packed import Packed
 from binq.array.packing import Packing
-from binq.methods.curvature import Curvature, curvature_of
+from binq.methods.curvature import MOST_DAMPING, Curvature, curvature_of
 from binq.methods.method import Method, Native, Task
 from binq.methods.rounding import Rounding
 from binq.methods.stored import round_to
@@ -39,9 +40,7 @@ class Gptq(Method):
 
     def __init__(self, sweeps: int = 2, damping: float | None = None) -> None:
         self.sweeps = check_int("sweeps", sweeps, 0, 1000)
-        if damping is not None and not 0 <= damping < float("inf"):
-            raise ValueError(f"damping must be 0 or more, or None, got {damping!r}")
-        self.damping = damping
+        self.damping = None if damping is None else _check_damping(damping)
 
     def __repr__(self) -> str:
         return f"Gptq(sweeps={self.sweeps}, damping={self.damping})"
@@ -105,3 +104,11 @@ class Gptq(Method):
         for _ in range(self.sweeps):
             if not rounding.sweep(curvature):
                 break
+
+
+def _check_damping(damping: float) -> float:
+    if isinstance(damping, bool) or not isinstance(damping, Real):
+        raise TypeError(f"damping must be a number or None, got {damping!r}")
+    if not 0 <= damping <= MOST_DAMPING:
+        raise ValueError(f"damping must be from 0 to {MOST_DAMPING:g}, or None, got {damping!r}")
+    return float(damping)
