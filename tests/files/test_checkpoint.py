@@ -16,6 +16,7 @@ from binq.convert.verify import verify
 from binq.errors import FormatError
 from binq.files import checkpoint
 from binq.files.checkpoint import PLAIN_INDEX, Checkpoint
+from binq.files.safetensors import SafetensorsFile
 from binq.models import logical_tensors
 from binq.storage.rows import float_columns, values_of
 
@@ -156,25 +157,53 @@ def test_columns_as_they_lie(tmp_path, monkeypatch, shared):
                 np.testing.assert_array_equal(part, stack[matrix, :, start:stop])
 
 
-def test_a_matrix_is_read_once_for_all_of_its_columns(tmp_path, monkeypatch):
+@pytest.mark.parametrize("piece", [7, 64, 1 << 22])
+def test_a_matrix_is_read_once_for_all_of_its_columns(tmp_path, monkeypatch, piece):
     written = Written(tmp_path)
-    written.put("stack", floats("stack", (9, 5, 8)))
+    stack = floats("stack", (9, 5, 8))
+    written.put("stack", stack)
     save(written, {"model_type": "qwen3"})
+    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", piece)
+    read = []
+    once = SafetensorsFile.read_into
+
+    def read_into(file, name, start, data):
+        read.append(data.nbytes)
+        once(file, name, start, data)
+
+    monkeypatch.setattr(SafetensorsFile, "read_into", read_into)
     with Checkpoint(tmp_path) as source:
-        read = []
-        once = source._read_matrix
-        monkeypatch.setattr(
-            source, "_read_matrix", lambda *args: read.append(args[1]) or once(*args)
-        )
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda at: source.read_columns("stack", 0, at, at + 1), range(8)))
-        assert read == [0]
+            parts = pool.map(lambda at: source.read_columns("stack", 0, at, at + 1), range(8))
+            np.testing.assert_array_equal(np.hstack(list(parts)), stack[0])
+        assert sum(read) == stack[0].nbytes
+        assert max(read) <= piece
         assert not source._shared
         for matrix in range(9):  # of which nobody wants the rest
             source.read_columns("stack", matrix, 0, 4)
         assert len(source._shared) == 2
         source.read_columns("stack", 8, 4, 8)
-        assert len(read) == 10
+        assert sum(read) == stack[0].nbytes * 10
+
+
+def test_what_fails_in_one_piece_of_a_matrix_fails_for_all_who_wait(tmp_path, monkeypatch):
+    written = Written(tmp_path)
+    written.put("stack", floats("stack", (1, 64, 8)))
+    save(written, {"model_type": "qwen3"})
+    monkeypatch.setattr(checkpoint, "_PIECE_BYTES", 64)
+
+    def read_into(file, name, start, data):
+        if start >= 512:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(SafetensorsFile, "read_into", read_into)
+
+    def fails(at):
+        with pytest.raises(OSError, match="Input/output error"):
+            source.read_columns("stack", 0, at, at + 1)
+
+    with Checkpoint(tmp_path) as source, ThreadPoolExecutor(7) as pool:
+        list(pool.map(fails, range(7)))
 
 
 def test_memory_of_a_matrix_is_used_again_when_nobody_reads_it(tmp_path):
@@ -209,7 +238,7 @@ def test_columns_that_could_not_be_read_are_read_again(tmp_path, monkeypatch):
     save(written, {"model_type": "qwen3"})
     with Checkpoint(tmp_path) as source:
         with monkeypatch.context() as patched:
-            patched.setattr(source, "_read_matrix", Mock(side_effect=OSError("broken")))
+            patched.setattr(SafetensorsFile, "read_into", Mock(side_effect=OSError("broken")))
             with pytest.raises(OSError, match="broken"):
                 source.read_columns("stack", 0, 0, 4)
         np.testing.assert_array_equal(source.read_columns("stack", 0, 4, 8), stack[0, :, 4:])

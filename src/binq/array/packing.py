@@ -1,6 +1,7 @@
 """Packing: how weights are packed, all that decides the stored arrays beside their shape."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple, Self
 
@@ -144,8 +145,18 @@ class Packing:
         offset_dtype: np.dtype[Any] | None = None,
     ) -> int:
         """Returns the bytes of weights of a shape, padding included."""
-        parts = self.parts(shape, scale_dtype, offset_dtype)
-        return sum(part.dtype.itemsize * prod(part.shape) for part in parts)
+        return _nbytes(self, tuple(shape), scale_dtype, offset_dtype)
+
+
+@lru_cache(maxsize=1024)  # a checkpoint of many tensors has few shapes
+def _nbytes(
+    packing: Packing,
+    shape: tuple[int, ...],
+    scale_dtype: np.dtype[Any],
+    offset_dtype: np.dtype[Any] | None,
+) -> int:
+    parts = packing.parts(shape, scale_dtype, offset_dtype)
+    return sum(part.dtype.itemsize * prod(part.shape) for part in parts)
 
 
 def _check_zero(kind: Format, symmetric: object, zero: object) -> str:

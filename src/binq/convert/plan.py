@@ -198,7 +198,9 @@ def _keep(source: Checkpoint, tensor: LogicalTensor, default: Choice, reason: st
 def _item(tensor: LogicalTensor, choice: Choice, exact: Exact | None) -> Item:
     """Returns a packed tensor, in the smallest group that holds a row where one group does."""
     columns = tensor.shape[-1]
-    choice = replace(choice, packing=choice.packing.fitted(columns))
+    fitted = choice.packing.fitted(columns)
+    if fitted is not choice.packing:
+        choice = replace(choice, packing=fitted)
     if exact is not None:
         exact = replace(exact, packing=exact.packing.fitted(columns))
     return Item(tensor, choice, exact)

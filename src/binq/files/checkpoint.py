@@ -37,6 +37,7 @@ _STRIP = 128
 # A matrix of up to so many bytes is in memory as a whole while blocks of its columns are read.
 _SHARED = 1 << 25
 _MOST_SHARED = 2
+_PIECE_BYTES = 1 << 22  # of such a matrix, for one thread
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class StoredInfo:
 
 
 class _Shared:
-    """A matrix that is read once, and how many of its columns nobody has asked for."""
+    """A matrix that is read once, by all who want some of it; and how many columns none has yet."""
 
     def __init__(self, left: int) -> None:
         self.left = left
-        self.whole: NDArray[Any] | None = None
-        self.reading = threading.Lock()
+        self.data: NDArray[np.uint8] | None = None
+        self.pieces: list[int] = []  # where those begin that nobody has taken
+        self.done = 0  # bytes
+        self.changed = threading.Condition()
 
 
 class Checkpoint:
@@ -88,6 +91,7 @@ class Checkpoint:
         self._shared: dict[tuple[str, int], _Shared] = {}
         self._spare: list[NDArray[np.uint8]] = []  # memory of those that nobody reads any more
         self._map: dict[str, str] = {}
+        self._infos: dict[str, StoredInfo] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
         try:
             self._open()
@@ -201,8 +205,13 @@ class Checkpoint:
 
     def info(self, name: str) -> StoredInfo:
         """Returns what a stored tensor is. Raises KeyError for a name that there is not."""
-        info = self._holder(name).info(name)
-        return StoredInfo(info.dtype, info.shape, info.nbytes, self._map[name])
+        # A plan asks several times for each of what may be 100,000 tensors.
+        known = self._infos.get(name)
+        if known is None:
+            info = self._holder(name).info(name)
+            known = StoredInfo(info.dtype, info.shape, info.nbytes, self._map[name])
+            self._infos[name] = known
+        return known
 
     def read(self, name: str) -> NDArray[Any]:
         """Returns a whole stored tensor as a new array of its own type."""
@@ -269,24 +278,49 @@ class Checkpoint:
                 del self._shared[name, matrix]
             elif len(self._shared) > _MOST_SHARED:
                 del self._shared[next(iter(self._shared))]
-        with shared.reading:
-            if shared.whole is None:
-                shared.whole = self._read_matrix(name, matrix)
-            return shared.whole
+        info = self.info(name)
+        size = info.nbytes // prod(info.shape[:-2])
+        self._read_together(shared, name, matrix * size, size)
+        data = shared.data
+        assert data is not None
+        return data.view(numpy_dtype(info.dtype)).reshape(info.shape[-2:])
 
-    def _read_matrix(self, name: str, matrix: int) -> NDArray[Any]:
-        """Returns a matrix in memory that one of its size has left, where there is some.
+    def _read_together(self, shared: _Shared, name: str, start: int, size: int) -> None:
+        """Reads pieces of a matrix until all are read: whoever waits for it reads as well.
+
+        A piece that one thread cannot read is left to the others.
+        """
+        with shared.changed:
+            if shared.data is None:
+                shared.data = self._matrix_memory(size)
+                shared.pieces = list(range(0, size, _PIECE_BYTES))[::-1]
+            data = shared.data
+        while True:
+            with shared.changed:
+                shared.changed.wait_for(lambda: shared.pieces or shared.done == size)
+                if not shared.pieces:
+                    return
+                at = shared.pieces.pop()
+            piece = data[at : at + _PIECE_BYTES]
+            try:
+                self._holder(name).read_into(name, start + at, piece)
+            except BaseException:
+                with shared.changed:
+                    shared.pieces.append(at)
+                    shared.changed.notify_all()
+                raise
+            with shared.changed:
+                shared.done += piece.nbytes
+                shared.changed.notify_all()
+
+    def _matrix_memory(self, size: int) -> NDArray[np.uint8]:
+        """Returns memory that a matrix of its size has left, where there is some.
 
         The system clears new memory before it gives it, which takes as long as to read.
         """
-        info = self.info(name)
-        rows, columns = info.shape[-2:]
-        dtype = numpy_dtype(info.dtype)
-        size = rows * columns * dtype.itemsize
         with self._sharing:
             at = next((i for i, memory in enumerate(self._spare) if len(memory) == size), None)
             memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
-        self._holder(name).read_into(name, matrix * size, memory)
         # All views have this array as their base, since its own is no array: it lives as long as
         # one of them does, and only then the memory may hold another matrix.
         data = np.frombuffer(memory.data, np.uint8)
@@ -297,7 +331,7 @@ class Checkpoint:
                 spare.append(memory)
 
         weakref.finalize(data, keep).atexit = False
-        return data.view(dtype).reshape(rows, columns)
+        return data
 
     def _read_strip(self, name: str, first: int, start: int, strip: NDArray[Any]) -> None:
         """Fills a strip with columns from ``start`` on of rows from ``first`` on."""
@@ -390,12 +424,16 @@ def _weight_map(path: Path) -> dict[str, str]:
     entries = load_object(path).get("weight_map")
     if not isinstance(entries, dict) or not entries:
         raise FormatError(f"{path}: no object weight_map, or an empty one")
+    shards: set[str] = set()
     for name, file in entries.items():
+        if isinstance(file, str) and file in shards:
+            continue
         if not _is_shard_name(file):
             raise FormatError(
                 f"{path}: tensor {name!r} is placed in {str(file)[:300]!r}, not in a .safetensors "
                 "file of this folder"
             )
+        shards.add(file)
     return entries
 
 

@@ -23,6 +23,8 @@ typedef __m256d binq_doubles;
 #define binq_splat_float(x) _mm256_set1_ps(x)
 #define binq_abs_floats(a) _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define binq_round_floats(a) _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define binq_one_where_greater(a, b) \
+    _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_set1_ps(1.0f))
 #define binq_load(p) _mm256_loadu_pd(p)
 #define binq_store(p, a) _mm256_storeu_pd(p, a)
 #define binq_widen(p) _mm256_cvtps_pd(_mm_loadu_ps(p))
@@ -53,6 +55,7 @@ typedef __m128d binq_doubles;
 #define binq_round_floats(a) \
     binq_sub_floats(binq_add_floats(a, binq_splat_float(BINQ_FLOAT_ROUNDER)), \
                     binq_splat_float(BINQ_FLOAT_ROUNDER))
+#define binq_one_where_greater(a, b) _mm_and_ps(_mm_cmpgt_ps(a, b), _mm_set1_ps(1.0f))
 #define binq_load(p) _mm_loadu_pd(p)
 #define binq_store(p, a) _mm_storeu_pd(p, a)
 #define binq_widen(p) _mm_cvtps_pd(_mm_castpd_ps(_mm_load_sd((const double *)(const void *)(p))))
@@ -81,6 +84,8 @@ typedef float64x2_t binq_doubles;
 #define binq_splat_float(x) vdupq_n_f32(x)
 #define binq_abs_floats(a) vabsq_f32(a)
 #define binq_round_floats(a) vrndnq_f32(a)
+#define binq_one_where_greater(a, b) \
+    vbslq_f32(vcgtq_f32(a, b), vdupq_n_f32(1.0f), vdupq_n_f32(0.0f))
 #define binq_load(p) vld1q_f64(p)
 #define binq_store(p, a) vst1q_f64(p, a)
 #define binq_widen(p) vcvt_f64_f32(vld1_f32(p))
@@ -109,6 +114,7 @@ typedef double binq_doubles;
 #define binq_splat_float(x) (x)
 #define binq_abs_floats(a) ((a) < 0 ? -(a) : (a))
 #define binq_round_floats(a) (((a) + BINQ_FLOAT_ROUNDER) - BINQ_FLOAT_ROUNDER)
+#define binq_one_where_greater(a, b) ((float)((a) > (b)))
 #define binq_load(p) (*(p))
 #define binq_store(p, a) (*(p) = (a))
 #define binq_widen(p) ((double)*(p))
@@ -209,6 +215,19 @@ static inline int binq_lowest_bit(unsigned bits) {
 #else
 #define BINQ_WIDENS_HALVES 0
 #define binq_widen_halves(p, out) ((void)0)
+#endif
+
+/* Eight bfloat16 as float32. */
+#if defined(__AVX2__)
+#define BINQ_WIDENS_BFLOATS 1
+#define binq_widen_bfloats(p, out)                                              \
+    _mm256_storeu_ps(out, _mm256_castsi256_ps(_mm256_slli_epi32(                \
+                              _mm256_cvtepu16_epi32(                            \
+                                  _mm_loadu_si128((const __m128i *)(const void *)(p))), \
+                              16)))
+#else
+#define BINQ_WIDENS_BFLOATS 0
+#define binq_widen_bfloats(p, out) ((void)0)
 #endif
 
 /* table[at] of each lane, whose numbers are whole. */

@@ -7,6 +7,8 @@
 cdef extern from "common/lanes.h" nogil:
     floats sub_floats "binq_sub_floats"(floats a, floats b)
     floats abs_floats "binq_abs_floats"(floats a)
+    floats plus_floats "binq_add_floats"(floats a, floats b)
+    floats one_where_greater "binq_one_where_greater"(floats a, floats b)
 
 cdef enum:
     MEASURE_COLUMNS = 256     # dequantized at a time: 32 rows of them stay in the first cache
@@ -46,7 +48,7 @@ cdef inline Weights piece_of(const Weights *w, Py_ssize_t tile, Py_ssize_t colum
 
 
 cdef inline void measure_span(const char *source, int input_type, float *restored,
-                              Py_ssize_t count, double limit, double *signal, double *noise,
+                              Py_ssize_t count, float limit, double *signal, double *noise,
                               float *worst, double *clipped, bint clips) noexcept nogil:
     # One row of a group: adds to 8 lanes each of signal, noise, worst and clipped. There is room
     # behind restored to fill up the last 8.
@@ -55,22 +57,19 @@ cdef inline void measure_span(const char *source, int input_type, float *restore
     cdef Py_ssize_t k, i
     cdef float values[8]
     cdef float errors[8]
+    cdef float clippings[8]   # of up to MEASURE_COLUMNS / 8 weights: exact
     cdef doubles signals[8]
     cdef doubles noises[8]
-    cdef doubles clippings[8]
-    cdef doubles error
     cdef floats worsts[8]
+    cdef floats counts[8]
     cdef floats magnitude
-    cdef doubles above = splat(limit)
-    cdef doubles one = splat(1.0)
-    cdef doubles zero = splat(0.0)
+    cdef floats above = splat_float(limit)
     for i in range(PARTS):
         signals[i] = load(signal + i * DOUBLES)
         noises[i] = load(noise + i * DOUBLES)
-        if clips:
-            clippings[i] = load(clipped + i * DOUBLES)
     for i in range(FLOAT_PARTS // FLOATS):
         worsts[i] = load_floats_at(worst + i * FLOATS)
+        counts[i] = splat_float(0.0)
     for k in range(0, count, 8):
         if k + 8 <= count:
             load_block(source + k * size, input_type, 8, values)
@@ -81,24 +80,25 @@ cdef inline void measure_span(const char *source, int input_type, float *restore
             magnitude = abs_floats(sub_floats(load_floats_at(values + i * FLOATS),
                                               load_floats_at(restored + k + i * FLOATS)))
             worsts[i] = max_floats(worsts[i], magnitude)
+            if clips:
+                counts[i] = plus_floats(counts[i], one_where_greater(magnitude, above))
             store_floats(errors + i * FLOATS, magnitude)
         for i in range(PARTS):
-            error = widen(errors + i * DOUBLES)
             signals[i] = add_square(signals[i], widen(values + i * DOUBLES))
-            noises[i] = add_square(noises[i], error)
-            if clips:
-                clippings[i] = add(clippings[i], blend(greater(error, above), one, zero))
+            noises[i] = add_square(noises[i], widen(errors + i * DOUBLES))
     for i in range(PARTS):
         store(signal + i * DOUBLES, signals[i])
         store(noise + i * DOUBLES, noises[i])
-        if clips:
-            store(clipped + i * DOUBLES, clippings[i])
     for i in range(FLOAT_PARTS // FLOATS):
         store_floats(worst + i * FLOATS, worsts[i])
+        store_floats(clippings + i * FLOATS, counts[i])
+    if clips:
+        for i in range(8):
+            clipped[i] += <double>clippings[i]
 
 
 cdef inline void measure_any(const char *source, int input_type, float *restored,
-                             Py_ssize_t count, double limit, double *signal, double *noise,
+                             Py_ssize_t count, float limit, double *signal, double *noise,
                              float *worst, double *clipped, bint clips) noexcept nogil:
     # One loop for each type, which then is a constant in it.
     if input_type == INPUT_FLOAT32:

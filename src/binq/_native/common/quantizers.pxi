@@ -17,6 +17,7 @@ cdef extern from "common/lanes.h" nogil:
         DOUBLES "BINQ_DOUBLES"
         PARTS "BINQ_PARTS"          # vectors of 8 doubles
         WIDENS_HALVES "BINQ_WIDENS_HALVES"
+        WIDENS_BFLOATS "BINQ_WIDENS_BFLOATS"
     ctypedef struct floats "binq_floats":
         pass
     ctypedef struct doubles "binq_doubles":
@@ -44,10 +45,30 @@ cdef extern from "common/lanes.h" nogil:
     doubles minimum "binq_min"(doubles a, doubles b)
     doubles maximum "binq_max"(doubles a, doubles b)
     void widen_halves "binq_widen_halves"(const uint16_t *p, float *out)
+    void widen_bfloats "binq_widen_bfloats"(const uint16_t *p, float *out)
     doubles rounded "binq_round"(doubles a)  # magnitudes below 2^51 only
     doubles greater "binq_greater"(doubles a, doubles b)
     doubles lookup "binq_lookup"(const double *table, doubles at)
     doubles blend "binq_blend"(doubles mask, doubles a, doubles b)
+
+cdef extern from "common/eight_rows.h" nogil:
+    ctypedef struct Steps "binq_steps":
+        float offsets[8]
+        float divisors[8]
+        float low[8]
+        float high[8]
+        uint32_t zeros[8]
+    void turn "binq_turn"(const float *rows, float *out, uint32_t *largest)
+    void pack_square "binq_pack_square"(const float *values, const Steps *s, int has_offsets,
+                                        int bits, uint8_t *target)
+    void pack_some_rows "binq_pack_rows"(const float *values, int columns, int rows, const Steps *s,
+                                         int has_offsets, int bits, uint8_t *target)
+    void bits_square "binq_bits_square"(const float *values, const float *least, int strict,
+                                        uint8_t *target)
+    void add_magnitudes "binq_add_magnitudes"(const float *values, Py_ssize_t n,
+                                              const double *centers, double *sums)
+    void bits_some_rows "binq_bits_rows"(const float *values, int columns, int rows,
+                                         const float *least, int strict, uint8_t *target)
 
 
 cdef enum:
@@ -163,7 +184,9 @@ cdef inline void load_block(const char *source, int input_type, Py_ssize_t count
             block[i] = <float>doubles_[i]
     else:
         copy_block(source, count, 2, halves)
-        if input_type == INPUT_BFLOAT16:
+        if input_type == INPUT_BFLOAT16 and WIDENS_BFLOATS:
+            widen_bfloats(halves, block)
+        elif input_type == INPUT_BFLOAT16:
             for i in range(8):
                 block[i] = bfloat16_to_float(halves[i])
         elif WIDENS_HALVES:
@@ -183,38 +206,42 @@ cdef inline void copy_block(const char *source, Py_ssize_t count, Py_ssize_t siz
         memcpy(block, source, count * size)
 
 
-cdef inline int load_batch(Batch *batch, const QuantizeJob *job, Py_ssize_t row,
-                           Py_ssize_t column) noexcept nogil:
-    # Reads the group that starts at `column` of 8 rows; rows past the matrix are zeros.
-    cdef Py_ssize_t size = 4
-    cdef Py_ssize_t rows = min(LANES, job.out_features - row)
-    cdef Py_ssize_t k, lane, j, count
-    cdef float block[8][8]
-    cdef float *out
-    cdef const char *source
-    cdef uint32_t bits
-    cdef uint32_t largest = 0
-    cdef int input_type = job.input_type
-    if input_type == INPUT_FLOAT64:
-        size = 8
-    elif input_type != INPUT_FLOAT32:
-        size = 2
+cdef inline void turn_rows(Batch *batch, const char *source, Py_ssize_t row_stride,
+                           Py_ssize_t rows, int input_type) noexcept nogil:
+    # Fills batch.values and amax; rows past `rows` are zeros.
+    cdef Py_ssize_t size = (8 if input_type == INPUT_FLOAT64
+                            else 4 if input_type == INPUT_FLOAT32 else 2)
+    cdef Py_ssize_t k, lane
+    cdef float block[64]       # [8 rows][8 columns]
     memset(batch.amax, 0, sizeof(batch.amax))
     if rows < LANES:
         memset(block, 0, sizeof(block))
     for k in range(0, batch.n, 8):
-        count = min(8, batch.n - k)
-        source = job.values + row * job.row_stride + (column + k) * size
-        for lane in range(rows):
-            load_block(source + lane * job.row_stride, input_type, count, block[lane])
-        out = batch.values + k * LANES
-        for j in range(8):
+        if rows == LANES and k + 8 <= batch.n:
             for lane in range(LANES):
-                out[j * LANES + lane] = block[lane][j]
-    for k in range(batch.n):
-        for lane in range(LANES):
-            bits = float_to_bits(batch.values[k * LANES + lane]) & 0x7fffffff
-            batch.amax[lane] = bits if bits > batch.amax[lane] else batch.amax[lane]
+                load_block(source + lane * row_stride + k * size, input_type, 8, block + lane * 8)
+        else:
+            for lane in range(rows):
+                load_block(source + lane * row_stride + k * size, input_type,
+                           min(8, batch.n - k), block + lane * 8)
+        turn(block, batch.values + k * LANES, batch.amax)
+
+
+cdef int load_batch(Batch *batch, const QuantizeJob *job, Py_ssize_t row,
+                    Py_ssize_t column) noexcept nogil:
+    # Reads the group that starts at `column` of 8 rows: a loop of its own for each type.
+    cdef Py_ssize_t rows = min(LANES, job.out_features - row)
+    cdef const char *source = job.values + row * job.row_stride
+    cdef uint32_t largest = 0
+    cdef Py_ssize_t lane
+    if job.input_type == INPUT_FLOAT32:
+        turn_rows(batch, source + column * 4, job.row_stride, rows, INPUT_FLOAT32)
+    elif job.input_type == INPUT_FLOAT64:
+        turn_rows(batch, source + column * 8, job.row_stride, rows, INPUT_FLOAT64)
+    elif job.input_type == INPUT_BFLOAT16:
+        turn_rows(batch, source + column * 2, job.row_stride, rows, INPUT_BFLOAT16)
+    else:
+        turn_rows(batch, source + column * 2, job.row_stride, rows, INPUT_FLOAT16)
     for lane in range(LANES):
         largest = batch.amax[lane] if batch.amax[lane] > largest else largest
     return STATUS_NONFINITE if largest >= 0x7f800000 else STATUS_OK
@@ -233,13 +260,9 @@ cdef inline void mean_magnitudes(const Batch *batch, const double *centers,
                                  double *means) noexcept nogil:
     # mean(|w - center|) of each row.
     cdef double sums[64]
-    cdef Py_ssize_t k, lane
-    cdef double *at
+    cdef Py_ssize_t lane
     memset(sums, 0, sizeof(sums))
-    for k in range(batch.n):
-        at = sums + (k & 7) * LANES
-        for lane in range(LANES):
-            at[lane] += fabs(<double>batch.values[k * LANES + lane] - centers[lane])
+    add_magnitudes(batch.values, batch.n, centers, sums)
     fold_lanes(sums, means)
     for lane in range(LANES):
         means[lane] = means[lane] / <double>batch.n
@@ -313,22 +336,13 @@ cdef inline int round_scales(Batch *batch, const QuantizeJob *job, Py_ssize_t ti
 cdef inline void pack_bits(const Batch *batch, const float *least, bint strict,
                            uint8_t *packed, Py_ssize_t stride, Py_ssize_t rows) noexcept nogil:
     # Bit = value >= least, or value > least where strict; 8 bytes (rows) at `packed` + k/8 stride.
-    cdef Py_ssize_t k, lane, j, count
-    cdef uint32_t bits[8]
-    cdef const float *values
+    cdef Py_ssize_t k
     for k in range(0, batch.n, 8):
-        count = min(8, batch.n - k)
-        memset(bits, 0, sizeof(bits))
-        for j in range(count):
-            values = batch.values + (k + j) * LANES
-            if strict:
-                for lane in range(LANES):
-                    bits[lane] |= <uint32_t>(values[lane] > least[lane]) << j
-            else:
-                for lane in range(LANES):
-                    bits[lane] |= <uint32_t>(values[lane] >= least[lane]) << j
-        for lane in range(rows):
-            packed[(k >> 3) * stride + lane] = <uint8_t>bits[lane]
+        if rows == LANES and k + 8 <= batch.n:
+            bits_square(batch.values + k * LANES, least, strict, packed + (k >> 3) * stride)
+        else:
+            bits_some_rows(batch.values + k * LANES, <int>min(8, batch.n - k), <int>rows, least,
+                           strict, packed + (k >> 3) * stride)
 
 
 cdef inline void find_binary(Batch *batch, const QuantizeJob *job) noexcept nogil:

@@ -98,71 +98,26 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
 
 cdef inline void pack_codes(const Batch *batch, uint8_t *packed, Py_ssize_t rows, int layout,
                             bint has_offsets) noexcept nogil:
-    # The nearest codes of 8 rows. 32 bits of nibbles are 8 columns of a row: column j at bit 8 j,
-    # column 4 + j at 8 j + 4; of bytes 4, and the next 4 are the second. Adding 1.5 * 2^23 to a
-    # float32 leaves its rounded value in the low bits.
-    cdef uint32_t words[8]
-    cdef uint32_t second[8]
-    cdef uint32_t third[8]
-    cdef uint32_t zeros[8]
-    cdef float divisors[8]
-    cdef float low[8]
-    cdef float high[8]
-    cdef float x
-    cdef uint32_t code
-    cdef int top = (1 << LAYOUTS[layout].bits) - 1
-    cdef Py_ssize_t k, j, lane, count
-    cdef int shift
-    cdef const float *values
+    # The nearest codes of 8 rows.
+    cdef Steps steps
+    cdef int bits = LAYOUTS[layout].bits
+    cdef int top = (1 << bits) - 1
+    cdef Py_ssize_t k, lane
     for lane in range(LANES):
-        divisors[lane] = batch.rounded_scale[lane]
-        if divisors[lane] == 0.0:
-            divisors[lane] = 1.0
-        zeros[lane] = 0 if has_offsets else <uint32_t>batch.zero[lane]
-        low[lane] = <float>0.0 if has_offsets else <float>-batch.zero[lane]
-        high[lane] = <float>top if has_offsets else <float>(top - batch.zero[lane])
+        steps.offsets[lane] = batch.rounded_zero[lane]
+        steps.divisors[lane] = batch.rounded_scale[lane]
+        if steps.divisors[lane] == 0.0:
+            steps.divisors[lane] = 1.0
+        steps.zeros[lane] = 0 if has_offsets else <uint32_t>batch.zero[lane]
+        steps.low[lane] = <float>0.0 if has_offsets else <float>-batch.zero[lane]
+        steps.high[lane] = <float>top if has_offsets else <float>(top - batch.zero[lane])
     for k in range(0, batch.n, 8):
-        count = min(8, batch.n - k)
-        memset(words, 0, sizeof(words))
-        if layout != NIBBLES:
-            memset(second, 0, sizeof(second))
-            memset(third, 0, sizeof(third))
-        for j in range(count):
-            shift = <int>(8 * (j & 3) + (j & 4))
-            values = batch.values + (k + j) * LANES
-            for lane in range(LANES):
-                x = values[lane]
-                if has_offsets:
-                    x = x - batch.rounded_zero[lane]
-                x = x / divisors[lane]
-                x = x if x > low[lane] else low[lane]
-                x = x if x < high[lane] else high[lane]
-                x = x + <float>12582912.0
-                code = float_to_bits(x) + zeros[lane]
-                if layout == NIBBLES:
-                    words[lane] |= (code & 15) << shift
-                elif layout == BYTES:
-                    if j < 4:
-                        words[lane] |= (code & 255) << (8 * j)
-                    else:
-                        second[lane] |= (code & 255) << (8 * j - 32)
-                else:
-                    words[lane] |= (code & 1) << j
-                    second[lane] |= (code >> 1 & 1) << j
-                    if layout == THREE_PLANES:
-                        third[lane] |= (code >> 2 & 1) << j
-        for lane in range(rows):
-            if layout == NIBBLES:
-                store_word(packed + (k >> 3) * 128 + lane * 4, words[lane])
-                continue
-            if layout == BYTES:
-                store_word(packed + (k >> 3) * 256 + lane * 4, words[lane])
-                store_word(packed + (k >> 3) * 256 + 128 + lane * 4, second[lane])
-                continue
-            packed[(k >> 3) * block_bytes(layout) + lane] = <uint8_t>words[lane]
-            packed[(k >> 3) * block_bytes(layout) + 32 + lane] = <uint8_t>second[lane]
-            if layout == THREE_PLANES:
-                packed[(k >> 3) * block_bytes(layout) + 64 + lane] = <uint8_t>third[lane]
+        if rows == LANES and k + 8 <= batch.n:
+            pack_square(batch.values + k * LANES, &steps, has_offsets, bits,
+                        packed + (k >> 3) * block_bytes(layout))
+        else:
+            pack_some_rows(batch.values + k * LANES, <int>min(8, batch.n - k), <int>rows, &steps,
+                           has_offsets, bits, packed + (k >> 3) * block_bytes(layout))
 
 
 cdef inline void pack_even(const Batch *batch, const QuantizeJob *job, uint8_t *packed,
