@@ -38,7 +38,7 @@
 
 cdef enum:
     MOST_PASSES = 31            # groups left to the search, after others that bounds did not decide
-    MOST_FLIPS = 64
+    MOST_FLIPS = 192
 
 
 ctypedef struct Pieces:
@@ -68,9 +68,9 @@ cdef bint sweep(const Bounds *bounds, Pieces *pieces, double first, double last,
     cdef float codes[512]
     cdef float moved[512]
     cdef int moving[512]
-    cdef double at[64]
-    cdef double rise_a[64]
-    cdef double rise_b[64]
+    cdef double at[192]
+    cdef double rise_a[192]
+    cdef double rise_b[192]
     cdef doubles sums[8]
     cdef doubles squares[8]
     cdef doubles code
