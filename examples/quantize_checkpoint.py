@@ -1,6 +1,6 @@
 """Quantizes a checkpoint, loads the result and multiplies with it.
 
-    python examples/quantize_checkpoint.py SRC DST [--format int4|ternary|binary] [--overwrite] ...
+    python examples/quantize_checkpoint.py SRC DST [--format int4|int3|int2|...] [--overwrite] ...
 
 Prints a line for each tensor and the largest difference from the product with the float weights.
 """
@@ -12,6 +12,8 @@ import numpy as np
 
 import binq
 from binq.convert import Checkpoint, logical_tensors
+
+FORMATS = ("int8", "int4", "iq4nl", "int3", "int2", "ternary", "binary")
 
 
 def largest_difference(source: Path, target: Path) -> tuple[str, float, float]:
@@ -42,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("src", type=Path)
     parser.add_argument("dst", type=Path)
-    parser.add_argument("--format", default="int4", choices=["int4", "ternary", "binary"])
+    parser.add_argument("--format", default="int4", choices=FORMATS)
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--rule", action="append", default=[])
     parser.add_argument("--embeddings")

