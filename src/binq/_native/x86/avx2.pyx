@@ -1,7 +1,7 @@
 """The kernels for AVX2, FMA and F16C, exported as the capsule ``table``."""
 
 from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from binq._native.x86.immintrin cimport *
@@ -92,12 +92,12 @@ set_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], FLOAT_GEMV, ANY_ROWS, 1, 4
 add_tier(product[FORMAT_BINARY][ACTIVATIONS_FLOAT32], 4, LUT_GEMM, 8, 64)
 set_tier(product[FORMAT_BINARY][ACTIVATIONS_INT16], LUT_GEMV, ANY_ROWS, 1, 2)
 set_tier(product[FORMAT_BINARY][ACTIVATIONS_INT8], LUT_GEMV, ANY_ROWS, 1, 2)
-add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT8], 15, LUT_GEMM, 16, 64)
+add_tier(product[FORMAT_BINARY][ACTIVATIONS_INT8], 14, LUT_GEMM, 16, 64)
 set_tier(product[FORMAT_TERNARY][ACTIVATIONS_FLOAT32], FLOAT_GEMV, ANY_ROWS, 1, 4)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_FLOAT32], 3, LUT_GEMM, 8, 64)
 set_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], LUT_GEMV, ANY_ROWS, 1, 2)
 add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT16], 7, LUT_GEMM, 8, 64)
 set_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], LUT_GEMV, ANY_ROWS, 1, 2)
-add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 12, LUT_GEMM, 16, 64)
+add_tier(product[FORMAT_TERNARY][ACTIVATIONS_INT8], 11, LUT_GEMM, 16, 64)
 
 table = PyCapsule_New(&kernel_table, "binq.KernelTable", NULL)

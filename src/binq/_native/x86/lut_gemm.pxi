@@ -18,6 +18,7 @@ cdef enum:
     LANES_INT32 = 1
     LANES_INT16 = 2
     LUT_TILES = 64             # tiles that pass by one set of tables
+    LUT_AHEAD = 3              # tiles whose weights are asked for ahead
     LUT_ROWS = 8               # rows of weights that are summed at once, so that none waits
 
 
@@ -30,10 +31,12 @@ cdef inline Py_ssize_t entries_of(int planes) noexcept nogil:
 
 
 cdef inline Py_ssize_t lut_span(const Weights *w, int planes) noexcept nogil:
-    # k whose tables serve while a run of tiles passes by, measured: more than a first-level cache
-    # of 32 KB holds, for the sums of each row of weights are fetched and stored once for all of
-    # them.
-    return min(w.group_size, <Py_ssize_t>(128 if planes == 1 else 64))
+    # k whose tables serve while a run of tiles passes by, spread evenly over a group, measured: 16
+    # KB of binary, 31 of ternary, nearly what a first-level cache of 32 KB holds. Fewer would cost
+    # more, for the sums of each row of weights are fetched and stored once for all of them.
+    cdef Py_ssize_t most = 128 if planes == 1 else 48
+    cdef Py_ssize_t spans = (w.group_size + most - 1) // most
+    return ((w.group_size >> 3) + spans - 1) // spans * 8
 
 
 cdef inline int lanes_for(int mode) noexcept nogil:
@@ -200,9 +203,20 @@ cdef inline void pair_sums(vector a, vector b, vector zero, vector *sums, int pl
     sums[0] = sub_vectors(zero, sums[8], lanes)
 
 
+cdef inline void store_offsets(__m256i first_u8x32, __m256i second_u8x32,
+                               uint16_t *offsets) noexcept nogil:
+    # (first + second) * VECTOR_BYTES, rows 0-7, 16-23, 8-15, 24-31.
+    cdef __m256i step_i8x32 = _mm256_set1_epi8(VECTOR_BYTES)
+    _mm256_storeu_si256(<__m256i *>offsets, _mm256_maddubs_epi16(
+        _mm256_unpacklo_epi8(first_u8x32, second_u8x32), step_i8x32))
+    _mm256_storeu_si256(<__m256i *>(offsets + 16), _mm256_maddubs_epi16(
+        _mm256_unpackhi_epi8(first_u8x32, second_u8x32), step_i8x32))
+
+
 cdef inline void find_entries(const uint8_t *packed, Py_ssize_t k8s,
-                              uint8_t *entries) noexcept nogil:
-    # The entry of each row of weights in the table of each 4 k, ternary: [k / 4][32 rows].
+                              uint16_t *offsets) noexcept nogil:
+    # Bytes from the table of each 4 k to the entry of each row of weights, ternary:
+    # [k / 4][32 rows], at most 80 * 64, in the order of store_offsets.
     cdef __m256i mask_u8x32 = _mm256_set1_epi8(15)
     # bit 0 + 3 * bit 1 + 9 * bit 2 + 27 * bit 3
     cdef __m256i base3_u8x32 = _mm256_setr_epi64x(
@@ -212,41 +226,75 @@ cdef inline void find_entries(const uint8_t *packed, Py_ssize_t k8s,
     for k8 in range(k8s):
         first_u8x32 = _mm256_loadu_si256(<const __m256i *>(packed + k8 * 64))
         second_u8x32 = _mm256_loadu_si256(<const __m256i *>(packed + k8 * 64 + 32))
-        _mm256_storeu_si256(<__m256i *>(entries + k8 * 64), _mm256_add_epi8(
+        store_offsets(
             _mm256_shuffle_epi8(base3_u8x32, _mm256_and_si256(first_u8x32, mask_u8x32)),
-            _mm256_shuffle_epi8(base3_u8x32, _mm256_and_si256(second_u8x32, mask_u8x32))))
-        _mm256_storeu_si256(<__m256i *>(entries + k8 * 64 + 32), _mm256_add_epi8(
+            _mm256_shuffle_epi8(base3_u8x32, _mm256_and_si256(second_u8x32, mask_u8x32)),
+            offsets + k8 * 64)
+        store_offsets(
             _mm256_shuffle_epi8(base3_u8x32, _mm256_and_si256(
                 _mm256_srli_epi16(first_u8x32, 4), mask_u8x32)),
             _mm256_shuffle_epi8(base3_u8x32, _mm256_and_si256(
-                _mm256_srli_epi16(second_u8x32, 4), mask_u8x32))))
+                _mm256_srli_epi16(second_u8x32, 4), mask_u8x32)),
+            offsets + k8 * 64 + 32)
 
 
-cdef inline void sum_binary(const uint8_t *packed, Py_ssize_t k8s, const char *tables,
-                            vector *sums, int lanes) noexcept nogil:
+cdef inline void find_nibbles(const uint8_t *packed, Py_ssize_t k8s,
+                              uint8_t *eighths) noexcept nogil:
+    # Where each row of weights stands in the table of each 4 k, binary, in units of 8 bytes:
+    # [k / 4][32 rows], at most 15 * 64 / 8.
+    cdef int bits = 2 if VECTOR_BYTES == 32 else 3
+    cdef __m256i mask_u8x32 = _mm256_set1_epi8(<char>(15 << bits))
+    cdef __m256i bytes_u8x32
     cdef Py_ssize_t k8
-    cdef uint32_t byte
-    cdef int r
     for k8 in range(k8s):
-        for r in range(LUT_ROWS):
-            byte = packed[r]
-            sums[r] = add_vectors(sums[r], load_vector(tables + (byte & 15) * VECTOR_BYTES), lanes)
-            sums[r] = add_vectors(sums[r], load_vector(
-                tables + 16 * VECTOR_BYTES + (byte >> 4) * VECTOR_BYTES), lanes)
-        packed += 32
-        tables += 32 * VECTOR_BYTES
+        bytes_u8x32 = _mm256_loadu_si256(<const __m256i *>(packed + k8 * 32))
+        _mm256_storeu_si256(<__m256i *>(eighths + k8 * 64), _mm256_and_si256(
+            _mm256_slli_epi16(bytes_u8x32, 2 if VECTOR_BYTES == 32 else 3), mask_u8x32))
+        _mm256_storeu_si256(<__m256i *>(eighths + k8 * 64 + 32), _mm256_and_si256(
+            _mm256_srli_epi16(bytes_u8x32, 2 if VECTOR_BYTES == 32 else 1), mask_u8x32))
 
 
-cdef inline void sum_ternary(const uint8_t *entries, Py_ssize_t k4s, const char *tables,
-                             vector *sums, int lanes) noexcept nogil:
+cdef inline void sum_binary(const uint8_t *eighths, Py_ssize_t k4s, const char *tables,
+                            vector *sums, int lanes) noexcept nogil:
+    # Eight places in one load, as in sum_ternary.
+    cdef uint64_t eight
     cdef Py_ssize_t k4
     cdef int r
     for k4 in range(k4s):
+        memcpy(&eight, eighths, 8)
         for r in range(LUT_ROWS):
-            sums[r] = add_vectors(
-                sums[r], load_vector(tables + <Py_ssize_t>entries[r] * VECTOR_BYTES), lanes)
-        entries += 32
+            sums[r] = add_vectors(sums[r], load_vector(
+                tables + <Py_ssize_t>(<uint8_t>(eight >> (8 * r))) * 8), lanes)
+        eighths += 32
+        tables += 16 * VECTOR_BYTES
+
+
+cdef inline void sum_ternary(const uint16_t *offsets, Py_ssize_t k4s, const char *tables,
+                             vector *sums, int lanes) noexcept nogil:
+    # Four offsets in one load: the ports that load are what binds.
+    cdef uint64_t four
+    cdef Py_ssize_t k4
+    cdef int r, i
+    for k4 in range(k4s):
+        for r in range(0, LUT_ROWS, 4):
+            memcpy(&four, offsets + r, 8)
+            for i in range(4):
+                sums[r + i] = add_vectors(
+                    sums[r + i],
+                    load_vector(tables + <uint16_t>(four >> (16 * i))), lanes)
+        offsets += 32
         tables += 81 * VECTOR_BYTES
+
+
+cdef inline void ask_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group, Py_ssize_t first,
+                          Py_ssize_t last, int planes) noexcept nogil:
+    # The same k of a tile that is far from this one: no processor asks for it by itself.
+    cdef const char *packed = <const char *>w.packed + (
+        (tile * w.groups + group) * w.group_size + first >> 3) * 32 * planes
+    cdef Py_ssize_t at
+    for at in range(0, (last - first) * 4 * planes, 64):
+        _mm_prefetch(packed + at, _MM_HINT_T0)
+    _mm_prefetch(<const char *>w.scales + scales_at(w, tile, group), _MM_HINT_T0)
 
 
 cdef inline void lut_gemm_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
@@ -255,7 +303,8 @@ cdef inline void lut_gemm_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t gro
                               int planes, int lanes) noexcept nogil:
     # k of one group from first up to last; the last of them adds the group to y.
     cdef vector totals[LUT_ROWS]
-    cdef uint8_t entries[16 * 32]
+    cdef uint16_t offsets[16 * 32]
+    cdef uint8_t eighths[32 * 32]
     cdef __m256 scales_f32x8[4]
     cdef __m256 offsets_f32x8[4]
     cdef Py_ssize_t r, i
@@ -264,16 +313,19 @@ cdef inline void lut_gemm_tile(const Weights *w, Py_ssize_t tile, Py_ssize_t gro
     cdef const uint8_t *packed = w.packed + (
         (tile * w.groups + group) * w.group_size + first >> 3) * 32 * planes
     if planes == 2:
-        find_entries(packed, last - first >> 3, entries)
+        find_entries(packed, last - first >> 3, offsets)
+    else:
+        find_nibbles(packed, last - first >> 3, eighths)
     if last == w.group_size:
         load_vectors(<const char *>w.scales + at, w.scale_type, scales_f32x8)
     for r in range(0, 32, 8):
         for i in range(LUT_ROWS):
             totals[i] = zero_vector() if first == 0 else load_vector(sums + (r + i) * VECTOR_BYTES)
         if planes == 1:
-            sum_binary(packed + r, last - first >> 3, tables, totals, lanes)
+            sum_binary(eighths + r, last - first >> 2, tables, totals, lanes)
         else:
-            sum_ternary(entries + r, last - first >> 2, tables, totals, lanes)
+            sum_ternary(offsets + 2 * (r & 8) + (r & 16) // 2, last - first >> 2, tables, totals,
+                        lanes)
         if last < w.group_size:
             for i in range(LUT_ROWS):
                 store_vector(sums + (r + i) * VECTOR_BYTES, totals[i])
@@ -335,7 +387,7 @@ cdef inline void lut_gemm_piece(const Weights *w, const void *prepared, Py_ssize
     cdef char *tables = <char *>scratch
     cdef char *sums = tables + span // 4 * table_bytes
     cdef float *y = <float *>(sums + LUT_TILES * 32 * VECTOR_BYTES)
-    cdef Py_ssize_t block, tile, tiles, t, group, first, k, at
+    cdef Py_ssize_t block, tile, tiles, t, group, first, last, k, at
     for block in range(piece.row_begin // count, (piece.row_end + count - 1) // count):
         tile = piece.tile_begin
         while tile < piece.tile_end:
@@ -345,15 +397,18 @@ cdef inline void lut_gemm_piece(const Weights *w, const void *prepared, Py_ssize
                 at = block * w.groups + group
                 first = 0
                 while first < w.group_size:
-                    for k in range(0, span, 4):
+                    last = min(first + span, w.group_size)
+                    for k in range(0, last - first, 4):
                         make_columns(columns + (at * w.group_size + first + k) * VECTOR_BYTES,
                                      tables + k // 4 * table_bytes, planes, lanes)
                     for t in range(tiles):
-                        lut_gemm_tile(w, tile + t, group, first, first + span, tables,
+                        if t + LUT_AHEAD < tiles:
+                            ask_tile(w, tile + t + LUT_AHEAD, group, first, last, planes)
+                        lut_gemm_tile(w, tile + t, group, first, last, tables,
                                      scales + at * count, x_sums + at * count,
                                      sums + t * 32 * VECTOR_BYTES, y + t * 32 * count,
                                      planes, lanes)
-                    first += span
+                    first = last
             for t in range(tiles):
                 store_columns(w, y + t * 32 * count, min(count, rows - block * count),
                               out + block * count * out_stride, out_stride, tile + t, count)
