@@ -258,6 +258,34 @@ def test_workers_reserve_little_memory():
     assert int(done.stdout) < 64, done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_thread_that_works_alone_has_no_helpers():
+    done = run(
+        f"""
+        import os, sys, threading
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import binq
+        from binq import _core
+        from test_threads import product
+        def count():
+            return len(os.listdir("/proc/self/task"))
+        binq.set_num_threads(3)
+        before = count()
+        found = []
+        def alone():
+            _core.work_alone()
+            found.append(product())
+            found.append(count() - before)
+        thread = threading.Thread(target=alone)
+        thread.start()
+        thread.join()
+        same = found[0] == product()
+        print(found[1], count() - before, same)
+        """
+    )
+    assert done.stdout.split() == ["1", "2", "True"], done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
 def test_the_affinity_of_the_process_is_respected():
     done = run(

@@ -18,6 +18,7 @@ from binq._native._threads cimport MAX_THREADS, Task, parallel_for, thread_limit
 from binq._native.table cimport *
 
 from binq._native._threads import get_num_threads, set_num_threads  # no-cython-lint
+from binq._native._threads import work_alone  # no-cython-lint
 from binq._native.isas import ISAS as _ISAS, MACHINES as _MACHINES
 from binq._native.spec import FormatSpec
 

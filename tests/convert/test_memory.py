@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from checkpoints.folders import write_json
 
+import binq
+
 
 def sparse_checkpoint(folder: Path, gib: int) -> None:
     """Matrices of 1 GiB in BF16 that take no room on the disk: a row of weights each, then zeros.
@@ -99,3 +101,23 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
         target = tmp_path / f"target{gib}"
         peaks.append(run_bounded(tmp_path / f"source{gib}", target, 1.5)[0])
     assert abs(peaks[1] - peaks[0]) < 2**25
+
+
+def test_the_bound_counts_matrices_of_experts_that_are_read_whole(tmp_path, monkeypatch):
+    nbytes = 2 * 4096 * 2048
+    entry = {"dtype": "BF16", "shape": [1, 4096, 2048], "data_offsets": [0, nbytes]}
+    header = json.dumps({"model.layers.0.mlp.experts.down_proj": entry}).encode()
+    (tmp_path / "source").mkdir()
+    with (tmp_path / "source" / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + nbytes)
+    write_json(tmp_path / "source" / "config.json", {"model_type": "gpt_oss"})
+
+    def peak():
+        return binq.quantize_checkpoint(
+            tmp_path / "source", tmp_path / "target", "binary", method="absmean", dry_run=True
+        ).peak_bytes
+
+    whole = peak()
+    monkeypatch.setattr("binq.convert.plan.SHARED_BYTES", nbytes - 1)
+    assert whole - peak() == 3 * nbytes

@@ -145,7 +145,7 @@ def test_columns_and_spans_are_those_of_the_tensor(tmp_path):
 
 @pytest.mark.parametrize("shared", [0, 1 << 25])
 def test_columns_as_they_lie(tmp_path, monkeypatch, shared):
-    monkeypatch.setattr(checkpoint, "_SHARED", shared)
+    monkeypatch.setattr(checkpoint, "SHARED_BYTES", shared)
     written = Written(tmp_path)
     stack = floats("stack", (3, 300, 40))
     written.put("stack", stack)

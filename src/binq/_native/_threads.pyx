@@ -29,6 +29,7 @@ cdef extern from "system_threads.h" nogil:
     long long binq_fetch_add(counter *p, long long n) noexcept
     long long binq_load(counter *p) noexcept
     void binq_store(counter *p, long long v) noexcept
+    int binq_alone  # of each thread its own
     int binq_swap_if(counter *p, long long *expected, long long v) noexcept
     void binq_pause() noexcept
     void binq_yield() noexcept
@@ -159,7 +160,7 @@ cdef void share_out(Task task, void *data, Py_ssize_t items, Py_ssize_t grain,
     grain = max(grain, 1 + (items >> 30))
     job.pieces = (items + grain - 1) // grain
     helpers = <int>min(<long long>min(threads, MAX_THREADS), job.pieces) - 1
-    if helpers <= 0 or not binq_mutex_try(&gate):
+    if binq_alone or helpers <= 0 or not binq_mutex_try(&gate):
         task(data, 0, items, 0)
         return
     job.task = task
@@ -232,6 +233,16 @@ def get_num_threads() -> int:
 def set_num_threads(int threads) -> None:
     """Sets how many threads a product may use, 1 to MAX_THREADS."""
     binq_set_num_threads(threads)
+
+
+def work_alone() -> None:
+    """Has the calling thread do its work by itself from now on.
+
+    For threads that share something larger among them: where there are as many as cores, a worker
+    in between takes a core from one of them, and the one that waits for it idles.
+    """
+    global binq_alone
+    binq_alone = True
 
 
 def _initial_threads() -> int:

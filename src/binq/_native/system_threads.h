@@ -6,6 +6,13 @@
 /* Kernels use some tens of kilobytes; the usual 8 MB a thread counts against a memory limit. */
 #define BINQ_STACK_BYTES (1 << 20)
 
+/* Whether the thread at hand does all work by itself. */
+#if defined(_MSC_VER)
+static __declspec(thread) int binq_alone;
+#else
+static __thread int binq_alone;
+#endif
+
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>

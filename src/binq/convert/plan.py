@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from binq.convert.informed import informed
 from binq.convert.item import FLOATS, Item, Settings
@@ -9,7 +10,8 @@ from binq.convert.rules import KEEP, Choice, Rule, parse_option, parse_rules
 from binq.convert.target import budgeted
 from binq.convert.tied import find_copies
 from binq.errors import FormatError
-from binq.files.checkpoint import Checkpoint
+from binq.files.checkpoint import SHARED_BYTES, Checkpoint
+from binq.files.dtypes import BITS
 from binq.files.header import MAX_HEADER, check_name
 from binq.files.writer import name_room
 from binq.models import is_tied, logical_tensors, what_is_unknown
@@ -18,6 +20,7 @@ from binq.models.gguf_names import what_differs
 from binq.models.tensor import LogicalTensor
 from binq.runtime import get_num_threads
 from binq.storage.base import Exact
+from binq.storage.plain import Transposed
 
 # Weights are read, quantized and written in blocks of rows of about this many bytes.
 BLOCK_BYTES = 1 << 25
@@ -222,17 +225,26 @@ def _is_weight(tensor: LogicalTensor) -> bool:
     return not tensor.has_floats or tensor.dtype in FLOATS
 
 
+def _shared_bytes(tensor: LogicalTensor) -> int:
+    """Returns the bytes of a matrix that blocks of its columns share, 0 where none do."""
+    if tensor.scheme != Transposed.scheme or tensor.dtype not in FLOATS:
+        return 0
+    nbytes = prod(tensor.shape[-2:]) * BITS[tensor.dtype] // 8
+    return nbytes if nbytes <= SHARED_BYTES else 0
+
+
 def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
     """Returns a bound of the memory of a conversion, beside the interpreter's own.
 
     In each lane a block of rows at up to three times its float32 size, packed blocks that wait to
-    be written, and the scales of the largest tensor.
+    be written, the scales of the largest tensor, and matrices that are read as a whole.
     """
     blocks = []
-    scales = 0
+    scales = shared = 0
     for item in items:
         if item.kept:
             continue
+        shared = max(shared, _shared_bytes(item.tensor))
         columns = max(1, item.tensor.shape[-1])
         cuts = item.tensor.blocks(BLOCK_BYTES)
         rows = max((stop - start for start, stop in cuts), default=0)
@@ -240,7 +252,8 @@ def _peak_bytes(items: Sequence[Item], default: Choice) -> int:
         group = (item.exact or default).packing.group_size or columns
         scales = max(scales, item.tensor.size // min(group, columns) * 4)
     blocks.sort(reverse=True)
-    peak = 2 * scales + 2 * max((nbytes for nbytes, _ in blocks), default=0)
+    # Of matrices that are read whole there are two, and a third until its last block is packed.
+    peak = 3 * shared + 2 * scales + 2 * max((nbytes for nbytes, _ in blocks), default=0)
     free = lanes()
     for nbytes, count in blocks:
         peak += 3 * nbytes * min(free, count)

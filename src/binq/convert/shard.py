@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from binq import _core
 from binq.array import QuantizedArray
 from binq.array.packed import Packed
 from binq.convert.block import Block, pack_stored
@@ -97,7 +98,11 @@ class _Packer:
         ]
         self._scale_dtypes: dict[str, str] = {}
         self._lanes = lanes()
-        self._threads = ThreadPoolExecutor(self._lanes)
+        # Blocks enough for all: no thread takes part of another's.
+        many = self._lanes > 1 and len(self._places) >= 4 * self._lanes
+        self._threads = ThreadPoolExecutor(
+            self._lanes, initializer=_core.work_alone if many else None
+        )
         self._next = 0
         self._knowledge: dict[EvidenceFile, Knowledge] = {}
         self._lock = threading.Lock()

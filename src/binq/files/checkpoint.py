@@ -34,8 +34,9 @@ _MAX_JSON = 1 << 28
 _T = TypeVar("_T")
 # Rows of a matrix that are read and transposed at a time.
 _STRIP = 128
-# A matrix of up to so many bytes is in memory as a whole while blocks of its columns are read.
-_SHARED = 1 << 25
+# A matrix of up to so many bytes is in memory as a whole while blocks of its columns are read: the
+# fused experts of Llama 4 have 168 MB each.
+SHARED_BYTES = 1 << 28
 _MOST_SHARED = 2
 _PIECE_BYTES = 1 << 22  # of such a matrix, for one thread
 
@@ -254,13 +255,13 @@ class Checkpoint:
     def read_columns(self, name: str, matrix: int, start: int, stop: int) -> NDArray[Any]:
         """Returns columns ``[start, stop)`` of one matrix of a stack, row by row as they lie.
 
-        A matrix of up to 32 MiB is read once for all of its columns and shared by them; others
+        A matrix of up to 256 MiB is read once for all of its columns and shared by them; others
         are read as :meth:`read_transposed` does it.
         """
         info = self.info(name)
         rows, columns = info.shape[-2:]
         dtype = numpy_dtype(info.dtype)
-        if rows * columns * dtype.itemsize <= _SHARED:
+        if rows * columns * dtype.itemsize <= SHARED_BYTES:
             return self._whole(name, matrix, stop - start)[:, start:stop]
         dtype = np.dtype(f"u{numpy_dtype(info.dtype).itemsize}")
         out = np.empty((rows, stop - start), dtype)

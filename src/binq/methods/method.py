@@ -126,9 +126,10 @@ class Native(Method):
         tile at a time. Raises Nonfinite and ScaleRange as these.
         """
         kind = packing.kind
-        parts = [
-            _memory.zeros(part.shape, part.dtype) for part in packing.parts(rows.shape, scale_dtype)
-        ]
+        # Every byte is written; and what is soon given back is not worth huge pages, each of which
+        # the system clears first.
+        described = packing.parts(rows.shape, scale_dtype)
+        parts = [np.empty(part.shape, part.dtype) for part in described]
         packed, scales, *zeros = map(_memory.as_bytes, parts)
         errors = np.zeros((len(parts[0]), 5))
         status = rows.quantize(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from binq import _core
 from binq._memory import as_bytes
-from binq._memory import zeros as zeros_of
 from binq.array.packing import Packing
 from binq.formats import get_format
 from binq.formats.zeros import CODE, NONE
@@ -111,7 +110,7 @@ def _packed(
     packing: Packing, format: str, zero: str, low: int, high: int, rows: StoredRows
 ) -> NDArray[np.uint8] | None:
     part = packing.parts(rows.shape)[0]
-    packed = zeros_of(part.shape, part.dtype)
+    packed = np.empty(part.shape, part.dtype)  # every byte is written
     fits = rows.pack(
         get_format(format).spec.number,
         _core.ZEROS[zero],

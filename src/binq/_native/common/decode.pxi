@@ -29,7 +29,8 @@ cdef inline void copy_strip(const Stored *s, Py_ssize_t first, Py_ssize_t count,
                             Py_ssize_t at, Py_ssize_t size, char *strip,
                             Py_ssize_t stride) noexcept nogil:
     # `size` bytes from `at` on of each of `count` stored rows, of which there are `lines`.
-    # Whole tiles of halves and of words have a constant size, which is a few instructions.
+    # Whole tiles of halves and of words have a constant size, which is a few instructions. The next
+    # tile lies beside this one: its lines are asked for while this one is packed and measured.
     cdef Py_ssize_t k
     cdef const char *source
     for k in range(count):
@@ -37,8 +38,11 @@ cdef inline void copy_strip(const Stored *s, Py_ssize_t first, Py_ssize_t count,
         if first + k + LINES_AHEAD < lines:
             prefetch_column(source + LINES_AHEAD * s.stride)
         if size == 64:
+            prefetch_column(source + 64)
             memcpy(strip + k * stride, source, 64)
         elif size == 128:
+            prefetch_column(source + 128)
+            prefetch_column(source + 192)
             memcpy(strip + k * stride, source, 128)
         else:
             memcpy(strip + k * stride, source, size)
