@@ -26,8 +26,10 @@ METHODS = [
     ("int4", "absmax", "offset"),
     ("int3", "mse", True),
     ("int3", "absmax", True),
+    ("int3", "mse", "code"),
     ("int3", "mse", "offset"),
     ("int2", "mse", "offset"),
+    ("int2", "mse", "code"),
     ("int2", "mse", True),
     ("int2", "absmax", True),
     ("ternary", "mse", True),
@@ -48,13 +50,14 @@ def shown(error):
 
 
 def quantize(w, format, symmetric, **settings):
-    if symmetric == "offset":
-        return binq.quantize(w, format, symmetric=False, zero="offset", **settings)
+    if isinstance(symmetric, str):
+        return binq.quantize(w, format, symmetric=False, zero=symmetric, **settings)
     return binq.quantize(w, format, symmetric=symmetric, **settings)
 
 
 def name(format, symmetric):
-    return format + {True: "", False: " asymmetric", "offset": " offset"}[symmetric]
+    kinds = {True: "", False: " asymmetric", "code": " zero point", "offset": " offset"}
+    return format + kinds[symmetric]
 
 
 def main():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import binq
 from binq.array.packing import Packing
 from binq.formats import FORMATS, get_format
-from binq.formats.zeros import CODE
+from binq.formats.zeros import CODE, OFFSET
 
 GROUP_SIZES = (32, 64, 128, 256, None)
 EDGE_SIZES = (0, 1, 2, 3, 7, 8, 9, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)
@@ -45,15 +45,24 @@ def group_sizes() -> st.SearchStrategy[int | None]:
 
 
 @st.composite
-def kinds(draw: st.DrawFn) -> tuple[str, bool]:
-    """A format and whether it is symmetric; every such pair that exists."""
+def kinds(draw: st.DrawFn) -> tuple[str, bool | str]:
+    """A format and its kind of zero: True for none, False for the default, or the other's name."""
     name = draw(formats())
-    return name, draw(st.booleans()) if get_format(name).zero_kinds else True
+    _, *others = get_format(name).zero_kinds or (None,)
+    zeros = (True, False, *others) if get_format(name).zero_kinds else (True,)
+    return name, draw(st.sampled_from(zeros))
 
 
-def codes_of(format: str, symmetric: bool) -> tuple[int, ...]:
-    """Returns the codes of a format, symmetric or not."""
-    packing = Packing.checked(format, symmetric=symmetric)
+def packing_of(format: str, symmetric: bool | str = True, group_size: int | None = 128) -> Packing:
+    """Returns how weights of a kind are packed."""
+    if isinstance(symmetric, str):
+        return Packing.checked(format, group_size, False, symmetric)
+    return Packing.checked(format, group_size, symmetric)
+
+
+def codes_of(format: str, symmetric: bool | str) -> tuple[int, ...]:
+    """Returns the codes of a kind of weights."""
+    packing = packing_of(format, symmetric)
     return packing.kind.codes(packing.zero)
 
 
@@ -165,11 +174,11 @@ def random_quantized(
     format: str,
     shape: tuple[int, ...],
     group_size: int | None = 128,
-    symmetric: bool = True,
+    symmetric: bool | str = True,
     scale_dtype: Any = np.float16,
 ) -> binq.QuantizedArray:
     """Returns weights of random codes, scales and zero points: every code occurs."""
-    packing = Packing.checked(format, group_size, symmetric)
+    packing = packing_of(format, symmetric, group_size)
     logical = (*shape[:-1], packing.geometry(shape).scale_groups)
     levels = np.array(codes_of(format, symmetric))
     # Scales that float16 holds, times 1 + 2**-20 where float32 scales are wanted.
@@ -179,7 +188,7 @@ def random_quantized(
         scales *= np.float32(1 + 2**-20)
     if packing.zero == CODE:
         zeros["zero_points"] = rng.integers(0, len(levels), logical)
-    elif not symmetric:
+    elif packing.zero == OFFSET:
         zeros["offsets"] = rng.uniform(-1, 1, logical).astype(np.float16)
     return binq.QuantizedArray.from_codes(
         rng.choice(levels, shape),

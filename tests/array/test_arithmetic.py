@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from strategies import random_quantized
 
-KINDS = [("binary", True), ("binary", False), ("ternary", True), ("int4", True), ("int4", False)]
+KINDS = [
+    ("binary", True),
+    ("binary", False),
+    ("ternary", True),
+    ("int2", "code"),
+    ("int4", True),
+    ("int4", False),
+]
 
 
 def make(format="int4", shape=(70, 300), symmetric=True, **arguments):

@@ -16,6 +16,7 @@ from strategies import (
     codes_of,
     group_sizes,
     kinds,
+    packing_of,
     quantized_arrays,
     random_quantized,
     relay,
@@ -32,14 +33,14 @@ def make(format="int4", shape=(70, 300), group_size=128, symmetric=True, scale_d
     return random_quantized(rng, format, shape, group_size, symmetric, scale_dtype)
 
 
-def weights_by_the_book(codes, scales, format, group_size, zero_points=None):
+def weights_by_the_book(codes, scales, zero, group_size, zero_points=None):
     """Returns w = s * (c - z), or s * c + m, in float32 from logical arrays."""
     in_features = codes.shape[-1]
     group = np.arange(in_features) // (group_size or max(1, in_features))
     scales = scales.astype(np.float32)[..., group]
-    if zero_points is None:
+    if zero == "none":
         return scales * codes.astype(np.float32)
-    if format in ("int4", "int8"):
+    if zero == "code":
         return scales * (codes.astype(np.int16) - zero_points[..., group].astype(np.int16)).astype(
             np.float32
         )
@@ -54,9 +55,8 @@ def weights_by_the_book(codes, scales, format, group_size, zero_points=None):
 @given(quantized_arrays())
 def test_dequantize_is_scale_times_code(q):
     codes, zero_points = q.codes(), q.group_zero_points()
-    if zero_points is not None and q.format in ("int4", "int8"):
-        zero_points = zero_points.astype(np.int16)
-    expected = weights_by_the_book(codes, q.group_scales(), q.format, q.group_size, zero_points)
+    zero = q._data.packing.zero
+    expected = weights_by_the_book(codes, q.group_scales(), zero, q.group_size, zero_points)
     np.testing.assert_array_equal(q.dequantize(), expected)
     assert q.dequantize().dtype == np.float32
     assert codes.shape == q.shape
@@ -72,23 +72,21 @@ def test_from_codes_loses_nothing(kind, shape, group_size, seed, wide):
     logical = (*shape[:-1], 1 if group_size is None else -(-shape[-1] // group))
     scales = rng.standard_normal(logical).astype(np.float32 if wide else np.float16)
     zero_points = None
-    if not symmetric:
-        top = {"int4": 15, "int8": 255}.get(name)
-        zero_points = (
-            rng.standard_normal(logical).astype(scales.dtype)
-            if top is None
-            else rng.integers(0, top + 1, logical)
-        )
+    zero = packing_of(name, symmetric).zero
+    if zero == "code":
+        zero_points = rng.integers(0, codes_of(name, symmetric)[-1] + 1, logical)
+    elif zero == "offset":
+        zero_points = rng.standard_normal(logical).astype(scales.dtype)
     for array in (codes, scales, zero_points):
         if array is not None:
             array.flags.writeable = False
-    whole = name in ("binary", "int4", "int8")
-    zeros = {"zero_points" if whole else "offsets": zero_points}
+    zeros = {"zero_points" if zero == "code" or name == "binary" else "offsets": zero_points}
     q = binq.QuantizedArray.from_codes(codes, scales, format=name, group_size=group_size, **zeros)
-    assert (q.shape, q.group_size, q.format, q.symmetric) == (shape, group_size, name, symmetric)
+    assert (q.shape, q.group_size, q.format) == (shape, group_size, name)
+    assert (q._data.packing.zero, q.symmetric) == (zero, zero == "none")
     np.testing.assert_array_equal(q.codes(), codes)
     np.testing.assert_array_equal(q.group_scales(), scales)
-    if symmetric:
+    if q.symmetric:
         assert q.group_zero_points() is None
     else:
         np.testing.assert_array_equal(q.group_zero_points(), zero_points)

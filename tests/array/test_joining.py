@@ -48,7 +48,8 @@ def test_rows(kind, group_size, rows, columns, lead):
 
 
 @pytest.mark.parametrize(
-    ("format", "symmetric"), [("binary", False), ("ternary", True), ("int4", False)]
+    ("format", "symmetric"),
+    [("binary", False), ("ternary", True), ("int3", "code"), ("int4", False)],
 )
 def test_columns_join_where_groups_end(format, symmetric):
     parts = [make((2, 40, n), format, 64, symmetric, n) for n in (64, 192, 30)]

@@ -150,7 +150,7 @@ def test_a_value_with_its_rotation(tmp_path):
         ('"flips":"', '"flips":"00', "signs of 256 inputs"),
         ('"flips":"', '"flips":"zz', "hexadecimal"),
         ('"version":4', '"version":3', "must have exactly"),
-        ('"version":4', '"version":5', "newer"),
+        ('"version":4', '"version":6', "newer"),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(old, new, reason):

@@ -68,7 +68,8 @@ def test_many_rows_of_every_tile(q, data):
 
 
 @pytest.mark.parametrize(
-    ("format", "symmetric"), [("binary", False), ("ternary", True), ("int4", False)]
+    ("format", "symmetric"),
+    [("binary", False), ("ternary", True), ("int3", "code"), ("int4", False)],
 )
 @pytest.mark.parametrize("group_size", [32, 256, None])
 @pytest.mark.parametrize("columns", [1, 31, 2100, 4096])

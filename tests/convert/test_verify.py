@@ -187,6 +187,17 @@ def test_padding_of_zero_points(tmp_path):
     assert problem.endswith("tensor 'a': a zero point in the padding is not 0")
 
 
+def test_zero_points_that_are_no_codes(tmp_path):
+    q = binq.quantize(np.eye(64), "int2", symmetric=False, zero="code", group_size=32)
+    zeros = q.zero_points.copy()
+    zeros[0, 0, 3] = 0x40
+    q = binq.QuantizedArray("int2", q.shape, 32, False, q.packed, q.scales, zeros)
+    assert q.group_zero_points()[19, 0] == 4
+    binq.save_file({"a": q}, tmp_path / "m.safetensors")
+    (problem,) = verify(tmp_path / "m.safetensors")
+    assert problem.endswith("tensor 'a': a zero point is no code of 2 bits")
+
+
 def test_a_part_that_is_missing_is_a_problem_and_the_rest_is_looked_at(tmp_path):
     path = tmp_path / "m.safetensors"
     q = binq.quantize(np.ones((33, 64)), "int4", group_size=32)

@@ -21,12 +21,15 @@ UP = "model.layers.0.mlp.up_proj"
         ("int4", False),
         ("int8", True),
         ("int8", False),
+        ("int2", False),
+        ("int3", False),
         ("ternary", True),
         ("binary", True),
     ],
 )
 def test_values_survive(packed, tmp_path, format, symmetric, group_size):
-    source = packed(format, symmetric=symmetric, group_size=group_size)
+    zero = None if symmetric else "code"
+    source = packed(format, symmetric=symmetric, zero=zero, group_size=group_size)
     binq.export_checkpoint(source, tmp_path / "out", to=FORM)
     assert same_weights(source, tmp_path / "out")
     binq.quantize_checkpoint(tmp_path / "out", tmp_path / "back", "int8")

@@ -34,13 +34,16 @@ def again(folder, back):
         ("int8", True),
         ("int8", False),
         ("int3", True),
+        ("int3", False),
         ("int2", True),
+        ("int2", False),
         ("ternary", True),
         ("binary", True),
     ],
 )
 def test_to_gptq(packed, tmp_path, format, symmetric, group_size):
-    source = packed(format, symmetric=symmetric, group_size=group_size)
+    zero = None if symmetric else "code"
+    source = packed(format, symmetric=symmetric, zero=zero, group_size=group_size)
     out = tmp_path / "out"
     binq.export_checkpoint(source, out, to="gptq")
     assert same_weights(source, out)
@@ -75,10 +78,19 @@ def test_to_gptq_of_several_kinds(packed, tmp_path):
 
 @pytest.mark.parametrize("group_size", [32, 64, 128, 256, None])
 @pytest.mark.parametrize(
-    ("format", "symmetric"), [("int4", True), ("int4", False), ("ternary", True), ("int3", True)]
+    ("format", "symmetric"),
+    [
+        ("int4", True),
+        ("int4", False),
+        ("ternary", True),
+        ("int3", True),
+        ("int3", False),
+        ("int2", False),
+    ],
 )
 def test_to_awq(packed, tmp_path, format, symmetric, group_size):
-    source = packed(format, symmetric=symmetric, group_size=group_size)
+    zero = None if symmetric else "code"
+    source = packed(format, symmetric=symmetric, zero=zero, group_size=group_size)
     out = tmp_path / "out"
     binq.export_checkpoint(source, out, to="awq")
     assert same_weights(source, out)

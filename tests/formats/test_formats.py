@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import group_sizes, kinds, random_quantized, shapes
+from strategies import group_sizes, kinds, packing_of, random_quantized, shapes
 
 from binq import reference
 from binq.array.choices import FORMAT_NAMES
@@ -54,13 +54,13 @@ def packed_by_the_book(format, codes, geometry, symmetric):
 def test_pack_follows_the_layout(kind, shape, group_size, seed):
     name, symmetric = kind
     geometry = Geometry(*shape, group_size)
-    zero = Packing.checked(name, symmetric=symmetric).zero
+    zero = packing_of(name, symmetric).zero
     levels = get_format(name).codes(zero)
     codes = np.random.default_rng(seed).choice(np.array(levels), shape).astype(np.int8)
     codes.flags.writeable = False
     packed = get_format(name).pack(codes, geometry, zero)
     codes = codes if levels[-1] < 128 else codes.view(np.uint8)
-    np.testing.assert_array_equal(packed, packed_by_the_book(name, codes, geometry, symmetric))
+    np.testing.assert_array_equal(packed, packed_by_the_book(name, codes, geometry, zero == "none"))
 
 
 @settings(max_examples=60, deadline=None)
@@ -68,9 +68,9 @@ def test_pack_follows_the_layout(kind, shape, group_size, seed):
 def test_zero_points_survive(kind, shape, group_size, seed):
     name, symmetric = kind
     q = random_quantized(np.random.default_rng(seed), name, shape, group_size, symmetric)
-    if symmetric:
+    if q.symmetric:
         return
-    zero = Packing.checked(name, symmetric=symmetric).zero
+    zero = packing_of(name, symmetric).zero
     geometry = Geometry(*shape[-2:], group_size)
     stored = q.zero_points if q.offsets is None else q.offsets
     values = unpack_zeros(zero, stored, geometry)

@@ -96,8 +96,29 @@ def tensors_4():
             )
 
 
+def tensors_5():
+    """Yields name and packed weights of what version 5 added: int2 and int3 with zero points."""
+    rng = np.random.default_rng(20261130)
+    settings = {"symmetric": False, "zero": "code", "method": "absmax"}
+    for format in ("int2", "int3"):
+        for group_size in (32, 64, 128, 256, None):
+            w = rng.standard_normal((35, 150), dtype=np.float32) + np.float32(0.25)
+            q = binq.quantize(w, format, group_size=group_size, **settings)
+            yield f"{format}.code.{group_size or 'row'}", q
+        w = rng.standard_normal((2, 3, 33, 40), dtype=np.float32)
+        yield f"{format}.stack", binq.quantize(w, format, group_size=32, **settings)
+        w = rng.standard_normal((32, 64), dtype=np.float32)
+        yield f"{format}.bfloat16", binq.quantize(w, format, scale_dtype="bfloat16", **settings)
+
+
 def main(version: str) -> None:
-    tensors = {"1": tensors_1, "2": tensors_2, "3": tensors_3, "4": tensors_4}
+    tensors = {
+        "1": tensors_1,
+        "2": tensors_2,
+        "3": tensors_3,
+        "4": tensors_4,
+        "5": tensors_5,
+    }
     packed = dict(tensors[version]())
     plain = {
         "plain.bf16": np.arange(6).astype(ml_dtypes.bfloat16).reshape(2, 3),

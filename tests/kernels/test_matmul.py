@@ -4,7 +4,16 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from strategies import GROUP_SIZES, kinds, random_quantized, relay, sample, sizes
+from strategies import (
+    GROUP_SIZES,
+    codes_of,
+    kinds,
+    packing_of,
+    random_quantized,
+    relay,
+    sample,
+    sizes,
+)
 
 import binq
 from binq import _core, reference
@@ -17,8 +26,10 @@ KINDS = (
     ("ternary", True),
     ("int2", True),
     ("int2", False),
+    ("int2", "code"),
     ("int3", True),
     ("int3", False),
+    ("int3", "code"),
     ("int4", True),
     ("int4", False),
     ("int8", True),
@@ -113,11 +124,10 @@ def test_accumulators_hold_the_extremes(isa, format, symmetric, group_size, mode
     in_features = 1024
     groups = 1 if group_size is None else in_features // group_size
     ones = np.ones((64, in_features), int)
-    kind = binq.formats.get_format(format)
-    zero = "none" if symmetric else kind.zero_kinds[0]
-    low, high = kind.codes(zero)[0], kind.codes(zero)[-1]
+    zero = packing_of(format, symmetric).zero
+    low, *_, high = codes_of(format, symmetric)
     zero_points = None
-    if not symmetric:
+    if zero != "none":
         zero_points = np.full((64, groups), 0.5)
         if zero == "code":
             zero_points = np.full((64, groups), high)
@@ -273,7 +283,7 @@ def test_sums_that_overflow_before_the_scale_do_not(isa, format, symmetric, mode
         format,
         q.shape,
         32,
-        symmetric,
+        q.symmetric,
         q.packed,
         np.full(q.scales.shape, 1e-3, np.float16),
         *((None, q.offsets) if q.zero_points is None else (q.zero_points * (format != "binary"),)),

@@ -28,14 +28,14 @@ def test_pack_and_unpack_equal_the_reference(
     rng = np.random.default_rng(seed)
     q = random_quantized(rng, format, (out_features, in_features), group_size, symmetric)
     codes = q.codes()
-    packed = reference.pack(codes, format, group_size, symmetric)
+    packed = reference.pack(codes, format, group_size, q.symmetric)
     np.testing.assert_array_equal(q.packed, packed)
     again = np.full(packed.size, 0xA5, np.uint8)
     packing = q._data.packing
     zero = _core.ZEROS[packing.zero]
     _core.pack(packing.kind.spec.number, zero, codes.view(np.int8), again, group_size or 0)
     np.testing.assert_array_equal(again.reshape(packed.shape), packed)
-    unpacked = reference.unpack(packed, format, out_features, in_features, symmetric)
+    unpacked = reference.unpack(packed, format, out_features, in_features, q.symmetric)
     np.testing.assert_array_equal(codes, unpacked)
 
 

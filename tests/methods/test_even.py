@@ -1,5 +1,7 @@
 """int2 and int3: the exact search against all scales, signs, offsets, and files."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from binq import reference
 from binq.files.metadata import Description, dump
 
 FORMATS = {"int2": 2, "int3": 4}  # and minus the lowest code
+ZEROS = [None, "offset", "code"]
 
 
 def loss(w, scale, middle):
@@ -66,7 +69,7 @@ def test_three_bits_beat_two_and_mse_beats_absmax():
         )
         for format in FORMATS
         for method in ("mse", "absmax")
-        for zero in (None, "offset")
+        for zero in ZEROS
     }
     for (format, method, zero), error in errors.items():
         if method == "mse":
@@ -76,7 +79,7 @@ def test_three_bits_beat_two_and_mse_beats_absmax():
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("zero", [None, "offset"])
+@pytest.mark.parametrize("zero", ZEROS)
 @pytest.mark.parametrize("method", ["mse", "absmax"])
 @pytest.mark.parametrize("group_size", [32, 256, None])
 def test_kernels_equal_the_reference(isa, method, group_size, format, zero):
@@ -84,11 +87,16 @@ def test_kernels_equal_the_reference(isa, method, group_size, format, zero):
     w[:, 40:72] = 0
     symmetric = zero is None
     packed, scales, zeros = reference.quantize(w, format, group_size, method, symmetric, zero=zero)
-    q = binq.quantize(w, format, group_size=group_size, method=method, symmetric=symmetric)
+    settings = {"symmetric": symmetric, "zero": zero}
+    q = binq.quantize(w, format, group_size=group_size, method=method, **settings)
     np.testing.assert_array_equal(q.packed, packed)
     np.testing.assert_array_equal(q.scales, scales)
-    if zeros is not None:
+    if zero == "offset":
+        assert binq.quantize(w, format, group_size=group_size, method=method, symmetric=False) == q
         np.testing.assert_array_equal(q.offsets, zeros)
+    elif zero == "code":
+        np.testing.assert_array_equal(q.zero_points, zeros)
+        assert q.offsets is None
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -101,7 +109,39 @@ def test_files_are_of_version_2(tmp_path, format, symmetric):
     assert binq.load_file(tmp_path / "m.safetensors")["a"] == q
 
 
-def test_zero_points_are_refused_where_offsets_are_meant():
-    message = "zero_points must be None for format 'int3': it has offsets"
-    with pytest.raises(ValueError, match=message):
-        binq.QuantizedArray.from_codes([[1, 2]], [[1.0]], format="int3", zero_points=[[4]])
+@pytest.mark.parametrize(("format", "middle"), FORMATS.items())
+def test_files_of_zero_points_are_of_version_5(tmp_path, format, middle):
+    w = np.random.default_rng(4).standard_normal((40, 200))
+    q = binq.quantize(w, format, symmetric=False, zero="code")
+    assert dump({"a": Description.of(q)}).startswith('{"version":5,')
+    assert q.zero_points.shape == (2, 2, 16)
+    assert "asymmetric" in repr(q)
+    binq.save_file({"a": q}, tmp_path / "m.safetensors")
+    again = binq.load_file(tmp_path / "m.safetensors")["a"]
+    assert again == q
+    assert again != binq.quantize(w, format, symmetric=False)
+    assert pickle.loads(pickle.dumps(q)) == q
+    assert binq.stack([q, q])[1] == q
+
+
+@pytest.mark.parametrize(("format", "middle"), FORMATS.items())
+def test_levels_with_zero_points_come_back_exactly(format, middle):
+    rng = np.random.default_rng(5)
+    for zero in range(2 * middle):
+        levels = rng.integers(-zero, 2 * middle - zero, (10, 96))
+        levels[:, ::32], levels[:, 1::32] = -zero, 2 * middle - 1 - zero
+        w = levels * np.float32(0.375)
+        q = binq.quantize(w, format, group_size=32, symmetric=False, zero="code")
+        np.testing.assert_array_equal(q.dequantize(), w)
+        assert (q.group_zero_points() == zero).all()
+
+
+def test_zero_points_are_within_the_codes():
+    with pytest.raises(ValueError, match="zero_points must be from 0 to 7, got 8"):
+        binq.QuantizedArray.from_codes([[1, 2]], [[1.0]], format="int3", zero_points=[[8]])
+    q = binq.QuantizedArray.from_codes([[1, 2]], [[1.0]], format="int3", zero_points=[[4]])
+    assert q.dequantize().tolist() == [[-3.0, -2.0]]
+    with pytest.raises(ValueError, match="zero_points must be None where offsets are given"):
+        binq.QuantizedArray.from_codes(
+            [[1, 2]], [[1.0]], format="int3", zero_points=[[4]], offsets=[[1.0]]
+        )

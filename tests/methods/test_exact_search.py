@@ -15,7 +15,7 @@ from hypothesis import given, settings
 import binq
 from binq import reference
 
-CASES = [("int4", True), ("int4", False), ("int3", True)]
+CASES = [("int4", None), ("int4", "code"), ("int3", None), ("int3", "code"), ("int2", "code")]
 KINDS = {
     "normal": lambda rng, g: g,
     "one sign": lambda rng, g: np.abs(g),
@@ -42,14 +42,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("format", "symmetric"), CASES)
+@pytest.mark.parametrize(("format", "zero"), CASES)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=12)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from([1, 5, 32, 100, 128, 256, 500, 600]))
-def test_bytes_are_those_of_the_reference(format, symmetric, kind, seed, size):
+def test_bytes_are_those_of_the_reference(format, zero, kind, seed, size):
     rng = np.random.default_rng(seed)
     w = np.float32(KINDS[kind](rng, rng.standard_normal((2, size))))
-    options = {"symmetric": symmetric, "scale_dtype": "float32"}
+    options = {"symmetric": zero is None, "zero": zero, "scale_dtype": "float32"}
     q = binq.quantize(w, format, group_size=256 if size <= 256 else None, **options)
     packed, scales, zeros = reference.quantize(w, format, q.group_size, **options)
     np.testing.assert_array_equal(q.packed, packed)

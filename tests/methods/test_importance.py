@@ -25,11 +25,12 @@ KINDS = [
 
 def expected(w, format, symmetric, group_size, scale_dtype, importance):
     """Returns the reference's stored arrays, and whether they needed float32 scales."""
-    arguments = (w, format, group_size, "mse", symmetric)
+    zero = symmetric if isinstance(symmetric, str) else None
+    arguments = (w, format, group_size, "mse", symmetric is True)
     try:
-        return reference.quantize(*arguments, scale_dtype, importance), False
+        return reference.quantize(*arguments, scale_dtype, importance, zero), False
     except OverflowError:
-        return reference.quantize(*arguments, "float32", importance), True
+        return reference.quantize(*arguments, "float32", importance, zero), True
 
 
 def check(w, format, symmetric, group_size, importance, scale_dtype="float16"):
@@ -40,7 +41,8 @@ def check(w, format, symmetric, group_size, importance, scale_dtype="float16"):
             w,
             format,
             group_size=group_size,
-            symmetric=symmetric,
+            symmetric=symmetric is True,
+            zero=symmetric if isinstance(symmetric, str) else None,
             scale_dtype=scale_dtype,
             importance=importance,
         )
@@ -65,7 +67,7 @@ def importances(draw, columns):
     return values
 
 
-@pytest.mark.parametrize(("format", "symmetric"), KINDS)
+@pytest.mark.parametrize(("format", "symmetric"), [*KINDS, ("int2", "code"), ("int3", "code")])
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_equals_the_reference(format, symmetric, data):

@@ -17,6 +17,7 @@ from checkpoints.fixtures import (
     scales_of,
 )
 
+from binq.array.packing import Packing
 from binq.errors import FormatError, UnsupportedFormatError
 from binq.files.checkpoint import Checkpoint
 from binq.models import logical_tensors
@@ -206,15 +207,7 @@ def test_scales_may_be_bfloat16(tmp_path):
 @pytest.mark.parametrize("version", [1, 2])
 def test_gptq(tmp_path, bits, group, version):
     found = check(models.gptq_model(tmp_path, bits, group, version))
-    # One bit more holds the zero points of 2 and 3 bits; so do float32 offsets, which take less in
-    # large groups.
-    more = bits < 4 and group == 32
-    assert (found.packing.format, found.packing.group_size, found.packing.symmetric) == (
-        f"int{bits + more}",
-        group,
-        more,
-    )
-    assert found.offset_dtype == ("float32" if bits < 4 and group == 128 else None)
+    assert found.packing == Packing(f"int{bits}", group, "code")
 
 
 def test_symmetric_gptq_is_symmetric_int4(tmp_path):

@@ -206,7 +206,7 @@ def test_two_bits_around_a_code_are_int2(tmp_path, zeros):
     mlx_affine(written, MODULE, (40, 256), 2, 64, scales=scales, biases=biases, codes=codes)
     found = check(saved(written, {"bits": 2, "group_size": 64}))
     assert found.packing.format == "int2"
-    assert found.packing.zero == ("none" if set(zeros) <= {1, 2} else "offset")
+    assert found.packing.zero == ("none" if set(zeros) <= {1, 2} else "code")
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16, np.float32])

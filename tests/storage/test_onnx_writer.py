@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import binq
+from binq.storage import compressed_writer, get
 from binq.storage.onnx_writer import matmul_nbits
 
 
@@ -32,7 +33,9 @@ def fields(data, bits):
         ("binary", True, 2),
         ("ternary", True, 2),
         ("int2", True, 2),
+        ("int2", False, 2),
         ("int3", True, 4),
+        ("int3", False, 4),
         ("int4", True, 4),
         ("int4", False, 4),
         ("int8", True, 8),
@@ -41,7 +44,8 @@ def fields(data, bits):
 )
 def test_weights_are_the_same(format, symmetric, bits, group_size, columns):
     w = np.random.default_rng(0).standard_normal((9, columns))
-    q = binq.quantize(w, format, group_size=group_size, symmetric=symmetric)
+    zero = None if symmetric else "code"
+    q = binq.quantize(w, format, group_size=group_size, symmetric=symmetric, zero=zero)
     made = matmul_nbits(q)
     assert made.bits == bits
     assert made.block_size in (32, 64, 128, 256)
@@ -57,6 +61,18 @@ def test_many_blocks_of_rows(monkeypatch):
     assert np.array_equal(whole.codes, parts.codes)
     assert np.array_equal(whole.scales, parts.scales)
     assert np.array_equal(whole.zero_points, parts.zero_points)
+
+
+def test_zero_points_that_are_no_codes_are_refused():
+    q = binq.quantize(np.eye(64), "int3", symmetric=False, zero="code", group_size=32)
+    zeros = q.zero_points.copy()
+    zeros[0, 0, 3] = 9
+    q = binq.QuantizedArray("int3", q.shape, 32, False, q.packed, q.scales, zeros)
+    matmul_nbits(q)  # 4 bits there
+    with pytest.raises(binq.UnsupportedFormatError, match="a zero point is 9, which is no code of"):
+        compressed_writer.write("a.weight", q)
+    with pytest.raises(binq.UnsupportedFormatError, match="a zero point is 9, which is no code of"):
+        get("gptq").fitted({"a.weight": q}).write("a.weight", q)
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ class QuantizedArray(PackedOperand):
     - packed: uint8 codes, in tiles of 32 rows
     - scales: float16, bfloat16 or float32 ``(..., tiles, scale_groups, 32)``, or uint8: the
       exponents of powers of two, e for 2^(e − 127), of mxfp4 2^(e − 128)
-    - zero_points: None, or int4: uint8 ``(..., tiles, scale_groups, 16)``; int8: uint8 of the shape
-      of the scales; binary: the offsets
+    - zero_points: None, or int2, int3, int4: uint8 ``(..., tiles, scale_groups, 16)``; int8: uint8
+      of the shape of the scales; binary: the offsets
     - offsets: None, or float16, bfloat16 or float32 of the shape of the scales
 
     Raises TypeError for a wrong type or dtype and ValueError for a wrong value or shape; the
@@ -91,10 +91,8 @@ class QuantizedArray(PackedOperand):
         zero_points: NDArray[Any] | None = None,
         offsets: NDArray[Any] | None = None,
     ) -> None:
-        zeros, zero = _one_of(zero_points, offsets)
-        packing = Packing.checked(format, group_size, symmetric, zero)
-        if not packing.symmetric:
-            _check_meaning(packing, zero_points)
+        zeros, zero = _one_of(format, zero_points, offsets)
+        packing = Packing.checked(format, group_size, symmetric, None if symmetric else zero)
         self._data = Packed.checked(packing, shape, packed, scales, zeros)
 
     @classmethod
@@ -121,7 +119,8 @@ class QuantizedArray(PackedOperand):
         - scales: finite floats ``(..., out_features, scale_groups)``; stored as float16 where that
           holds every one exactly, else as bfloat16 where they are given as such, else as float32,
           and so are offsets; those of mxfp4 as powers of two where they are
-        - zero_points: None, or integers of the shape of ``scales``, 0 to 15 (int4) or 255 (int8)
+        - zero_points: None, or integers of the shape of ``scales``, 0 to 3 (int2), 7 (int3), 15
+          (int4) or 255 (int8)
         - offsets: None, or finite floats of the shape of ``scales``, in units of weights; those of
           binary weights, the middle of a group's two levels, may be given as zero_points as well
         - scale_dtype: the type of the scales, which must hold every one exactly; None: as above
@@ -136,10 +135,9 @@ class QuantizedArray(PackedOperand):
         >>> q.dequantize()[0, :4].tolist()
         [0.5, -0.5, 0.0, 0.0]
         """
-        given, zero = _one_of(zero_points, offsets)
-        zeros_name = "zero_points" if zero is None else "offsets"
+        given, zero = _one_of(format, zero_points, offsets)
+        zeros_name = "zero_points" if offsets is None else "offsets"
         packing = Packing.checked(format, group_size, given is None, zero)
-        _check_meaning(packing, zero_points)
         levels = packing.kind.codes(packing.zero)
         checked = check_codes("codes", codes, levels)
         if rotation is not None:
@@ -433,22 +431,16 @@ def _dtype_for(
     return dtype
 
 
-def _one_of(zero_points: Any, offsets: Any) -> tuple[Any, str | None]:
-    """Returns whichever is given, and the kind of zero that it names."""
-    if offsets is None:
-        return zero_points, None
-    if zero_points is not None:
-        raise ValueError("zero_points must be None where offsets are given")
-    return offsets, OFFSET
+def _one_of(format: object, zero_points: Any, offsets: Any) -> tuple[Any, str | None]:
+    """Returns whichever is given, and the kind of zero that it names.
 
-
-def _check_meaning(packing: Packing, zero_points: Any) -> None:
-    """Raises ValueError for zero points, which are codes, where a format has offsets alone."""
-    if zero_points is not None and packing.part_names()[-1] != "zero_points":
-        raise ValueError(
-            f"zero_points must be None for format {packing.format!r}: it has offsets, "
-            "in units of weights"
-        )
+    Those of binary weights are offsets under either name.
+    """
+    if offsets is not None:
+        if zero_points is not None:
+            raise ValueError("zero_points must be None where offsets are given")
+        return offsets, OFFSET
+    return zero_points, None if zero_points is None or format == "binary" else CODE
 
 
 def _restore(

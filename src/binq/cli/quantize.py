@@ -41,12 +41,12 @@ def add(commands: Any) -> None:
         "--asymmetric",
         dest="symmetric",
         action="store_false",
-        help="a zero point a group (int4), any two levels (binary)",
+        help="a zero point or an offset a group, any two levels (binary)",
     )
     quantize.add_argument(
         "--zero",
         metavar="WHAT",
-        help="with --no-symmetric, where zero lies in int4: a code (default) or an offset",
+        help="with --no-symmetric, where zero lies: a code (default of int4, int8) or an offset",
     )
     quantize.add_argument(
         "--nonfinite",

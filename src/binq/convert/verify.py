@@ -27,7 +27,7 @@ from binq.files.tensor_file import TensorFile
 from binq.formats import Format
 from binq.formats.layout import tile_rows, untile_rows
 from binq.formats.scales import scale_values
-from binq.formats.zeros import OFFSET, pack_zeros, unpack_zeros
+from binq.formats.zeros import CODE, OFFSET, pack_zeros, unpack_zeros
 
 __all__ = ["inspect", "verify"]
 
@@ -172,6 +172,8 @@ def _check_numbers(block: Packed) -> Iterator[str]:
         if zero == OFFSET and not np.isfinite(zeros).all():
             yield f"{what} is inf or NaN"
         plain = unpack_zeros(zero, zeros, geometry)
+        if zero == CODE and plain.max() >= 1 << bits:
+            yield f"{what} is no code of {bits} bits"
         if not _same_bytes(pack_zeros(zero, plain, geometry, bits), zeros):
             yield f"{what} in the padding is not 0"
 

@@ -4,7 +4,8 @@
 {STORED NAME: hex}}``, where NAME is stored as NAME.packed, NAME.scales and, where not
 symmetric, NAME.zero_points. Version 2 has int2 and int3, and may say ``"zero": "offset"``,
 stored as NAME.offsets. Version 3 may say ``"scale_dtype"`` and ``"offset_dtype"``, version 4
-``"rotation": {"block", "flips"}``, the signs as hexadecimal digits.
+``"rotation": {"block", "flips"}``, the signs as hexadecimal digits. Version 5 has int2 and int3
+with zero points, ``"zero": "code"``.
 docs/formats.md is normative.
 """
 
@@ -25,9 +26,9 @@ from binq.files.strict_json import parse_json
 from binq.formats import FORMATS
 from binq.formats.layout import GROUP_SIZES
 from binq.formats.scales import FLOAT16, FLOAT32, SCALE_NAMES, scale_name
-from binq.formats.zeros import OFFSET
+from binq.formats.zeros import CODE, OFFSET
 
-VERSION = 4
+VERSION = 5
 FIELDS = {"format", "shape", "group_size", "symmetric"}
 # What a description may have besides, by the version.
 _MORE_FIELDS: dict[int, set[str]] = {
@@ -35,6 +36,7 @@ _MORE_FIELDS: dict[int, set[str]] = {
     2: {"zero"},
     3: {"zero", "scale_dtype", "offset_dtype"},
     4: {"zero", "scale_dtype", "offset_dtype", "rotation"},
+    5: {"zero", "scale_dtype", "offset_dtype", "rotation"},
 }
 KEY = "binq"
 # The first version that has a format; others came with version 3.
@@ -70,6 +72,8 @@ class Description(NamedTuple):
     @property
     def version(self) -> int:
         """Returns the first version of the file format that has such weights."""
+        if self.packing.zero == CODE and self.packing.kind.zero_kinds[0] == OFFSET:
+            return 5
         if self.packing.rotation is not None:
             return 4
         if self.scale_dtype or self.offset_dtype:

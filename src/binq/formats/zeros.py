@@ -2,7 +2,7 @@
 
 - ``"none"``: ``w = scale * level(code)``
 - ``"code"``: ``w = scale * (code - zero_point)``, an integer a group, two to a byte; a byte each
-  of codes of 8 bits
+  of codes of 8 bits, which alone have more than 16 codes
 - ``"offset"``: ``w = scale * level(code) + offset``, a float a group, laid out as the scales are
 """
 

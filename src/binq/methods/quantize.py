@@ -98,7 +98,7 @@ def quantize(
     """Returns w in packed form: a few bits a weight and a scale for each group.
 
     The weights of a group become ``scale * code``, or with symmetric=False
-    ``scale * (code - zero_point)`` (int4, int8) and ``scale * code + offset`` (binary).
+    ``scale * (code - zero_point)`` or ``scale * code + offset``, as ``zero`` says.
 
     - w: ``(..., out_features, in_features)``, real numbers of any dtype and memory layout; read
       as float32 and never changed. The product is ``x @ q.T``: weights that are multiplied as
@@ -117,10 +117,10 @@ def quantize(
       smallest to the largest weight) and ``"absmean"`` (``mean|w|``, as in BitNet b1.58
       for ternary and XNOR-Net for binary); ``"gptq"`` (not binary): the least change of what the
       layer computes, with ``stats``; or a :class:`Method` of your own
-    - symmetric: False gives each group a zero point (int4, int8) or any two levels (binary);
-      ternary has no such form
-    - zero: what symmetric=False stores where a format has more than one form: ``"code"`` or
-      ``"offset"``
+    - symmetric: False gives each group a zero point (int4, int8), an offset (int2, int3) or any two
+      levels (binary); ternary has no such form
+    - zero: what symmetric=False stores where a format has more than one form, as int2 to int8 do:
+      ``"code"``, a zero point, or ``"offset"``
     - scale_dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or ``"e8m0"``, powers of two in a
       byte each (for symmetric weights with a level 0; mxfp4 has these unless said). A tensor with
       a scale that its type does not hold gets float32 scales, and a ScaleRangeWarning says so

@@ -41,13 +41,11 @@ class Exact:
     """The packing that holds a tensor without loss, and the dtype that its scales need.
 
     ``rounded``: the codes are without loss, but the scales are rounded to that dtype.
-    ``offset_dtype``: that of offsets, where it is not that of the scales.
     """
 
     packing: Packing
     scale_dtype: str = "float16"
     rounded: bool = False
-    offset_dtype: str | None = None
 
     def parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
         """Returns the stored arrays of weights of a shape."""
@@ -59,8 +57,8 @@ class Exact:
 
     @property
     def dtypes(self) -> tuple[np.dtype[Any], np.dtype[Any]]:
-        """Returns the dtypes of scales and offsets."""
-        return scale_dtype(self.scale_dtype), scale_dtype(self.offset_dtype or self.scale_dtype)
+        """Returns the dtypes of scales and offsets, which are the same."""
+        return scale_dtype(self.scale_dtype), scale_dtype(self.scale_dtype)
 
 
 class Storage(ABC):

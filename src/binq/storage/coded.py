@@ -14,16 +14,8 @@ from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError
 from binq.formats import FORMATS
-from binq.formats.zeros import CODE, NONE, OFFSET
-from binq.storage.base import (
-    Exact,
-    ScaleFit,
-    Storage,
-    all_blocks,
-    few_bits,
-    pack_exact,
-    pack_stored,
-)
+from binq.formats.zeros import CODE, NONE
+from binq.storage.base import Exact, ScaleFit, Storage, all_blocks, pack_exact, pack_stored
 from binq.storage.ranges import Ranges, of_bits
 from binq.storage.rows import StoredRows, code_rows, values_of
 
@@ -89,8 +81,6 @@ class CodedStorage(Storage):
         rows, scales, zeros = self._stored_rows(source, matrix, start, stop)
         if exact.packing.symmetric:
             zeros = None
-        elif exact.packing.zero == OFFSET and zeros is not None:
-            zeros = _offsets(scales, zeros)
         packed = pack_stored(exact, rows, scales, zeros)
         return None if packed is None else (packed, rows)
 
@@ -109,11 +99,10 @@ class CodedStorage(Storage):
         if group == 0 or 0 in self.shape or self.read_order(source) is not None:
             return None
         nonzero = True
-        ranges = {"int4": Ranges(4), "int8": Ranges(8)}
-        fit, offset_fit = ScaleFit(), ScaleFit()
-        offsets = True
+        # The smallest first, with zero points too.
+        ranges = {name: Ranges(FORMATS[name].bits) for name in ("int2", "int3", "int4", "int8")}
+        fit = ScaleFit()
         first = last = 0  # the lowest and highest code that was seen
-        lowest = highest = 0  # that there may be
         low, high = self.levels
         if high - low < 128:
             del ranges["int8"]  # of 5 to 7 bits: it would take a seventh more bytes and up to half
@@ -125,14 +114,9 @@ class CodedStorage(Storage):
             if not np.isfinite(scales).all():
                 return None
             fit.add(scales)
-            if zeros is not None:
-                # Of few bits: exact, and so are scale · code and its sum with the offset.
-                offset_fit.add(-scales * zeros.astype(np.float32))
-                offsets = offsets and few_bits(scales)
             least, most = (0, 0) if zeros is None else (int(zeros.min()), int(zeros.max()))
             for each in ranges.values():
                 each.look(low, high, least, most)
-            lowest, highest = min(lowest, low - most), max(highest, high - least)
             if of_bits(2, first, last):
                 codes = self._centred(self.read_codes(source, matrix, start, stop), zeros)
                 first, last = min(first, int(codes.min())), max(last, int(codes.max()))
@@ -143,22 +127,10 @@ class CodedStorage(Storage):
             return Exact(Packing("binary" if nonzero else "ternary", group), fit.name)
         if of_bits(2, first, last):
             return Exact(Packing("int2", group), fit.name)
-        found = None
-        if of_bits(3, lowest, highest):
-            found = Exact(Packing("int3", group), fit.name)
-        else:
-            name = next((name for name, each in ranges.items() if each.holds), None)
-            if name is not None:
-                zero = NONE if ranges[name].signed else CODE
-                found = Exact(Packing(name, group, zero), fit.name)
-        if offsets and ranges["int4"].unsigned and low >= 0 and high < 8:
-            # Integers of 2 and 3 bits with zero points of their own: an offset a group may take
-            # less than a third or fourth bit of each.
-            packing = Packing(even_format(max(2, high.bit_length())), group, OFFSET)
-            other = Exact(packing, fit.name, offset_dtype=offset_fit.name)
-            if found is None or other.nbytes(self.shape) < found.nbytes(self.shape):
-                return other
-        return found
+        name = next((name for name, each in ranges.items() if each.holds), None)
+        if name is None:
+            return None
+        return Exact(Packing(name, group, NONE if ranges[name].signed else CODE), fit.name)
 
     def exact_rows(
         self, source: "Checkpoint", exact: Exact, matrix: int, start: int, stop: int
@@ -169,8 +141,6 @@ class CodedStorage(Storage):
             codes, zeros = self._centred(codes, zeros), None
             if packing.kind.spec.even and codes.max(initial=0) >= 1 << packing.bits - 1:
                 codes, scales = -codes, -scales  # codes to 2**(bits - 1) - 1, scales of either sign
-        elif packing.zero == OFFSET and zeros is not None:
-            zeros = _offsets(scales, zeros)
         return pack_exact(exact, codes, scales, zeros)
 
     def _coded(
@@ -190,11 +160,6 @@ class CodedStorage(Storage):
             codes = codes.astype(np.int16)
             each_group(np.subtract, codes, zeros.astype(np.int16), self.group)
         return codes
-
-
-def _offsets(scales: NDArray[np.float32], zeros: NDArray[Any]) -> NDArray[np.float32]:
-    """Returns what is added to ``scale * code`` where zeros are codes."""
-    return np.float32(0) - scales * zeros.astype(np.float32)
 
 
 def even_format(bits: int) -> str:

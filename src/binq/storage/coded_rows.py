@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
 from binq.array.packing import Packing
+from binq.errors import UnsupportedFormatError
 from binq.formats.zeros import CODE, OFFSET
 from binq.storage.base import fits_float16, to_float32
 
@@ -60,6 +61,7 @@ def coded_rows(
         scales = to_float32(part.group_scales())
         if weights._data.packing.zero == CODE:
             assert zeros is not None
+            check_zeros(zeros, bits)
         else:
             codes = codes.astype(np.int16) + np.int16(half)
             zeros = np.full(scales.shape, half, np.uint8)
@@ -69,6 +71,18 @@ def coded_rows(
             codes.astype(np.uint8, copy=False),
             scales[:, places],
             zeros[:, places],
+        )
+
+
+def check_zeros(zeros: NDArray[np.uint8], bits: int) -> None:
+    """Raises UnsupportedFormatError for zero points that are no codes of so many bits.
+
+    binq writes none, but a file may: int2's and int3's are stored in 4 bits.
+    """
+    most = int(zeros.max(initial=0))
+    if most >= 1 << bits:
+        raise UnsupportedFormatError(
+            f"a zero point is {most}, which is no code of {bits} bits: quantize the weights again"
         )
 
 

@@ -16,7 +16,7 @@ from binq.array.array import QuantizedArray
 from binq.errors import UnsupportedFormatError
 from binq.formats.zeros import CODE, NONE, unpack_zeros
 from binq.storage.bits import pack
-from binq.storage.coded_rows import BITS, HEAD, SUFFIX, is_embedding
+from binq.storage.coded_rows import BITS, HEAD, SUFFIX, check_zeros, is_embedding
 from binq.storage.groups import smaller_group, spread
 from binq.storage.nibbles import MXFP4, MXFP4_GROUP, mxfp4_scales, stored_nibbles
 
@@ -44,7 +44,9 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
     codes = weights.codes()
     if data.packing.zero == CODE:
         # Unsigned codes already.
-        zeros = unpack_zeros(CODE, data.zeros, data.geometry) if data.zeros is not None else None
+        assert data.zeros is not None
+        zeros = unpack_zeros(CODE, data.zeros, data.geometry)
+        check_zeros(zeros, bits)
     else:
         codes = codes.astype(np.int16) + np.int16(half)
     # The library multiplies in the type of the scales, where float16 would round the products.

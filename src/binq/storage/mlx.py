@@ -209,7 +209,7 @@ class _Levels:
             self._fit.add(middle)
         elif self.possible:
             zeros = _zero_points(scales, biases)
-            whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros <= max(15, (1 << bits) - 1))
+            whole = (zeros * scales == -biases) & (zeros >= 0) & (zeros < 1 << bits)
             # With few bits in scale and code all products and sums are exact in float32.
             self.possible = bool(whole.all()) and few_bits(scales)
             self.ternary = self.ternary and bool((zeros == 1).all())
@@ -231,8 +231,6 @@ class _Levels:
             return Exact(Packing("int2", group), scale_dtype)
         if self.centred:
             return Exact(Packing(even_format(bits), group), scale_dtype)
-        if bits < 4:
-            return Exact(Packing(even_format(bits), group, OFFSET), self._fit_offsets.name)
         return Exact(Packing(even_format(bits), group, CODE), scale_dtype)
 
 

@@ -6,9 +6,14 @@ class Ranges:
     unsigned ones with zeros of as many bits."""
 
     def __init__(self, bits: int) -> None:
-        self.signed = self.unsigned = True
-        self._most = (1 << bits) - 1
-        self._half = 1 << bits - 1
+        self.unsigned = True
+        self._bits = bits
+        self._first = self._last = 0
+
+    @property
+    def signed(self) -> bool:
+        """Returns whether codes less their zeros are signed integers, or the negatives of such."""
+        return of_bits(self._bits, self._first, self._last)
 
     @property
     def holds(self) -> bool:
@@ -17,10 +22,10 @@ class Ranges:
 
     def look(self, low: int, high: int, least: int, most: int) -> None:
         """Takes codes from low to high with zeros from least to most into account."""
-        self.signed &= low - most >= -self._half and high - least < self._half
+        self._first, self._last = min(self._first, low - most), max(self._last, high - least)
         # Signed codes and their zeros become unsigned ones together.
         first = min(low, 0)
-        self.unsigned &= max(high, most) - first <= self._most and least >= first
+        self.unsigned &= max(high, most) - first < 1 << self._bits and least >= first
 
 
 def of_bits(bits: int, first: int, last: int) -> bool:

@@ -91,7 +91,7 @@ cdef void dequantize(const Weights *w, float *out, Py_ssize_t out_stride,
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
             decode_quads(w, tile, group, block)
-            load_byte_zeros(w, tile, group, zeros)
+            load_zeros_left(w, tile, group, zeros)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)

@@ -85,8 +85,8 @@ cdef inline void load_zeros(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
                             int32_t *zeros) noexcept nogil:
     cdef int8_t zero_points[32]
     cdef Py_ssize_t r
-    if SPECS[w.format].layout == BYTES:
-        load_byte_zeros(w, tile, group, zeros)
+    if has_zeros_left(w):
+        load_zeros_left(w, tile, group, zeros)
         return
     load_zero_points(w, tile, group, zero_points)
     for r in range(32):
@@ -101,9 +101,8 @@ cdef inline void plane_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group
     cdef float offsets[32]
     cdef int32_t zeros[32]
     cdef bint has_offsets = w.zero == ZERO_OFFSET
-    # Codes of 4 bits come less their zeros where they are unpacked, bytes never do.
-    cdef bint has_zeros = layout == NIBBLES or (
-        SPECS[w.format].layout == BYTES and w.zero != ZERO_NONE)
+    # Codes of 4 bits come less their zeros where they are unpacked.
+    cdef bint has_zeros = layout == NIBBLES or has_zeros_left(w)
     cdef Py_ssize_t size = 32 if layout == BYTES else 16   # bytes of 32 rows and one k
     cdef Py_ssize_t row = 0
     load_floats(w, w.scales, w.scale_type, tile, group, w_scales)

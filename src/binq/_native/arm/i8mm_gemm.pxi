@@ -181,7 +181,7 @@ cdef inline void pair_piece(const Weights *w, const void *prepared, Py_ssize_t r
     cdef float offsets[32]
     cdef int32_t zeros[32]
     cdef bint has_offsets = w.zero == ZERO_OFFSET
-    cdef bint has_zeros = SPECS[w.format].layout == BYTES and w.zero != ZERO_NONE
+    cdef bint has_zeros = has_zeros_left(w)
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t tile, group, row, at
@@ -192,7 +192,7 @@ cdef inline void pair_piece(const Weights *w, const void *prepared, Py_ssize_t r
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
             if has_zeros:
-                load_byte_zeros(w, tile, group, zeros)
+                load_zeros_left(w, tile, group, zeros)
             decode_pairs(w, tile, group, codes)
             at = group * rows + first
             row = 0

@@ -99,10 +99,13 @@ cdef inline void lut_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
         w.packed + (tile * w.groups + group) * w.group_size * planes * 4)
     cdef float w_scales[32]
     cdef float offsets[32]
+    cdef int32_t zeros[32]
     cdef float32x4_t sums_f32x4[8]
     cdef bint has_offsets = w.zero == ZERO_OFFSET
     cdef Py_ssize_t row
     load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
+    if w.zero == ZERO_CODE:
+        load_zeros_left(w, tile, group, zeros)
     if has_offsets:
         load_floats(w, w.offsets, w.offset_type, tile, group, offsets)
     for row in range(count):
@@ -110,8 +113,8 @@ cdef inline void lut_group(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
             lut_row(packed, tables + row * size, w.group_size >> 5, absolutes[row], sums_f32x4,
                     planes, digits)
         else:
-            lut_planes_row(w, packed, tables + row * size, absolutes[row], x_sums[row], sums_f32x4,
-                           planes, digits)
+            lut_planes_row(w, packed, tables + row * size, zeros if w.zero == ZERO_CODE else NULL,
+                           absolutes[row], x_sums[row], sums_f32x4, planes, digits)
         add_group(y + row * 32, w_scales, offsets if has_offsets else NULL, x_scales[row],
                   <float>x_sums[row], sums_f32x4)
 

@@ -47,13 +47,12 @@ cdef inline void widen_planes(const uint8x16_t *digits_u8x16, uint16x8_t *sums_u
 
 
 cdef inline void lut_planes_half(const uint8_t *packed, const uint8_t *tables, Py_ssize_t k32s,
-                                 int32_t excess, float32x4_t *sums_f32x4, int planes,
-                                 int digits) noexcept nogil:
+                                 const int32x4_t *excess_s32x4, float32x4_t *sums_f32x4,
+                                 int planes, int digits) noexcept nogil:
     # The exact sums of one kernel group for 16 rows of weights. Eight look-ups of a digit add up in
     # a byte.
     cdef uint16x8_t sums_u16x8[6]
     cdef uint8x16_t digits_u8x16[9]
-    cdef int32x4_t excess_s32x4 = vdupq_n_s32(excess)
     cdef Py_ssize_t k32
     cdef int step = 32 * digits   # bytes of tables for 8 k
     cdef int i
@@ -70,18 +69,27 @@ cdef inline void lut_planes_half(const uint8_t *packed, const uint8_t *tables, P
         tables += 4 * step
     for i in range(2):
         sums_f32x4[2 * i] = looked_up(vget_low_u16(sums_u16x8[i]), vget_low_u16(sums_u16x8[2 + i]),
-                                      vget_low_u16(sums_u16x8[4 + i]), excess_s32x4, planes,
-                                      digits)
+                                      vget_low_u16(sums_u16x8[4 + i]), excess_s32x4[2 * i],
+                                      planes, digits)
         sums_f32x4[2 * i + 1] = looked_up(
             vget_high_u16(sums_u16x8[i]), vget_high_u16(sums_u16x8[2 + i]),
-            vget_high_u16(sums_u16x8[4 + i]), excess_s32x4, planes, digits)
+            vget_high_u16(sums_u16x8[4 + i]), excess_s32x4[2 * i + 1], planes, digits)
 
 
 cdef inline void lut_planes_row(const Weights *w, const uint8_t *packed, const uint8_t *tables,
-                                int32_t absolute, int32_t x_sum, float32x4_t *sums_f32x4,
-                                int planes, int digits) noexcept nogil:
-    # The exact sums of one kernel group of one tile and one row of x.
-    cdef int32_t excess = (((1 << planes) - 1) * ((absolute - x_sum) >> 1)
-                           - first_level(w.format, w.zero) * x_sum)
-    lut_planes_half(packed, tables, w.group_size >> 5, excess, sums_f32x4, planes, digits)
-    lut_planes_half(packed + 16, tables, w.group_size >> 5, excess, sums_f32x4 + 4, planes, digits)
+                                const int32_t *zeros, int32_t absolute, int32_t x_sum,
+                                float32x4_t *sums_f32x4, int planes, int digits) noexcept nogil:
+    # The exact sums of one kernel group of one tile and one row of x. zeros: what the codes of each
+    # row of weights are too large by beside what those of all are, or NULL.
+    cdef int32x4_t excess_s32x4[8]
+    cdef int32x4_t same_s32x4 = vdupq_n_s32(
+        ((1 << planes) - 1) * ((absolute - x_sum) >> 1) - first_level(w.format, w.zero) * x_sum)
+    cdef int i
+    for i in range(8):
+        excess_s32x4[i] = same_s32x4
+        if zeros != NULL:
+            excess_s32x4[i] = vmlsq_s32(
+                same_s32x4, vld1q_s32(zeros + 4 * i), vdupq_n_s32(-x_sum))
+    lut_planes_half(packed, tables, w.group_size >> 5, excess_s32x4, sums_f32x4, planes, digits)
+    lut_planes_half(packed + 16, tables, w.group_size >> 5, excess_s32x4 + 4, sums_f32x4 + 4,
+                    planes, digits)

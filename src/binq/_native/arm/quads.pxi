@@ -158,8 +158,8 @@ cdef inline void decode_layout(const Weights *w, Py_ssize_t tile, Py_ssize_t gro
 
 cdef inline void decode_quads(const Weights *w, Py_ssize_t tile, Py_ssize_t group,
                               int8_t *codes) noexcept nogil:
-    # The signed integers that multiply the scales, of bytes less 128 (load_byte_zeros); a loop of
-    # its own for each layout.
+    # The integers that multiply the scales, where nothing is left to take off (load_zeros_left); a
+    # loop of its own for each layout.
     by_layout(SPECS[w.format].layout, decode_layout, w, tile, group, codes, False)
 
 

@@ -43,7 +43,7 @@ cdef inline void dequantize_tiles(const Weights *w, float *out, Py_ssize_t out_s
         for group in range(w.groups):
             count = min(w.group_size, w.in_features - group * w.group_size)
             decode_tile(w, tile, group, block, layout)
-            load_byte_zeros(w, tile, group, zeros)
+            load_zeros_left(w, tile, group, zeros)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)

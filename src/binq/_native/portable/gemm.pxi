@@ -148,7 +148,7 @@ cdef inline void multiply_tiles(const Weights *w, const void *prepared, Py_ssize
         memset(y, 0, count * 32 * sizeof(float))
         for group in range(w.groups):
             decode_group(w, tile, group, codes)
-            load_byte_zeros(w, tile, group, zeros)
+            load_zeros_left(w, tile, group, zeros)
             load_floats(w, w.scales, w.scale_type, tile, group, w_scales)
             if has_offsets:
                 load_floats(w, w.offsets, w.offset_type, tile, group, offsets)

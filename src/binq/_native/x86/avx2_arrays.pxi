@@ -32,6 +32,7 @@ cdef struct RowLevels:
 
 
 cdef inline void float_levels(const Weights *w, float *levels) noexcept nogil:
+    # What stored codes of up to 4 bits stand for, zero points aside.
     cdef int base = SPECS[w.format].levels[0]
     cdef int first = first_level(w.format, w.zero)
     cdef int code
@@ -41,19 +42,23 @@ cdef inline void float_levels(const Weights *w, float *levels) noexcept nogil:
 
 cdef inline void set_levels(int layout, const float *of_codes, float scale, float zero,
                             RowLevels *levels) noexcept nogil:
-    # Each level is rounded as the definition rounds it, a product and then a sum.
+    # Each level is rounded as the definition rounds it, a product and then a sum. of_codes: levels,
+    # too large by zero.
     cdef __m256 scale_f32x8 = _mm256_set1_ps(scale)
+    cdef __m256 zero_f32x8 = _mm256_set1_ps(zero)
     cdef int code
     levels.has_offset = False
     if is_even(layout):
-        levels.of_f32x8[0] = _mm256_set1_ps(zero)
+        levels.of_f32x8[0] = zero_f32x8
         levels.of_f32x8[1] = scale_f32x8
     elif layout == THREE_PLANES or layout == LEVELS:
-        levels.of_f32x8[0] = _mm256_mul_ps(scale_f32x8, _mm256_loadu_ps(of_codes))
-        levels.of_f32x8[1] = _mm256_mul_ps(scale_f32x8, _mm256_loadu_ps(of_codes + 8))
+        for code in range(2):
+            levels.of_f32x8[code] = _mm256_mul_ps(
+                scale_f32x8, _mm256_sub_ps(_mm256_loadu_ps(of_codes + 8 * code), zero_f32x8))
     else:
         for code in range(2 * LAYOUTS[layout].planes):
-            levels.of_f32x8[code] = _mm256_mul_ps(scale_f32x8, _mm256_set1_ps(of_codes[code]))
+            levels.of_f32x8[code] = _mm256_mul_ps(
+                scale_f32x8, _mm256_sub_ps(_mm256_set1_ps(of_codes[code]), zero_f32x8))
 
 
 cdef inline void move_levels(int layout, float offset, RowLevels *levels) noexcept nogil:
@@ -149,6 +154,8 @@ cdef inline void dequantize_chunk(const Weights *w, Py_ssize_t tile, Py_ssize_t 
     cdef const uint8_t *packed
     cdef float of_codes[16]
     float_levels(w, of_codes)
+    for i in range(16):
+        of_codes[i] += <float>zero
     for group in range(begin, end):
         load_tile_scales(w, zero, tile, group, &t)
         for i in range(4):

@@ -111,6 +111,20 @@ cdef inline void float_planes(const uint8_t *packed, Py_ssize_t k8s, const float
                     planes_i32x8[p] = _mm256_srli_epi32(planes_i32x8[p], 1)
 
 
+cdef inline void take_zeros(const __m256i *zeros_i32x8, Py_ssize_t group_size,
+                            float *codes) noexcept nogil:
+    # Zero points of each row off its codes.
+    cdef Py_ssize_t k
+    cdef int r
+    cdef __m256 zeros_f32x8[4]
+    for r in range(4):
+        zeros_f32x8[r] = _mm256_cvtepi32_ps(zeros_i32x8[r])
+    for k in range(group_size):
+        for r in range(4):
+            _mm256_storeu_ps(codes + k * 32 + r * 8, _mm256_sub_ps(
+                _mm256_loadu_ps(codes + k * 32 + r * 8), zeros_f32x8[r]))
+
+
 cdef inline void float_few(const uint8_t *packed, const float *x, Py_ssize_t group_size,
                            const TileScales *t, float *y, int rows) noexcept nogil:
     # float_block of up to 3 rows of x and nibbles, in the same order, with codes that never leave
@@ -228,6 +242,8 @@ cdef inline void float_group(const Weights *w, const TileScales *t, const uint8_
         float_planes(packed, w.group_size >> 3, levels, codes, 3)
     else:
         float_planes(packed, w.group_size >> 3, levels, codes, 2)
+    if LAYOUTS[layout].row_bytes == 1 and not t.same_zero:
+        take_zeros(t.zeros_i32x8, w.group_size, codes)
     while row < count:
         row += float_rows(codes, x + row * w.group_size, w.group_size, t, y + row * 32, count - row)
 

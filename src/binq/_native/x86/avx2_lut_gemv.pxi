@@ -62,12 +62,15 @@ cdef struct Stretch:
     const uint8_t *packed
     const char *scales
     const char *offsets           # NULL: none
+    const uint8_t *zero_points    # NULL: none
     Py_ssize_t group_bytes
     Py_ssize_t scales_step        # to the scales of the next group: 0 where one serves the row
     Py_ssize_t tile_stride        # to the same group of the other tile
     Py_ssize_t scales_stride
     Py_ssize_t offsets_step
     Py_ssize_t offsets_stride
+    Py_ssize_t zeros_step
+    Py_ssize_t zeros_stride
     int scale_type
     int offset_type
 
@@ -92,6 +95,11 @@ cdef inline void start_stretch(Stretch *s, const Weights *w, Py_ssize_t tile, Py
         s.offsets_stride = apart * w.scale_groups * offset_bytes
         s.offsets = (<const char *>w.offsets + tile * w.scale_groups * offset_bytes
                      + group * s.offsets_step)
+    s.zero_points = NULL
+    if w.zero == ZERO_CODE:
+        s.zeros_step = 16 if w.scale_groups > 1 else 0
+        s.zeros_stride = apart * w.scale_groups * 16
+        s.zero_points = w.zero_points + tile * w.scale_groups * 16 + group * s.zeros_step
 
 
 cdef inline void load_stretch_scales(const Stretch *s, int tile, TileScales *t) noexcept nogil:
@@ -99,6 +107,9 @@ cdef inline void load_stretch_scales(const Stretch *s, int tile, TileScales *t) 
     t.has_offsets = s.offsets != NULL
     if t.has_offsets:
         load_vectors(s.offsets + tile * s.offsets_stride, s.offset_type, t.offsets_f32x8)
+    t.same_zero = s.zero_points == NULL
+    if not t.same_zero:
+        load_zero_nibbles(s.zero_points + tile * s.zeros_stride, t.zeros_i32x8)
 
 
 cdef inline void lut_gemv_tiles(const Stretch *s, Py_ssize_t blocks,

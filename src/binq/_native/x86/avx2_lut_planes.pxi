@@ -69,7 +69,11 @@ cdef inline void add_totals(const __m256i *totals_i32x8, int32_t excess, const T
             columns_i32x8[2 + i] = _mm256_permute2x128_si256(
                 totals_i32x8[2 * i], totals_i32x8[2 * i + 1], 0x31)
     for i in range(4):
-        add_sums(t, i, _mm256_sub_epi32(columns_i32x8[i], excess_i32x8), x_scale, x_sum, y + 8 * i)
+        columns_i32x8[i] = _mm256_sub_epi32(columns_i32x8[i], excess_i32x8)
+        if t.same_zero:
+            add_sums(t, i, columns_i32x8[i], x_scale, x_sum, y + 8 * i)
+        else:
+            add_columns(t, i, columns_i32x8[i], x_scale, x_sum, y + 8 * i)
 
 
 cdef inline void lut_planes_group(const Stretch *s, const uint8_t *tables, int32_t excess,
@@ -129,6 +133,8 @@ cdef inline void lut_planes_tiles(Stretch s, const Weights *w, Py_ssize_t rows, 
         s.scales += s.scales_step
         if s.offsets != NULL:
             s.offsets += s.offsets_step
+        if s.zero_points != NULL:
+            s.zero_points += s.zeros_step
 
 
 cdef inline void lut_planes_piece(const Weights *w, const void *prepared, Py_ssize_t rows,

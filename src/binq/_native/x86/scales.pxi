@@ -78,10 +78,20 @@ cdef inline int32_t common_zero(const Weights *w) noexcept nogil:
     return LEVEL_BIAS if SPECS[w.format].layout == LEVELS else -first_level(w.format, w.zero)
 
 
+cdef inline void load_zero_nibbles(const uint8_t *stored, __m256i *zeros_i32x8) noexcept nogil:
+    # Zero points of rows r and r + 16 in a byte.
+    cdef __m128i nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>stored)
+    cdef __m128i low_u8x16 = _mm_and_si128(nibbles_u8x16, _mm_set1_epi8(15))
+    cdef __m128i high_u8x16 = _mm_and_si128(_mm_srli_epi16(nibbles_u8x16, 4), _mm_set1_epi8(15))
+    zeros_i32x8[0] = _mm256_cvtepu8_epi32(low_u8x16)
+    zeros_i32x8[1] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(low_u8x16, 0x4E))
+    zeros_i32x8[2] = _mm256_cvtepu8_epi32(high_u8x16)
+    zeros_i32x8[3] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(high_u8x16, 0x4E))
+
+
 cdef inline void load_tile_scales(const Weights *w, int32_t zero, Py_ssize_t tile,
                                   Py_ssize_t group, TileScales *t) noexcept nogil:
     # zero: common_zero(w).
-    cdef __m128i nibbles_u8x16, low_u8x16, high_u8x16
     cdef Py_ssize_t r
     cdef Py_ssize_t at = scales_at(w, tile, group)
     _mm_prefetch(<const char *>w.scales + at + PREFETCH_SCALES, _MM_HINT_T0)
@@ -100,14 +110,7 @@ cdef inline void load_tile_scales(const Weights *w, int32_t zero, Py_ssize_t til
             t.zeros_i32x8[r] = _mm256_cvtepu8_epi32(_mm_loadl_epi64(<const __m128i *>(
                 w.zero_points + scale_block(w, tile, group) * 32 + r * 8)))
         return
-    nibbles_u8x16 = _mm_loadu_si128(<const __m128i *>(
-        w.zero_points + scale_block(w, tile, group) * 16))
-    low_u8x16 = _mm_and_si128(nibbles_u8x16, _mm_set1_epi8(15))
-    high_u8x16 = _mm_and_si128(_mm_srli_epi16(nibbles_u8x16, 4), _mm_set1_epi8(15))
-    t.zeros_i32x8[0] = _mm256_cvtepu8_epi32(low_u8x16)
-    t.zeros_i32x8[1] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(low_u8x16, 0x4E))
-    t.zeros_i32x8[2] = _mm256_cvtepu8_epi32(high_u8x16)
-    t.zeros_i32x8[3] = _mm256_cvtepu8_epi32(_mm_shuffle_epi32(high_u8x16, 0x4E))
+    load_zero_nibbles(w.zero_points + scale_block(w, tile, group) * 16, t.zeros_i32x8)
 
 
 cdef inline void add_tile_row(const TileScales *t, const __m256i *sums_i32x8, float x_scale,
