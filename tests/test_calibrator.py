@@ -184,7 +184,7 @@ def test_sensitivities_are_kept_and_merged(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "error", "message"),
     [
-        ("other", 1.0, KeyError, "no rows were seen of 'other', but of 'w'"),
+        ("other", 1.0, KeyError, "no rows were seen of 'other'; there are rows of 'w'"),
         ("w", "1", TypeError, "value must be a number, got '1'"),
         ("w", True, TypeError, "value must be a number, got True"),
         ("w", -1.0, ValueError, "value must be a finite number of 0 or more, got -1.0"),
@@ -201,7 +201,9 @@ def test_wrong_sensitivities(name, value, error, message):
 
 def test_unknown_name():
     cal = binq.Calibrator()
-    with pytest.raises(KeyError, match="no rows were seen of 'w', but of none at all"):
+    with pytest.raises(
+        KeyError, match="no rows were seen of 'w'; there are rows of no name at all"
+    ):
         _ = cal["w"]
     cal.update(tuple("abcd"), [[1.0]])
     with pytest.raises(KeyError, match="'a', 'b', 'c' and 1 more"):

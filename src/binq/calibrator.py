@@ -133,7 +133,7 @@ class Calibrator:
 
     def _check_seen(self, name: str) -> None:
         if name not in self._sums:
-            raise KeyError(f"no rows were seen of {name!r}, but of {_some(self._sums)}")
+            raise KeyError(f"no rows were seen of {name!r}; there are rows of {_some(self._sums)}")
 
     def __contains__(self, name: object) -> bool:
         return name in self._sums
@@ -325,7 +325,7 @@ def _check_names(name: Any) -> tuple[str, ...]:
 
 def _some(names: Sequence[str] | dict[str, Any]) -> str:
     if not names:
-        return "none at all"
+        return "no name at all"
     shown = ", ".join(map(repr, list(names)[:3]))
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 

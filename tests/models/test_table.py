@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_a_name_that_is_taken_is_not_registered(clean):
         register(Family("mine", ("llama",), ()))
     with pytest.raises(ValueError, match="must have a name"):
         register(Family("", (), ()))
-    with pytest.raises(TypeError, match="must be a Family, got dict"):
+    with pytest.raises(TypeError, match=r"an instance of binq\.models\.Family, got dict"):
         register({"name": "mine"})
 
 
@@ -230,3 +231,29 @@ def test_every_family_has_a_row_of_its_own():
         assert kind in family.model_types
         assert table.by_name(family.name) is family
     assert judge(table.by_name("dense").rules_for({}), "x.weight", (2, 2)).reason == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "text"),
+    [
+        ({"name": None}, TypeError, "the name of a family must be a string, got None"),
+        (
+            {"model_types": "mixer"},
+            TypeError,
+            "must be a tuple of strings, got 'mixer'",
+        ),
+        ({"rules": [Rule("a", "linear")]}, TypeError, "rules must be a tuple of Rule, got"),
+        ({"rules": (("a", "linear"),)}, TypeError, r"rules must be a tuple of Rule, got \('a'"),
+        ({"rules": (Rule("(", "linear"),)}, ValueError, r"pattern must be a regular .* got '\('"),
+        ({"input_major": "["}, ValueError, r"input_major must be a regular expression, got '\['"),
+    ],
+)
+def test_a_family_that_could_not_serve_is_refused_by_its_field(clean, fields, error, text):
+    with pytest.raises(error, match=text):
+        register(replace(MIX, **fields))
+    assert "mixer" not in table.FAMILIES
+
+
+def test_a_class_is_not_a_family(clean):
+    with pytest.raises(TypeError, match=r"an instance of binq\.models\.Family, got class Family"):
+        register(Family)

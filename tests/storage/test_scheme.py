@@ -122,7 +122,7 @@ def test_names_are_taken_once(three_levels):
     other = ThreeLevelsScheme()
     storage.register(other, replace=True)
     assert storage.get("three-levels") is other
-    with pytest.raises(TypeError, match=r"must be a binq\.storage\.Scheme, got ABCMeta"):
+    with pytest.raises(TypeError, match=r"an instance of binq\.storage\.Scheme, got class"):
         storage.register(ThreeLevelsScheme)
 
     class Nameless(ThreeLevelsScheme):

@@ -90,14 +90,21 @@ class Packed:
         scales: NDArray[Any],
         zeros: NDArray[Any] | None = None,
     ) -> Self:
-        """Returns codes, scales and zeros in row-major order as packed weights; all are trusted.
+        """Returns codes, scales and zeros in row-major order as packed weights.
+
+        Codes are trusted to be levels. Raises ValueError for scales or zeros of another shape.
 
         - codes: int8 ``(..., out_features, in_features)``, levels of the format: −8 to 7 for int4.
           With zero ``"code"`` or ``"offset"`` they count from 0, but for binary
         - scales: ``(..., out_features, groups)``, stored in the dtype that they have
         - zeros: of the same shape, zero points or offsets; None where the packing is symmetric
         """
-        packed = packing.kind.pack(codes, packing.geometry(codes.shape), packing.zero)
+        geometry = packing.geometry(codes.shape)
+        expected = (*codes.shape[:-1], geometry.scale_groups)
+        for name, part in (("scales", scales), ("zeros", zeros)):
+            if part is not None and part.shape != expected:
+                raise ValueError(f"{name} must have shape {expected}, got {part.shape}")
+        packed = packing.kind.pack(codes, geometry, packing.zero)
         return cls.of_parts(packing, codes.shape, packed, scales, zeros)
 
     @classmethod
@@ -123,6 +130,9 @@ class Packed:
         geometry = packing.geometry(nibbles.shape)
         packed = get_format("int4").pack(nibbles.view(np.int8), geometry, CODE)
         return cls(packing, nibbles.shape, packed, tile_rows(scales, geometry))
+
+    def __repr__(self) -> str:
+        return f"<Packed {self.packing}, shape={self.shape}>"
 
     @property
     def parts(self) -> tuple[NDArray[Any], ...]:

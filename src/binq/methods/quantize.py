@@ -201,12 +201,27 @@ def quantize_task(task: Task, method: Method, nonfinite: str = "raise") -> tuple
         task = replace(task, weights=_without_nonfinite(task.weights, nonfinite == "zero"))
     try:
         try:
-            return method.quantize(task), False
+            return _packed(task, method), False
         except Nonfinite:
             task = replace(task, weights=_without_nonfinite(task.weights, nonfinite == "zero"))
-            return method.quantize(task), False
+            return _packed(task, method), False
     except ScaleRange:
-        return method.quantize(replace(task, scale_dtype=FLOAT32)), True
+        return _packed(replace(task, scale_dtype=FLOAT32), method), True
+
+
+def _packed(task: Task, method: Method) -> Packed:
+    """Returns what the method makes of a task, looked at where the method is not binq's."""
+    found = method.quantize(task)
+    if isinstance(method, Native | Gptq):
+        return found
+    if not isinstance(found, Packed):
+        raise TypeError(f"method {str(method)!r} must return a Packed, got {type(found).__name__}")
+    if (found.packing, found.shape) != (task.packing, task.weights.shape):
+        raise ValueError(
+            f"method {str(method)!r} must return {task.packing} of shape {task.weights.shape}, "
+            f"got {found.packing} of shape {found.shape}"
+        )
+    return Packed.checked(found.packing, found.shape, *found.parts)
 
 
 def get_method(method: object, packing: Packing) -> Method:
@@ -216,9 +231,19 @@ def get_method(method: object, packing: Packing) -> Method:
     """
     if isinstance(method, Method):
         found = method
+        name = getattr(method, "name", None)
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"the name of a method must be a string, got {name!r}")
     else:
         others = (name for name, other in METHODS.items() if not isinstance(other, Native))
-        found = METHODS[check_choice("method", method, [*packing.kind.methods, *others])]
+        names = [*packing.kind.methods, *others]
+        if not isinstance(method, str):
+            kind = f"class {method.__name__}" if isinstance(method, type) else type(method).__name__
+            raise TypeError(
+                f"method must be one of {', '.join(map(repr, names))} or an instance of "
+                f"binq.methods.Method, got {kind}"
+            )
+        found = METHODS[check_choice("method", method, names)]
     found.check(packing)
     return found
 

@@ -20,7 +20,11 @@ _LONGEST = 512
 class Rule(NamedTuple):
     """Names that match ``pattern`` have ``role``, and are kept where there is a reason.
 
-    With ``axes``, only tensors of that many axes.
+    - pattern: a regular expression, searched for in the name
+    - role: ``"linear"``, ``"expert"``, ``"embedding"``, ``"head"``, ``"norm"``, ``"bias"`` or
+      ``"conv"``, which conversions know, or a word of your own, which reports show
+    - reason: why such tensors stay as they are; "": they are quantized
+    - axes: None, or the number of axes that such tensors have
     """
 
     pattern: str
@@ -41,7 +45,7 @@ class Verdict(NamedTuple):
 class Family:
     """One family of models.
 
-    - name: how reports call it
+    - name: how users and messages call it
     - model_types: the ``model_type`` values of config.json that it covers
     - rules: the rules, the first match wins; or a function of the configuration that returns them
     - input_major: pattern of the matrices and stacks that are stored (in_features, out_features)

@@ -4,6 +4,7 @@ A plugin is an entry point of the group ``binq.models`` that names a :class:`Fam
 loaded for a model that the table does not have.
 """
 
+import re
 import warnings
 from importlib.metadata import entry_points
 
@@ -25,7 +26,7 @@ from binq.models import (
     speech,
     vision,
 )
-from binq.models.family import Family
+from binq.models.family import Family, Rule
 
 GROUP = "binq.models"
 
@@ -41,8 +42,9 @@ def register(family: Family) -> None:
     - family: a :class:`binq.models.Family`. Its ``model_types`` are then read by its rules, and
       ``family=`` and ``--family`` take its name
 
-    Raises TypeError for what is no Family, ValueError for a name or a ``model_type`` that another
-    family has. Registering an equal family again is allowed.
+    Raises TypeError for what is not a Family and for fields of a wrong type, ValueError for a
+    pattern that is not a regular expression, and for a name or a ``model_type`` that another family
+    has. Registering an equal family again is allowed.
 
     >>> from binq.models import Family, Rule, register
     >>> register(Family(
@@ -54,11 +56,8 @@ def register(family: Family) -> None:
     ...     ),
     ... ))
     """
-    if not isinstance(family, Family):
-        raise TypeError(f"family must be a Family, got {type(family).__name__}")
+    _check(family)
     key = family.name.casefold()
-    if not key:
-        raise ValueError("family must have a name, got ''")
     if _NAMED.get(key, family) != family:
         raise ValueError(f"family {family.name!r} is registered already")
     for kind in family.model_types:
@@ -67,6 +66,35 @@ def register(family: Family) -> None:
             raise ValueError(f"model_type {kind!r} belongs to the family {other.name!r}")
     _NAMED[key] = family
     FAMILIES.update(dict.fromkeys(family.model_types, family))
+
+
+def _check(family: object) -> None:
+    """Raises TypeError or ValueError, naming the field, for a family that could not serve."""
+    if not isinstance(family, Family):
+        kind = f"class {family.__name__}" if isinstance(family, type) else type(family).__name__
+        raise TypeError(f"family must be an instance of binq.models.Family, got {kind}")
+    if not isinstance(family.name, str):
+        raise TypeError(f"the name of a family must be a string, got {family.name!r}")
+    if not family.name:
+        raise ValueError("family must have a name, got ''")
+    types = family.model_types
+    if not isinstance(types, tuple) or not all(isinstance(kind, str) for kind in types):
+        raise TypeError(f"model_types must be a tuple of strings, got {types!r}")
+    patterns = [] if family.input_major is None else [("input_major", family.input_major)]
+    if not callable(family.rules):
+        if not isinstance(family.rules, tuple):
+            raise TypeError(f"rules must be a tuple of Rule, got {family.rules!r}")
+        for rule in family.rules:
+            if not isinstance(rule, Rule):
+                raise TypeError(f"rules must be a tuple of Rule, got {rule!r}")
+            patterns.append(("pattern", rule.pattern))
+    for field, pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error) as error:
+            raise ValueError(
+                f"{field} must be a regular expression, got {pattern!r}: {error}"
+            ) from None
 
 
 def by_model_type(kind: object) -> Family | None:

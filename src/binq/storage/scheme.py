@@ -139,7 +139,8 @@ def register(scheme: Scheme, *, replace: bool = False) -> None:
     >>> storage.unregister("halves")
     """
     if not isinstance(scheme, Scheme):
-        raise TypeError(f"scheme must be a binq.storage.Scheme, got {type(scheme).__name__}")
+        kind = f"class {scheme.__name__}" if isinstance(scheme, type) else type(scheme).__name__
+        raise TypeError(f"scheme must be an instance of binq.storage.Scheme, got {kind}")
     name = getattr(scheme, "name", None)
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a scheme must be a string, got {name!r}")
