@@ -27,11 +27,11 @@ from binq.array.slicing import select, select_rows
 from binq.array.transposed import Transposed, transpose
 from binq.formats import untile_rows
 from binq.formats.scales import (
-    BFLOAT16,
     E8M0,
     FLOAT16,
     FLOAT32,
     fits_scale,
+    is_bfloat16,
     scale_name,
     scale_values,
     stored_scales,
@@ -421,8 +421,9 @@ def _dtype_for(
             return E8M0
         if fits_scale(values, FLOAT16):
             return FLOAT16
-        return BFLOAT16 if getattr(given, "dtype", None) == BFLOAT16 else FLOAT32
-    dtype = check_scale_dtype(wanted, E8M0 in packing.scale_dtypes())
+        dtype = getattr(given, "dtype", FLOAT32)
+        return dtype if isinstance(dtype, np.dtype) and is_bfloat16(dtype) else FLOAT32
+    dtype = check_scale_dtype(wanted, "e8m0" in packing.scale_types())
     if not fits_scale(values, dtype, packing.kind.bias):
         raise ValueError(
             f"{name} must be numbers that {scale_name(dtype)} holds exactly: "

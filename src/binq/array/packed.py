@@ -11,7 +11,7 @@ from binq import _core, _memory
 from binq.array.checks import check_matrix_shape, check_stored
 from binq.array.packing import Packing
 from binq.formats import Geometry, get_format, tile_rows
-from binq.formats.scales import OFFSET_DTYPES, scale_number
+from binq.formats.scales import OFFSET_NAMES, scale_dtype, scale_number
 from binq.formats.zeros import CODE, OFFSET, pack_zeros
 
 
@@ -68,7 +68,9 @@ class Packed:
         codes, scale, *zero = packing.parts(sizes)
         checked = [
             check_stored("packed", packed, (codes.dtype,), codes.shape),
-            check_stored("scales", scales, packing.scale_dtypes(), scale.shape),
+            check_stored(
+                "scales", scales, tuple(map(scale_dtype, packing.scale_types())), scale.shape
+            ),
         ]
         if not zero:
             if zeros is not None:
@@ -78,7 +80,8 @@ class Packed:
         dtypes: tuple[np.dtype[Any], ...] = (part.dtype,)
         if packing.zero == OFFSET:
             # The offsets of binary weights have the dtype of the scales.
-            dtypes = (checked[1].dtype,) if part.name == "zero_points" else OFFSET_DTYPES
+            any_type = tuple(map(scale_dtype, OFFSET_NAMES))
+            dtypes = (checked[1].dtype,) if part.name == "zero_points" else any_type
         checked.append(check_stored(part.name, zeros, dtypes, part.shape))
         return cls(packing, sizes, *checked)
 

@@ -11,7 +11,7 @@ from binq.array.checks import check_bool, check_choice, check_group_size
 from binq.array.choices import DEFAULT_GROUP_SIZE
 from binq.array.rotation import Rotation
 from binq.formats import GROUP_SIZES, Format, Geometry, get_format
-from binq.formats.scales import E8M0, FLOAT16, SCALE_DTYPES
+from binq.formats.scales import FLOAT16, SCALE_NAMES, scale_dtype
 from binq.formats.zeros import NONE, OFFSET, zeros_shape
 
 UINT8 = np.dtype(np.uint8)
@@ -103,10 +103,14 @@ class Packing:
         """Returns the geometry of each matrix of weights of a shape."""
         return Geometry(shape[-2], shape[-1], self.group_size)
 
-    def scale_dtypes(self) -> tuple[np.dtype[Any], ...]:
-        """Returns the dtypes that scales may have: powers of two only where a code stands for 0."""
+    def scale_types(self) -> tuple[str, ...]:
+        """Returns the types that scales may have: powers of two only where a code stands for 0."""
         powers = self.symmetric and 0 in self.kind.codes(NONE)
-        return tuple(d for d in SCALE_DTYPES if powers or d != E8M0)
+        return tuple(name for name in SCALE_NAMES if powers or name != "e8m0")
+
+    def scale_dtypes(self) -> tuple[np.dtype[Any], ...]:
+        """Returns the dtypes of the types that scales may have."""
+        return tuple(map(scale_dtype, self.scale_types()))
 
     def part_names(self) -> tuple[str, ...]:
         """Returns the ends of the names under which files store the parts."""

@@ -6,9 +6,9 @@ stands for 2^(e − bias), and 255, which no number has, for NaN. The bias is th
 or 128 where levels are twice the numbers that the scales were made for.
 """
 
+from functools import cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,41 +16,46 @@ from binq import _core
 
 FLOAT16 = np.dtype(np.float16)
 FLOAT32 = np.dtype(np.float32)
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 E8M0 = np.dtype(np.uint8)
 NOT_A_NUMBER = 255  # as a byte of E8M0
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "float16": FLOAT16,
-    "float32": FLOAT32,
-    "bfloat16": BFLOAT16,
-    "e8m0": E8M0,
-}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-SCALE_NAMES = tuple(_DTYPES)
-SCALE_DTYPES = tuple(_DTYPES.values())
+SCALE_NAMES = ("float16", "float32", "bfloat16", "e8m0")
 # Offsets have a sign and may be 0.
-OFFSET_DTYPES = (FLOAT16, FLOAT32, BFLOAT16)
+OFFSET_NAMES = SCALE_NAMES[:3]
+_NAMES: dict[np.dtype[Any], str] = {FLOAT16: "float16", FLOAT32: "float32", E8M0: "e8m0"}
 _POWERS: NDArray[np.float32] = np.full(256, np.nan, np.float32)
 _POWERS[:255] = np.ldexp(np.float32(1), np.arange(255) - 127)
 _HALF_POWERS = _POWERS * np.float32(0.5)
 
 
+@cache
 def scale_dtype(name: str) -> np.dtype[Any]:
     """Returns the dtype of the arrays of a type of scales."""
-    return _DTYPES[name]
+    if name == "bfloat16":
+        import ml_dtypes  # a quarter of the time of `import binq`
+
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
+    plain: dict[str, np.dtype[Any]] = {"float16": FLOAT16, "float32": FLOAT32, "e8m0": E8M0}
+    return plain[name]
+
+
+def is_bfloat16(dtype: np.dtype[Any]) -> bool:
+    """Returns whether a dtype is ml_dtypes' bfloat16."""
+    return dtype.type.__name__ == "bfloat16"
 
 
 def scale_name(dtype: np.dtype[Any]) -> str:
     """Returns the name of the type of scales whose arrays have a dtype."""
-    return _NAMES[dtype]
+    return "bfloat16" if is_bfloat16(dtype) else _NAMES[dtype]
 
 
 def scale_number(dtype: np.dtype[Any], bias: int) -> int:
     """Returns by which number compiled code knows a type; that of float16 for other dtypes."""
     if dtype == E8M0 and bias == 128:
         return _core.SCALE_TYPES["e8m0 of halves"]
-    return _core.SCALE_TYPES[_NAMES.get(dtype, "float16")]
+    known = dtype in _NAMES or is_bfloat16(dtype)
+    return _core.SCALE_TYPES[scale_name(dtype) if known else "float16"]
 
 
 def scale_values(stored: NDArray[Any], bias: int = 127) -> NDArray[np.float32]:
@@ -58,7 +63,7 @@ def scale_values(stored: NDArray[Any], bias: int = 127) -> NDArray[np.float32]:
     if stored.dtype == E8M0:
         powers: NDArray[np.float32] = (_POWERS if bias == 127 else _HALF_POWERS)[stored]
         return powers
-    if stored.dtype == BFLOAT16:
+    if is_bfloat16(stored.dtype):
         # A shift, which is several times as fast as ml_dtypes.
         wide = np.ascontiguousarray(stored).view(np.uint16).astype(np.uint32)
         wide <<= np.uint32(16)
@@ -89,7 +94,7 @@ def fits_scale(values: NDArray[np.float32], dtype: np.dtype[Any], bias: int = 12
         fraction, exponent = np.frexp(values)
         stored = exponent + bias - 1
         return bool(((fraction == 0.5) & (stored >= 0) & (stored <= 254)).all())
-    if dtype == BFLOAT16:
+    if is_bfloat16(dtype):
         bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
         return not (bits & np.uint32(0xFFFF)).any()
     with np.errstate(over="ignore", under="ignore"):

@@ -29,7 +29,7 @@ from binq.array.choices import (
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import NonFiniteError, ScaleRangeWarning, SizeWarning
-from binq.formats.scales import E8M0, FLOAT32, scale_name
+from binq.formats.scales import FLOAT32, scale_name
 from binq.methods.gptq import Gptq
 from binq.methods.method import Method, Native, Nonfinite, ScaleRange, Task
 from binq.methods.moments import Moments, check_moments
@@ -152,7 +152,7 @@ def quantize(
     said: Any = scale_dtype
     if scale_dtype is DEFAULT_SCALE_DTYPE:
         said = packing.kind.scale_dtype
-    dtype = check_scale_dtype(said, E8M0 in packing.scale_dtypes())
+    dtype = check_scale_dtype(said, "e8m0" in packing.scale_types())
     check_choice("nonfinite", nonfinite, ("raise", "zero"))
     weights = check_weights(w)
     packing = packing.fitted(weights.shape[-1])

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from binq._native._gptq import Levels
 from binq.array import QuantizedArray
-from binq.formats.scales import E8M0, scale_values
+from binq.formats.scales import E8M0, scale_name, scale_values
 from binq.formats.zeros import CODE, OFFSET
 from binq.methods.curvature import Curvature
 from binq.methods.stored import LARGEST_LEVEL, SMALLEST_SCALE, each_weight, round_to, row_blocks
@@ -181,7 +181,7 @@ class Rounding:
             move = new - old
             better = move * (move * bend - 2.0 * slope) < 0
         if parameters is self.scales:
-            least = SMALLEST_SCALE[self._dtype]
+            least = SMALLEST_SCALE[scale_name(self._dtype)]
             most = LARGEST_LEVEL / max(1.0, float(np.abs(self._table).max()))
             if self._dtype == E8M0:
                 # A step along which the error falls may lead to no power of two but the same.

@@ -10,17 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.packing import Packing
-from binq.formats.scales import BFLOAT16, E8M0, FLOAT16, FLOAT32, nearest_powers, scale_values
+from binq.formats.scales import E8M0, FLOAT32, is_bfloat16, nearest_powers, scale_name, scale_values
 from binq.formats.zeros import CODE, NONE, OFFSET
 from binq.methods.signals import ScaleRange
 
 # A smaller scale has fewer than 5 significant bits in float16, fewer than 8 in bfloat16.
-SMALLEST_SCALE: dict[np.dtype[Any], float] = {
-    FLOAT16: 2.0**-19,
-    BFLOAT16: 2.0**-126,
-    FLOAT32: 0.0,
-    E8M0: 0.0,
-}
+SMALLEST_SCALE = {"float16": 2.0**-19, "bfloat16": 2.0**-126, "float32": 0.0, "e8m0": 0.0}
 LARGEST_LEVEL = 3.4e38
 # Weights that are worked on at a time.
 _BLOCK = 1 << 16
@@ -67,7 +62,7 @@ def round_to(values: Floats, dtype: np.dtype[Any], bias: int = 127) -> NDArray[A
     if dtype == E8M0:
         return nearest_powers(values, bias)
     with np.errstate(over="ignore", under="ignore"):
-        if dtype != BFLOAT16:
+        if not is_bfloat16(dtype):
             return values.astype(dtype)
         # One rounding: through float32 there would be two.
         fraction, exponent = np.frexp(values)
@@ -100,7 +95,7 @@ def stored_scales(
     middles = np.abs(scale_values(rounded_middle, bias)) if offset else np.zeros_like(values)
     # An offset may be small, or 0, beside its scale; alone it must be accurate.
     judged = np.where((scales != 0) | (not offset), values, middles)
-    fits = (judged >= SMALLEST_SCALE[dtype]) & (middles <= LARGEST_LEVEL)
+    fits = (judged >= SMALLEST_SCALE[scale_name(dtype)]) & (middles <= LARGEST_LEVEL)
     if dtype != FLOAT32:
         fits &= values <= largest
     if dtype == E8M0:

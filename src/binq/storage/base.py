@@ -18,7 +18,6 @@ from binq.array.packed import Packed
 from binq.array.packing import Packing, Part
 from binq.errors import FormatError
 from binq.formats.scales import (
-    BFLOAT16,
     FLOAT16,
     FLOAT32,
     fits_scale,
@@ -248,7 +247,7 @@ class ScaleFit:
     """Which type of scales holds all that were seen: float16, else bfloat16, else float32."""
 
     def __init__(self) -> None:
-        self._left = [FLOAT16, BFLOAT16]
+        self._left = [FLOAT16, scale_dtype("bfloat16")]
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Looks at some more scales."""
