@@ -8,6 +8,7 @@
 
 cdef enum:
     INT4_GEMV_PLANES = 16           # at most, measured: then unpacking into L1 once is faster
+    INT4_STREAMED_ROWS = 3          # that read two places at once, measured
     INT4_AHEAD = 1024               # bytes prefetched into L1, measured
     INT4_FAR_AHEAD = 4096           # and into L2, by all but the fastest loop
 
@@ -26,13 +27,22 @@ cdef inline __m256i broadcast_4(const int8_t *x) noexcept nogil:
     return _mm256_set1_epi32(four)
 
 
+cdef inline void add_products(__m256i *sums_i16x16, __m256i codes_u8x32,
+                              __m256i x_s8x32) noexcept nogil:
+    sums_i16x16[0] = _mm256_add_epi16(
+        sums_i16x16[0], _mm256_maddubs_epi16(codes_u8x32, x_s8x32))
+
+
 cdef inline void int4_gemv_dots(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
                                 __m256i *sums_i32x8, int planes, int vectors) noexcept nogil:
     # sums[vectors p + v] = 8 columns at packed + 32 v . plane p. Four stored rows of 8 k are 8
-    # maddubs deep: 2 * 15 * 128 * 8 = 30720 < 32768.
+    # maddubs deep: 2 * 15 * 128 * 8 = 30720 < 32768. What up to two planes hold of x stays in
+    # registers while the columns pass by, what more of them hold does not fit.
     cdef Py_ssize_t k8, begin
     cdef int p, v
     cdef __m256i bytes_u8x32, x_s8x32
+    cdef __m256i first_s8x32[2]
+    cdef __m256i second_s8x32[2]
     cdef __m256i low_u8x32[4]
     cdef __m256i high_u8x32[4]
     cdef __m256i mask_u8x32 = _mm256_set1_epi8(15)
@@ -44,23 +54,28 @@ cdef inline void int4_gemv_dots(const uint8_t *packed, const int8_t *x, Py_ssize
         for p in range(vectors * planes):
             part_i16x16[p] = _mm256_setzero_si256()
         for k8 in range(4):
+            if planes <= 2:
+                for p in range(planes):
+                    first_s8x32[p] = broadcast_4(x + p * group_size)
+                    second_s8x32[p] = broadcast_4(x + p * group_size + 4)
             for v in range(vectors):
                 if not v & 1:
                     ask_int4(packed + v * 32, planes)
                 bytes_u8x32 = _mm256_loadu_si256(<const __m256i *>(packed + v * 32))
                 low_u8x32[v] = _mm256_and_si256(bytes_u8x32, mask_u8x32)
                 high_u8x32[v] = _mm256_and_si256(_mm256_srli_epi16(bytes_u8x32, 4), mask_u8x32)
-            for p in range(planes):
-                x_s8x32 = broadcast_4(x + p * group_size)
-                for v in range(vectors):
-                    part_i16x16[vectors * p + v] = _mm256_add_epi16(
-                        part_i16x16[vectors * p + v],
-                        _mm256_maddubs_epi16(low_u8x32[v], x_s8x32))
-                x_s8x32 = broadcast_4(x + p * group_size + 4)
-                for v in range(vectors):
-                    part_i16x16[vectors * p + v] = _mm256_add_epi16(
-                        part_i16x16[vectors * p + v],
-                        _mm256_maddubs_epi16(high_u8x32[v], x_s8x32))
+                if planes <= 2:
+                    for p in range(planes):
+                        add_products(part_i16x16 + vectors * p + v, low_u8x32[v], first_s8x32[p])
+                        add_products(part_i16x16 + vectors * p + v, high_u8x32[v], second_s8x32[p])
+            if planes > 2:
+                for p in range(planes):
+                    x_s8x32 = broadcast_4(x + p * group_size)
+                    for v in range(vectors):
+                        add_products(part_i16x16 + vectors * p + v, low_u8x32[v], x_s8x32)
+                    x_s8x32 = broadcast_4(x + p * group_size + 4)
+                    for v in range(vectors):
+                        add_products(part_i16x16 + vectors * p + v, high_u8x32[v], x_s8x32)
             packed += 128
             x += 8
         for p in range(vectors * planes):
@@ -109,7 +124,7 @@ cdef void few_1_1(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
 cdef void few_1_2(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
                   const TileScales *t, const float *x_scales, const int32_t *x_sums,
                   float *y) noexcept nogil:
-    few_rows(packed, x, group_size, t, x_scales, x_sums, y, 1, 2, 2)
+    few_rows(packed, x, group_size, t, x_scales, x_sums, y, 1, 2, 4)
 
 
 cdef void few_1_3(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
@@ -127,7 +142,7 @@ cdef void few_1_4(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
 cdef void few_2_1(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
                   const TileScales *t, const float *x_scales, const int32_t *x_sums,
                   float *y) noexcept nogil:
-    few_rows(packed, x, group_size, t, x_scales, x_sums, y, 2, 1, 2)
+    few_rows(packed, x, group_size, t, x_scales, x_sums, y, 2, 1, 4)
 
 
 cdef void few_2_2(const uint8_t *packed, const int8_t *x, Py_ssize_t group_size,
@@ -159,7 +174,7 @@ cdef inline void int4_gemv_piece(const Weights *w, const void *prepared, Py_ssiz
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
     cdef Py_ssize_t at_once = min(count, <Py_ssize_t>(4 // planes))
-    cdef Py_ssize_t streams = 2 if count == 1 else 1
+    cdef Py_ssize_t streams = 2 if count <= INT4_STREAMED_ROWS else 1
     cdef Py_ssize_t step = (piece.tile_end - piece.tile_begin + streams - 1) // streams
     cdef Py_ssize_t tile, group, at, stream, row, now
     cdef float *to

@@ -14,7 +14,9 @@
 
 cdef enum:
     WORD_ROWS = 4             # at once
-    BYTES_AHEAD = 1024        # of stored bytes that one row prefetches into L1
+    BYTE_ROWS = 32            # at most, of stored bytes: then words in L1 are faster, measured
+    BYTES_AHEAD = 1024        # of stored bytes prefetched into L1
+    BYTES_FAR_AHEAD = 4096    # and into L2, by all but one row
 
 
 cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
@@ -22,8 +24,8 @@ cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexc
 
 
 cdef Py_ssize_t word_scratch(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
-    # The words of a tile and y of all rows, of one row in two tiles.
-    return w.group_size * 64 + max(rows, <Py_ssize_t>2) * 128
+    # The words of a tile and y of all rows, of few rows in two tiles.
+    return w.group_size * 64 + max(rows, min(rows, <Py_ssize_t>BYTE_ROWS) * 2) * 128
 
 
 cdef inline void order_words(int16_t *codes, Py_ssize_t count) noexcept nogil:
@@ -92,41 +94,84 @@ cdef inline void word_dots(const uint8_t *words, const int16_t *x, Py_ssize_t gr
             sums_i32x8[4 * n + v] = totals_i32x8[vectors * n + v]
 
 
-cdef inline void one_row_dots(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
-                              const TileScales *t, const float *x_scales, const int32_t *x_sums,
-                              float *y, bint asks) noexcept nogil:
-    # One kernel group of one row of x and 32 columns, added to y.
+cdef inline void byte_dots(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                           __m256i *sums_i32x8, int rows, int vectors, bint asks) noexcept nogil:
+    # sums[4 n + v] = 8 columns at codes + 32 v . row n. Bytes are taken apart in registers, even
+    # and odd ones, for all rows at once.
     cdef Py_ssize_t quad
-    cdef int v
-    cdef __m256i codes_u8x32, even_x_i16x16, odd_x_i16x16
-    cdef __m256i sums_i32x8[4]
-    for v in range(4):
-        sums_i32x8[v] = _mm256_setzero_si256()
+    cdef int n, v
+    cdef __m256i codes_u8x32, x_i16x16
+    cdef __m256i even_i16x16[4]
+    cdef __m256i odd_i16x16[4]
+    cdef __m256i totals_i32x8[2 * WORD_ROWS]
+    for v in range(vectors * rows):
+        totals_i32x8[v] = _mm256_setzero_si256()
     for quad in range(group_size >> 2):
-        if asks:
-            _mm_prefetch(<const char *>codes + quad * 128 + BYTES_AHEAD, _MM_HINT_T0)
-            _mm_prefetch(<const char *>codes + quad * 128 + BYTES_AHEAD + 64, _MM_HINT_T0)
-        even_x_i16x16 = broadcast_4(<const int8_t *>(x + quad * 4))
-        odd_x_i16x16 = broadcast_4(<const int8_t *>(x + quad * 4 + 2))
-        for v in range(4):
-            codes_u8x32 = _mm256_loadu_si256(<const __m256i *>(codes + quad * 128 + v * 32))
-            sums_i32x8[v] = _mm256_add_epi32(sums_i32x8[v], _mm256_add_epi32(
-                _mm256_madd_epi16(
-                    _mm256_and_si256(codes_u8x32, _mm256_set1_epi16(255)), even_x_i16x16),
-                _mm256_madd_epi16(_mm256_srli_epi16(codes_u8x32, 8), odd_x_i16x16)))
-    add_tile_row(t, sums_i32x8, x_scales[0], x_sums[0], y)
+        for v in range(vectors):
+            if asks and not v & 1:
+                _mm_prefetch(<const char *>codes + v * 32 + BYTES_AHEAD, _MM_HINT_T0)
+                if rows > 1:
+                    _mm_prefetch(<const char *>codes + v * 32 + BYTES_FAR_AHEAD, _MM_HINT_T1)
+            codes_u8x32 = _mm256_loadu_si256(<const __m256i *>(codes + v * 32))
+            even_i16x16[v] = _mm256_and_si256(codes_u8x32, _mm256_set1_epi16(255))
+            odd_i16x16[v] = _mm256_srli_epi16(codes_u8x32, 8)
+        for n in range(rows):
+            x_i16x16 = broadcast_4(<const int8_t *>(x + n * group_size))
+            for v in range(vectors):
+                totals_i32x8[vectors * n + v] = _mm256_add_epi32(
+                    totals_i32x8[vectors * n + v], _mm256_madd_epi16(even_i16x16[v], x_i16x16))
+            x_i16x16 = broadcast_4(<const int8_t *>(x + n * group_size + 2))
+            for v in range(vectors):
+                totals_i32x8[vectors * n + v] = _mm256_add_epi32(
+                    totals_i32x8[vectors * n + v], _mm256_madd_epi16(odd_i16x16[v], x_i16x16))
+        codes += 128
+        x += 4
+    for n in range(rows):
+        for v in range(vectors):
+            sums_i32x8[4 * n + v] = totals_i32x8[vectors * n + v]
+
+
+cdef inline void byte_group(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                            const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                            float *y, int rows, int vectors, bint asks) noexcept nogil:
+    # One kernel group of `rows` rows of x and 32 columns, added to y [row][32].
+    cdef __m256i sums_i32x8[4 * WORD_ROWS]
+    cdef int part, n
+    for part in range(4 // vectors):
+        byte_dots(codes + part * vectors * 32, x, group_size, sums_i32x8 + part * vectors, rows,
+                  vectors, asks)
+    for n in range(rows):
+        add_tile_row(t, sums_i32x8 + 4 * n, x_scales[n], x_sums[n], y + n * 32)
 
 
 cdef void one_row(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
                   const TileScales *t, const float *x_scales, const int32_t *x_sums,
                   float *y) noexcept nogil:
-    one_row_dots(codes, x, group_size, t, x_scales, x_sums, y, False)
+    byte_group(codes, x, group_size, t, x_scales, x_sums, y, 1, 4, False)
 
 
-cdef void one_row_of_memory(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
-                            const TileScales *t, const float *x_scales, const int32_t *x_sums,
-                            float *y) noexcept nogil:
-    one_row_dots(codes, x, group_size, t, x_scales, x_sums, y, True)
+cdef void bytes_1(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    byte_group(codes, x, group_size, t, x_scales, x_sums, y, 1, 4, True)
+
+
+cdef void bytes_2(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    byte_group(codes, x, group_size, t, x_scales, x_sums, y, 2, 4, True)
+
+
+cdef void bytes_3(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    byte_group(codes, x, group_size, t, x_scales, x_sums, y, 3, 2, True)
+
+
+cdef void bytes_4(const uint8_t *codes, const int16_t *x, Py_ssize_t group_size,
+                  const TileScales *t, const float *x_scales, const int32_t *x_sums,
+                  float *y) noexcept nogil:
+    byte_group(codes, x, group_size, t, x_scales, x_sums, y, 4, 2, True)
 
 
 cdef inline void word_group(const uint8_t *words, const int16_t *x, Py_ssize_t group_size,
@@ -183,36 +228,57 @@ cdef void widen_words(const Weights *w, const uint8_t *packed, uint8_t *words) n
     by_codes(SPECS[w.format].layout, widen_layout, w, packed, words, True)
 
 
-cdef inline void one_row_of_bytes(const Weights *w, const int16_t *x, const float *x_scales,
-                                  const int32_t *x_sums, Py_ssize_t rows, float *out,
-                                  Py_ssize_t out_stride, float *y,
-                                  const Piece *piece) noexcept nogil:
-    # Of two tiles of either half of the piece the same group.
+# The same of bytes.
+cdef WordLoop BYTE_LOOPS[5]
+BYTE_LOOPS[1] = bytes_1
+BYTE_LOOPS[2] = bytes_2
+BYTE_LOOPS[3] = bytes_3
+BYTE_LOOPS[4] = bytes_4
+
+
+cdef inline void add_rows(const WordLoop *loops, const uint8_t *codes, const int16_t *x,
+                          Py_ssize_t group_size, const TileScales *t, const float *x_scales,
+                          const int32_t *x_sums, float *y, Py_ssize_t count) noexcept nogil:
+    # One kernel group of `count` rows of x, added to y [row][32].
+    cdef Py_ssize_t row = 0, now
+    while row < count:
+        now = min(count - row, <Py_ssize_t>WORD_ROWS)
+        loops[now](codes, x + row * group_size, group_size, t, x_scales + row, x_sums + row,
+                   y + row * 32)
+        row += now
+
+
+cdef inline void few_rows_of_bytes(const Weights *w, const int16_t *x, const float *x_scales,
+                                   const int32_t *x_sums, Py_ssize_t rows, float *out,
+                                   Py_ssize_t out_stride, float *y,
+                                   const Piece *piece) noexcept nogil:
+    # Of a tile of either half of the piece the same group.
     cdef Py_ssize_t group_bytes = w.group_size * 32
     cdef Py_ssize_t apart = (piece.tile_end - piece.tile_begin + 1) >> 1
+    cdef Py_ssize_t count = piece.row_end - piece.row_begin
     cdef int32_t zero = common_zero(w)
     cdef TileScales t
     cdef Py_ssize_t first, tile, group, at
     cdef float *to
     for first in range(piece.tile_begin, piece.tile_begin + apart):
-        memset(y, 0, 64 * sizeof(float))
+        memset(y, 0, 2 * count * 32 * sizeof(float))
         for group in range(w.groups):
             at = group * rows + piece.row_begin
             tile = first
             to = y
             while tile < piece.tile_end:
                 load_tile_scales(w, zero, tile, group, &t)
-                one_row_of_memory(
-                    w.packed + (tile * w.groups + group) * group_bytes, x + at * w.group_size,
-                    w.group_size, &t, x_scales + at, x_sums + at, to)
+                add_rows(BYTE_LOOPS, w.packed + (tile * w.groups + group) * group_bytes,
+                         x + at * w.group_size, w.group_size, &t, x_scales + at, x_sums + at, to,
+                         count)
                 tile += apart
-                to += 32
+                to += count * 32
         tile = first
         to = y
         while tile < piece.tile_end:
-            store_tile(w, to, 1, out + piece.row_begin * out_stride, out_stride, tile)
+            store_tile(w, to, count, out + piece.row_begin * out_stride, out_stride, tile)
             tile += apart
-            to += 32
+            to += count * 32
 
 
 cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
@@ -229,9 +295,9 @@ cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
     cdef TileScales t
     cdef Py_ssize_t first = piece.row_begin
     cdef Py_ssize_t count = piece.row_end - first
-    cdef Py_ssize_t tile, group, row, at, now
-    if count == 1 and SPECS[w.format].layout == BYTES:
-        one_row_of_bytes(w, x, x_scales, x_sums, rows, out, out_stride, y, piece)
+    cdef Py_ssize_t tile, group, at
+    if count <= BYTE_ROWS and SPECS[w.format].layout == BYTES:
+        few_rows_of_bytes(w, x, x_scales, x_sums, rows, out, out_stride, y, piece)
         return
     for tile in range(piece.tile_begin, piece.tile_end):
         memset(y, 0, count * 32 * sizeof(float))
@@ -243,13 +309,8 @@ cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
                 widen_codes(w, packed, words)
                 one_row(words, x + at * w.group_size, w.group_size, &t, x_scales + at,
                         x_sums + at, y)
-                continue
-            widen_words(w, packed, words)
-            row = 0
-            while row < count:
-                at = group * rows + first + row
-                now = min(count - row, <Py_ssize_t>WORD_ROWS)
-                WORD_LOOPS[now](words, x + at * w.group_size, w.group_size, &t, x_scales + at,
-                                x_sums + at, y + row * 32)
-                row += now
+            else:
+                widen_words(w, packed, words)
+                add_rows(WORD_LOOPS, words, x + at * w.group_size, w.group_size, &t,
+                         x_scales + at, x_sums + at, y, count)
         store_tile(w, y, count, out + first * out_stride, out_stride, tile)
