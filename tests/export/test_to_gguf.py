@@ -229,7 +229,7 @@ def test_what_is_missing_is_said(packed, tmp_path):
         ({"rope_theta": 10**400}, "rope_theta is 1000"),
         ({"rms_norm_eps": True}, "rms_norm_eps is True, expected a number"),
         ({"rope_parameters": {"rope_type": "strange"}}, "rope_type 'strange'"),
-        ({"rope_parameters": 7}, "rope_parameters is 7, no object"),
+        ({"rope_parameters": 7}, "rope_parameters is 7, not an object"),
         ({"model_type": "llama", "num_attention_heads": None}, "num_attention_heads None"),
     ],
 )
@@ -248,7 +248,7 @@ def test_weights_that_no_type_holds_are_refused_with_the_reasons(packed, tmp_pat
     wide = binq.quantize(np.random.default_rng(0).standard_normal((512, 250)), "int4")
     binq.save_file({**tensors, name: wide}, tmp_path / "m.safetensors")
     (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    with pytest.raises(binq.UnsupportedFormatError, match="rows of 250 are no whole blocks of 32"):
+    with pytest.raises(binq.UnsupportedFormatError, match="rows of 250 are not whole blocks of 32"):
         exported(tmp_path / "m.safetensors", tmp_path)
     scale = np.float32(1e-7) * np.arange(1, 33, dtype=np.float32)[:, None]
     small = binq.quantize(scale * np.ones((1, 64), np.float32), "binary", scale_dtype="float32")

@@ -86,8 +86,8 @@ def test_index_may_not_point_elsewhere(tmp_path, file):
     [
         ("", "not valid JSON"),
         ("[]", "not a JSON object"),
-        ("{}", "no object weight_map"),
-        ('{"weight_map": []}', "no object weight_map"),
+        ("{}", "weight_map is missing, empty"),
+        ('{"weight_map": []}', "weight_map is missing, empty"),
         ('{"weight_map": {"a": "x", "a": "y"}}', "it has 'a' twice"),
         ("[" * 200_000, "not valid JSON"),
     ],

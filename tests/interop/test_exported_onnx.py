@@ -252,7 +252,7 @@ def test_matrices_with_data_beside_them(tmp_path, monkeypatch):
 
 def test_what_is_refused(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"no model at all")
-    with pytest.raises(binq.FormatError, match=r"m\.onnx: no ONNX model"):
+    with pytest.raises(binq.FormatError, match=r"m\.onnx: not an ONNX model"):
         binq.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx")
     bad = mlp()
     values = numpy_helper.to_array(bad.graph.initializer[0]).copy()

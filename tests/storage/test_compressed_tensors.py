@@ -333,7 +333,7 @@ def test_int8_that_holds_few_levels_is_exact(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     with Checkpoint(save(written, config).path) as source:
         (tensor,) = logical_tensors(source)
-        with pytest.raises(FormatError, match="holds -8 to 8, no integers of 4 bits"):
+        with pytest.raises(FormatError, match="holds -8 to 8, not integers of 4 bits"):
             tensor.read(source)
 
 

@@ -100,7 +100,7 @@ def test_offsets_of_int4_are_q4_1(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        (binq.quantize(floats("w", (8, 100)), "int4"), "rows of 100 are no whole blocks of 32"),
+        (binq.quantize(floats("w", (8, 100)), "int4"), "rows of 100 are not whole blocks of 32"),
         (binq.quantize(floats("w", (8, 96)), "binary", group_size=32), "Q1_0: rows of 96"),
         (
             binq.quantize(floats("w", (8, 64)), "int4", scale_dtype="float32"),

@@ -227,7 +227,7 @@ def test_symmetric_gptq_is_symmetric_int4(tmp_path):
         ({"bits": 4.0}, UnsupportedFormatError, "GPTQ weights of 4.0 bits"),
         ({"desc_act": "yes"}, FormatError, "desc_act is 'yes'"),
         ({"sym": "true"}, FormatError, "sym is 'true'"),
-        ({"group_size": 64}, FormatError, "no GPTQ weights of 4 bits in groups of 64"),
+        ({"group_size": 64}, FormatError, "not GPTQ weights of 4 bits in groups of 64"),
         ({"group_size": "all"}, FormatError, "group_size is 'all'"),
         ({"quant_method": "hqq"}, UnsupportedFormatError, "quantization method 'hqq'"),
     ],

@@ -192,7 +192,7 @@ def test_scales_that_no_mode_has_are_refused(tmp_path):
     written = Written(tmp_path)
     settings = float_mode(written, MODULE, "mxfp4")
     written.stored[f"{MODULE}.scales"] = np.ones((64, 7), np.uint8)
-    refuse(saved(written, settings), FormatError, "no MLX weights of mode mxfp4")
+    refuse(saved(written, settings), FormatError, "not MLX weights of mode mxfp4")
 
 
 @pytest.mark.parametrize("zeros", [[2], [1], [1, 2], [0], [0, 2]])

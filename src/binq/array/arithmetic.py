@@ -25,8 +25,8 @@ def scaled(data: Packed, factors: Any, name: str, divide: bool = False) -> Packe
     - factors: a number, or one for each row: an array that broadcasts to ``(..., out_features, 1)``
     - name: what the errors call it
 
-    Raises TypeError for what is no real number, ValueError for factors that differ within a row or
-    make weights of another shape, and for products that float32 does not hold.
+    Raises TypeError for what is not a real number, ValueError for factors that differ within a row
+    or make weights of another shape, and for products that float32 does not hold.
     """
     array = as_float32(name, factors)
     rows = (*data.shape[:-1], 1)

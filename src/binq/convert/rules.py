@@ -64,7 +64,7 @@ def check_choice_of(
 def parse_option(name: str, text: str | None, default: Choice) -> Choice | None:
     """Returns the choice of the argument ``name``, or None where it asks for none.
 
-    Raises TypeError for what is not text, ValueError that quotes text that is no choice.
+    Raises TypeError for what is not text, ValueError that quotes text that is not a choice.
     """
     if text is None or text == KEEP:
         return None

@@ -147,7 +147,7 @@ class Work:
             if conversion_fingerprint(now, self.settings) == self.fingerprint:
                 return
         raise ValueError(
-            f"src: {self.source.path} changed while it was read: begin anew, without resume"
+            f"src: {self.source.path} changed while it was read: start again, without resume"
         )
 
     def results(self) -> list[dict[str, Any]]:

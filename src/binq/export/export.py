@@ -105,7 +105,7 @@ def _check_basis(model: Model) -> None:
     rotated = [name for name, weights in model.packed.items() if weights.rotation is not None]
     if rotated:
         raise UnsupportedFormatError(
-            f"{len(rotated)} weights are in a rotated basis, which other forms cannot say, the "
+            f"{len(rotated)} weights are in a rotated basis, which other forms cannot express, the "
             f"first {rotated[0]!r}: 'binq dequantize' writes what they stand for"
         )
 

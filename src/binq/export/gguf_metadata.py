@@ -45,7 +45,7 @@ def metadata_of(
 
     - head_dim: the rows of q by the number of heads, None where there is no q
 
-    Raises FormatError for a value that is no such number or a rotary embedding that is not known.
+    Raises FormatError for another value there, and for a rotary embedding that is not known.
     """
     found: dict[str, Value] = {}
     for key, name in _SIZES.items():
@@ -94,7 +94,7 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the rotary embedding, wherever a release of transformers has them."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise FormatError(f"config.json: rope_parameters is {str(rope)[:40]}, no object")
+        raise FormatError(f"config.json: rope_parameters is {str(rope)[:40]}, not an object")
     found = dict(rope)
     if config.get("rope_theta") is not None:
         found.setdefault("rope_theta", config["rope_theta"])

@@ -138,9 +138,9 @@ def _loaded(onnx: Any, source: Path) -> Any:
     try:
         model.ParseFromString(data)
     except Exception as error:  # protobuf's own class, which no package of ours may import
-        raise FormatError(f"{source}: no ONNX model: {error}") from None
+        raise FormatError(f"{source}: not an ONNX model: {error}") from None
     if not model.HasField("graph") or not model.graph.node:
-        raise FormatError(f"{source}: no ONNX model: it has no graph")
+        raise FormatError(f"{source}: not an ONNX model: it has no graph")
     return model
 
 

@@ -23,7 +23,7 @@ TARGETS: dict[str, Target] = {
 def find_target(name: object, argument: str = "to") -> Target:
     """Returns the target of a name: one of the table, or a registered scheme that writes.
 
-    Raises ValueError, naming the argument, for any other name, TypeError for what is no string.
+    Raises ValueError, naming the argument, for any other name, TypeError for what is not a string.
     """
     if isinstance(name, str) and name not in TARGETS:
         try:

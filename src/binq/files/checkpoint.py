@@ -322,8 +322,8 @@ class Checkpoint:
         with self._sharing:
             at = next((i for i, memory in enumerate(self._spare) if len(memory) == size), None)
             memory = np.empty(size, np.uint8) if at is None else self._spare.pop(at)
-        # All views have this array as their base, since its own is no array: it lives as long as
-        # one of them does, and only then the memory may hold another matrix.
+        # All views have this array as their base, since its own is not an array: while one of them
+        # lives, it does, and the memory holds no other matrix.
         data = np.frombuffer(memory.data, np.uint8)
         spare = self._spare
 
@@ -424,7 +424,7 @@ def _weight_map(path: Path) -> dict[str, str]:
     """Returns tensor name -> file name, checked: files lie in the folder itself."""
     entries = load_object(path).get("weight_map")
     if not isinstance(entries, dict) or not entries:
-        raise FormatError(f"{path}: no object weight_map, or an empty one")
+        raise FormatError(f"{path}: weight_map is missing, empty or not an object")
     shards: set[str] = set()
     for name, file in entries.items():
         if isinstance(file, str) and file in shards:

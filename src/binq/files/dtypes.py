@@ -73,7 +73,7 @@ def array_form(name: str, shape: tuple[int, ...]) -> tuple[np.dtype[Any], tuple[
     """Returns the dtype and shape of the array that holds a stored tensor.
 
     Elements that are not whole bytes (F4, F6) come as the bytes that hold them, uint8: (2, 8) of
-    F4 is (2, 4), and where the last axis is no whole number of bytes, one axis of all of them.
+    F4 is (2, 4), and where the last axis is not a whole number of bytes, one axis of all of them.
     Raises UnsupportedFormatError for a type that safetensors files do not have.
     """
     if name in _NUMPY or name not in BITS:

@@ -92,5 +92,5 @@ def _parts(path: Path, count: int) -> list[Path]:
 def _number(file: GgufFile, key: str, default: int) -> int:
     value = file.metadata.get(key, default)
     if type(value) is not int or not 0 <= value < 1 << 16:
-        raise FormatError(f"{file.path}: {key} is {value!r}, no number of files")
+        raise FormatError(f"{file.path}: {key} is {value!r}, not a number of files")
     return value

@@ -139,7 +139,7 @@ def _typed(key: str, value: Value) -> list[bytes]:
         return [struct.pack("<I?", _BOOL, value)]
     if isinstance(value, int):
         if not 0 <= value < 1 << 32:
-            raise ValueError(f"{key} is {value}, no unsigned 32-bit number")
+            raise ValueError(f"{key} is {value}, not an unsigned 32-bit number")
         return [struct.pack("<II", _UINT32, value)]
     if isinstance(value, float):
         return [struct.pack("<If", _FLOAT32, value)]

@@ -22,7 +22,7 @@ def read_imatrix(path: str | os.PathLike[str]) -> dict[str, NDArray[np.float32]]
 
     A matrix that no row reached, as of an expert that was never chosen, has zeros.
 
-    Raises FormatError for a file that is malformed, or is no imatrix.
+    Raises FormatError for a file that is malformed, or is not an imatrix.
     """
     file = GgufFile(path)
     try:

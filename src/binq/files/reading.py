@@ -34,7 +34,7 @@ class ReadableFile:
     - size: its bytes when it was first opened
 
     Files that were not read for long are closed where many are in use, and opened again when they
-    are: it must be the same file then. Raises FormatError for what is no regular file: a pipe, a
+    are: it must be the same file then. Raises FormatError for what is not a regular file: a pipe, a
     device, a socket.
     """
 

@@ -88,7 +88,7 @@ def _qwen35(found: Metadata) -> Config:
     values = found.integer("ssm.time_step_rank")
     inner = found.integer("ssm.inner_size")
     if not values or inner % values:
-        raise NotKnownError(f"ssm.inner_size {inner} are no {values} heads")
+        raise NotKnownError(f"ssm.inner_size {inner} is not {values} whole heads")
     interval = found.integer("full_attention_interval", 4)
     layers = _layers(found)
     kinds = ["linear_attention", "full_attention"]
@@ -222,7 +222,7 @@ def _config(found: Metadata) -> Config:
     kind = found.architecture
     rules = _ARCHITECTURES.get(kind)
     if rules is None:
-        raise NotKnownError(f"what the architecture {kind!r} is to Hugging Face is not known here")
+        raise NotKnownError(f"Hugging Face's name for the architecture {kind!r} is not known here")
     if kind == "llama" and found.get("expert_count"):
         rules = _MIXTRAL
     strange = [name for name in tensor_names(found.source) if name.startswith("blk.")]

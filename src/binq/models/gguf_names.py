@@ -334,11 +334,11 @@ def rotary_rows(rows: int, heads: int) -> NDArray[np.intp]:
     """Returns the row of Hugging Face's q or k that each row of a GGUF file's is.
 
     The halves of each head lie by turns, which :func:`translate` undoes. Raises ValueError for
-    rows that are no whole heads.
+    rows that are not whole heads.
 
     >>> rotary_rows(8, 2).tolist()
     [0, 2, 1, 3, 4, 6, 5, 7]
     """
     if rows % (2 * heads):
-        raise ValueError(f"{rows} rows are no {heads} heads of an even size")
+        raise ValueError(f"{rows} rows are not {heads} heads of an even size")
     return np.arange(rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)

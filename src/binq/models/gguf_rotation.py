@@ -45,7 +45,7 @@ def rotated(
     if role not in _ROLES or len(storage.shape) < 2:
         raise UnsupportedFormatError(
             f"{source.path}: {name!r} is in a rotated basis, which is supported for matrices of "
-            "products and embeddings alone"
+            "products and embeddings only"
         )
     return Rotated(storage, rotation)
 
@@ -113,7 +113,7 @@ def _names(source: Checkpoint, key: str) -> list[str]:
         return []
     names = source.array(f"{PREFIX}{key}")
     if not isinstance(names, list):
-        raise FormatError(f"{source.path}: {PREFIX}{key} are no names")
+        raise FormatError(f"{source.path}: {PREFIX}{key} are not names")
     return names
 
 
@@ -127,7 +127,7 @@ def _signs(source: Checkpoint, said: Mapping[str, Any]) -> dict[int, NDArray[Any
     widths = source.array(f"{PREFIX}sign_widths")
     values = source.array(f"{PREFIX}sign_values")
     if not isinstance(widths, np.ndarray) or not isinstance(values, np.ndarray):
-        raise FormatError(f"{source.path}: {PREFIX}sign_widths and sign_values are no numbers")
+        raise FormatError(f"{source.path}: {PREFIX}sign_widths and sign_values are not numbers")
     sizes = [int(width) for width in widths]
     if any(size < 1 for size in sizes) or sum(sizes) != len(values) or len(set(sizes)) < len(sizes):
         raise FormatError(f"{source.path}: {PREFIX}sign_widths do not fit {len(values)} signs")

@@ -121,6 +121,6 @@ def _weight(source: "Checkpoint", module: str, names: Set[str], group: int) -> S
     ):
         raise FormatError(
             f"{source.path}: {module!r}: qweight {codes.shape}, qzeros {zeros.shape}, scales "
-            f"{scales.shape}: no AWQ weights in groups of {group}"
+            f"{scales.shape}: not AWQ weights in groups of {group}"
         )
     return Awq(module, 8 * words, columns, None if group == -1 else group)

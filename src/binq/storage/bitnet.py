@@ -65,7 +65,7 @@ class BitnetPacked(CodedStorage):
                 data = source.read_span(self.name, low - first, high - first, (self.columns,))
                 codes[low - start : high - start] = (data >> np.uint8(2 * place)) & np.uint8(3)
         if codes.max(initial=0) == 3:
-            raise FormatError(f"{source.path}: {self.name!r} holds a code 3, no ternary value")
+            raise FormatError(f"{source.path}: {self.name!r} holds a code 3, which is not ternary")
         return codes.view(np.int8) - np.int8(1)
 
     def read_groups(

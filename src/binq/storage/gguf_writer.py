@@ -45,7 +45,7 @@ def write_blocks(weights: QuantizedArray, type: str | None = None) -> tuple[str,
       ``"Q5_0"`` or ``"Q8_0"``; None: the smallest that holds the weights exactly
 
     Raises UnsupportedFormatError, with the reason for each type, where none holds them; TypeError
-    for what is no QuantizedArray, ValueError for a type that is not written.
+    for what is not a QuantizedArray, ValueError for a type that is not written.
 
     >>> import numpy as np, binq
     >>> from binq.storage.gguf_writer import write_blocks
@@ -137,9 +137,9 @@ def _why_not(weights: QuantizedArray, kind: _Type) -> str:
     if packing.rotation is not None:
         return "it has no rotated basis"
     if columns % kind.weights or not columns:
-        return f"rows of {columns} are no whole blocks of {kind.weights}"
+        return f"rows of {columns} are not whole blocks of {kind.weights}"
     if size is not None and size % kind.weights and size < columns:
-        return f"groups of {size} are no whole blocks of {kind.weights}"
+        return f"groups of {size} are not whole blocks of {kind.weights}"
     if kind.levels and packing.format != kind.levels:
         return f"its levels are those of {kind.levels}"
     if (packing.zero == OFFSET) != kind.minimum:

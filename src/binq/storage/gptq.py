@@ -244,7 +244,7 @@ def _weight(source: "Checkpoint", module: str, names: Set[str], settings: _Setti
     ):
         raise FormatError(
             f"{source.path}: {module!r}: qweight {codes.shape}, qzeros {zeros.shape}, scales "
-            f"{scales.shape}: no GPTQ weights of {bits} bits in groups of {group}"
+            f"{scales.shape}: not GPTQ weights of {bits} bits in groups of {group}"
         )
     size = None if group == -1 else group
     ordered = f"{module}.g_idx" in names

@@ -95,7 +95,7 @@ class Integers(CodedStorage):
             least, most = stored.min(initial=0), stored.max(initial=0)
             if least < -self._half or most >= self._half:
                 raise FormatError(
-                    f"{source.path}: {self.name!r} holds {least} to {most}, no "
+                    f"{source.path}: {self.name!r} holds {least} to {most}, not "
                     f"integers of {self.bits} bits"
                 )
             return stored

@@ -352,7 +352,7 @@ def _affine(source: "Checkpoint", names: tuple[str, str, str], bits: int, group:
     ):
         raise FormatError(
             f"{source.path}: {names[0]!r} is {codes.dtype} {codes.shape}, scales {scales.shape}, "
-            f"biases {biases.shape}: no MLX weights of {bits} bits in groups of {group}"
+            f"biases {biases.shape}: not MLX weights of {bits} bits in groups of {group}"
         )
     return MlxAffine(*names, (*codes.shape[:-1], columns), bits, group)
 
@@ -396,7 +396,7 @@ def _floats(source: "Checkpoint", name: str, scales: str, mode: str) -> Scaled:
     ):
         raise FormatError(
             f"{source.path}: {name!r} is {codes.dtype} {codes.shape}, scales {stored.dtype} "
-            f"{stored.shape}: no MLX weights of mode {mode}"
+            f"{stored.shape}: not MLX weights of mode {mode}"
         )
     shape = (*lead, rows, groups * kind.group)
     return kind.storage(

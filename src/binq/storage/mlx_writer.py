@@ -31,7 +31,7 @@ def write(name: str, weights: QuantizedArray) -> dict[str, NDArray[Any]]:
     """Returns ``X.weight``, ``X.scales`` and, but for mxfp4, ``X.biases``.
 
     Raises UnsupportedFormatError for what MLX cannot hold: levels that are no integers, rows that
-    are no whole groups, and offsets or float32 scales whose sums float32 would round.
+    are not whole groups, and offsets or float32 scales whose sums float32 would round.
     """
     group = _group(name, weights)
     if weights.format == MXFP4:

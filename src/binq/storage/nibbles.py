@@ -30,14 +30,14 @@ def stored_nibbles(weights: QuantizedArray) -> NDArray[np.uint8]:
 def mxfp4_scales(name: str, weights: QuantizedArray) -> NDArray[np.uint8]:
     """Returns the scales of mxfp4 weights as OCP's specification has them: bytes, for 32 weights.
 
-    Raises UnsupportedFormatError, naming the weights, for scales that are no powers of two and for
-    rows that are no whole groups.
+    Raises UnsupportedFormatError, naming the weights, for scales that are not powers of two and for
+    rows that are not whole groups.
     """
     columns, bias = weights.shape[-1], get_format(MXFP4).bias
     scales = to_float32(weights.group_scales())
     if smaller_group(weights.group_size, columns, (MXFP4_GROUP,)) is None or 0 in weights.shape:
-        raise UnsupportedFormatError(f"{name}: rows of {columns} are no whole groups of 32")
+        raise UnsupportedFormatError(f"{name}: rows of {columns} are not whole groups of 32")
     if not fits_scale(scales, E8M0, bias):
-        raise UnsupportedFormatError(f"{name}: scales that are no powers of two")
+        raise UnsupportedFormatError(f"{name}: scales that are not powers of two")
     powers = stored_scales(scales, E8M0, bias)
     return np.ascontiguousarray(spread(powers, weights.group_size, columns, MXFP4_GROUP))

@@ -125,7 +125,7 @@ def register(scheme: Scheme, *, replace: bool = False) -> None:
     - scheme: an instance of a class derived from :class:`Scheme`
     - replace: whether it may take the place of a scheme of the same name
 
-    Raises TypeError for what is no scheme, ValueError for a name that is taken.
+    Raises TypeError for what is not a scheme, ValueError for a name that is taken.
 
     >>> from binq import storage
     >>> class Halves(storage.Scheme):
