@@ -1,7 +1,10 @@
 """Every example in the README, in docs/ and in public docstrings runs and prints what it says."""
 
+import ast
 import doctest
 import importlib
+import inspect
+import operator
 import pkgutil
 import re
 from pathlib import Path
@@ -35,6 +38,25 @@ def test_page(page, capsys):
     parser = doctest.DocTestParser()
     text = page.read_text(encoding="utf-8").replace("\n```", "\n\n```")
     run([parser.get_doctest(text, {}, page.name, str(page), 0)], capsys)
+
+
+def test_signatures_on_the_page_of_the_api_are_those_of_the_code():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    calls = re.findall(r"`(?:binq\.)?([\w.]+)\(([^`]*=[^`]*)\)`", text)
+    # Not those of which a part is said, such as ``from_codes(…, rotation=r)``.
+    whole = [(name, words) for name, words in calls if not re.search("…|[.]{3}", words)]
+    assert len(whole) >= 15
+    for name, words in whole:
+        found = re.sub(r"=[^,]*", "", " ".join(words.split())).split(", ")
+        code = inspect.signature(operator.attrgetter(name)(binq)).parameters.values()
+        assert [word for word in found if word != "*"] == [each.name for each in code], name
+        given = dict(re.findall(r"(\w+)=([^,]*)", " ".join(words.split())))
+        for each in code:
+            assert (each.name in given) == (each.default is not each.empty), f"{name}: {each}"
+            assert each.name not in given or ast.literal_eval(given[each.name]) == each.default
+        only = "*" in found and found.index("*")
+        kinds = [each.kind is each.KEYWORD_ONLY for each in code]
+        assert (kinds.index(True) if any(kinds) else False) == only, name
 
 
 def test_every_page_is_on_the_site():

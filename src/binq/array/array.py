@@ -284,7 +284,7 @@ class QuantizedArray(PackedOperand):
     ) -> NDArray[Any]:
         """Returns the weights as floats: scale times code, in float32 arithmetic.
 
-        - dtype: float32 unless said; any float dtype (float16, bfloat16, float64), rounded from
+        - dtype: float32 by default; any float dtype (float16, bfloat16, float64), rounded from
           float32
         - out: a writable array of the weights' shape to write to and return; its dtype serves
           where ``dtype`` is None

@@ -24,7 +24,7 @@ def concatenate(arrays: Sequence[QuantizedArray], axis: int = 0) -> QuantizedArr
 
     - arrays: QuantizedArrays of one format, group size and kind of zero, with the same shape but
       for the axis
-    - axis: 0 unless said; −2 are the rows, −1 the columns
+    - axis: 0 by default; −2 are the rows, −1 the columns
 
     Raises TypeError for what is not a QuantizedArray, ValueError for arrays that do not fit,
     naming the first.
@@ -64,7 +64,7 @@ def stack(arrays: Sequence[QuantizedArray], axis: int = 0) -> QuantizedArray:
     """Returns packed weights of one shape along a new leading axis, as numpy.stack does.
 
     - arrays: QuantizedArrays of one format, group size, kind of zero and shape
-    - axis: where the new axis is, before the rows: 0 unless said
+    - axis: where the new axis is, before the rows: 0 by default
 
     Raises TypeError and ValueError as :func:`concatenate` does.
 

@@ -108,7 +108,7 @@ def quantize(
       levels: ``"mxfp4"`` (0, 1, 2, 3, 4, 6, 8, 12 of either sign: OCP's 4-bit floats) and
       ``"iq4nl"`` (llama.cpp's, denser about 0)
     - group_size: 32, 64, 128 or 256 weights of a row that share a scale, or None: the whole row;
-      128 unless said, and 32 for mxfp4.
+      128 by default, and 32 for mxfp4.
       The last group of a row may be shorter; where one group holds the row, ``q.group_size`` is
       the smallest that does
     - method: ``"mse"``: the scale (and zero point) with the least squared error of all there are,
@@ -122,13 +122,13 @@ def quantize(
     - zero: what symmetric=False stores where a format has more than one form, as int2 to int8 do:
       ``"code"``, a zero point, or ``"offset"``
     - scale_dtype: ``"float16"``, ``"bfloat16"``, ``"float32"``, or ``"e8m0"``, powers of two in a
-      byte each (for symmetric weights with a level 0; mxfp4 has these unless said). A tensor with
+      byte each (for symmetric weights with a level 0; the default of mxfp4). A tensor with
       a scale that its type does not hold gets float32 scales, and a ScaleRangeWarning says so
     - nonfinite: ``"raise"``, or ``"zero"`` to read inf and NaN as 0
     - importance: ``(in_features,)``, what the square of each input's error is multiplied by in
       ``"mse"``: numbers of 0 or more, such as the mean square of each input
     - stats: what a :class:`binq.Calibrator` knows of the layer's inputs, ``cal[name]``
-    - sweeps: how often ``"gptq"`` improves all codes and scales once more, 2 unless said
+    - sweeps: how often ``"gptq"`` improves all codes and scales once more, 2 by default
     - return_bias: return ``(q, correction)``: the correction ``(w − ŵ)·mean``, float32
       ``(..., out_features)``, is to be added to the layer's bias. ``"gptq"`` then counts only what
       a bias cannot undo: the inputs' covariance instead of their second moment
