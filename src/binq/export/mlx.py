@@ -22,7 +22,7 @@ from binq.models.family import text_config
 
 _EXPERT = re.compile(r"(.+)\.experts\.(\d+)\.(gate_proj|up_proj|down_proj|w1|w2|w3)\.weight")
 # Experts that Hugging Face's class has in one tensor with gate and up, by model_type: where mlx-lm
-# has them, and whether their rows are by turns or one half below the other.
+# has them, and whether their rows are interleaved or one half below the other.
 _FUSED = re.compile(r"(.+\.experts)\.(gate_up_proj|down_proj)(_bias)?")
 _HALVES, _TURNS = "halves", "turns"
 _FUSING = {

@@ -229,7 +229,7 @@ def _norm(rules: _Convention, tensor: LogicalTensor) -> Storage:
 
 
 def _rotary(source: Checkpoint, tensor: LogicalTensor, which: str, layer: int) -> Storage:
-    """Returns q or k with the halves of each head one after the other, not by turns."""
+    """Returns q or k with the halves of each head one after the other, not interleaved."""
     key = f"{_architecture(source)}.attention.head_count"
     keys = [key] if which == "attn_q" else [f"{key}_kv", key]
     heads = next(filter(None, (_of_layer(source.config.get(key), layer) for key in keys)), None)
@@ -333,7 +333,7 @@ def is_rotary(architecture: str, name: str) -> bool:
 def rotary_rows(rows: int, heads: int) -> NDArray[np.intp]:
     """Returns the row of Hugging Face's q or k that each row of a GGUF file's is.
 
-    The halves of each head lie by turns, which :func:`translate` undoes. Raises ValueError for
+    The halves of each head are interleaved, which :func:`translate` undoes. Raises ValueError for
     rows that are not whole heads.
 
     >>> rotary_rows(8, 2).tolist()

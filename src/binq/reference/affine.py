@@ -18,8 +18,8 @@ def absmax_affine(w: Floats, top: int) -> tuple[float, float]:
 def best_affine(w: Floats, top: int, importance: Floats | None = None) -> tuple[float, float]:
     """Returns a scale and an offset of small squared error for codes 0 to top.
 
-    Codes and line by turns: the codes nearest to the weights under a line, then the line of least
-    squares through these codes, up to 8 times; from the line between the smallest and the largest
+    Codes and line in alternation: the codes nearest to the weights under a line, then the line of
+    least squares through these codes, up to 8 times; from the line from the smallest to the largest
     weight, and from lines of 0.85 and 0.7 of its slope about its middle. Before these comes the
     line from the smallest weight whose slope is the smallest gap between two weights, where the
     levels then span them: weights that lie on such levels come back exactly. Of all lines found the

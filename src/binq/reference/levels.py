@@ -16,7 +16,7 @@ def best_level_scale(
     """Returns the scale with the least squared error, of all scales of either sign.
 
     levels: ascending. A negative scale is a positive one with the negated levels: where these are
-    others, both are searched, by turns, by :class:`ScaleSearch`.
+    others, both are searched, alternately, by :class:`ScaleSearch`.
 
     The scale is the one whose levels have no common divisor, where these divided by it are levels
     too; and, for a type of 16 bits, that of its two neighbours there with the smaller error.

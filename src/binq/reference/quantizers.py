@@ -339,7 +339,7 @@ def best_even(
     """Returns the scale and zero point with the least squared error, of all scales > 0.
 
     Codes are within [−zero_point, n − 1 − zero_point], n being the number of levels.
-    :class:`ScaleSearch` finds their best scale. Pairs of zero points are searched by turns, the
+    :class:`ScaleSearch` finds their best scale. Pairs of zero points are searched alternately, the
     likely ones first: a good scale found early saves work on the others.
 
     Symmetric weights have codes −n/2..n/2 − 1 and a scale of either sign. A negative scale s with
