@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from binq.convert.ahead import done_ahead
 from binq.convert.card import README, SOURCE_README, is_card
 from binq.convert.output import other_files
 from binq.convert.plain import PlainTensor
@@ -28,13 +29,14 @@ class Piece(NamedTuple):
     - names: of these tensors, or of as many that are as long
     - nbytes: about how many bytes they take
     - bytes_before: of what they are made of, for a progress bar
-    - write: appends them to a file and says what they are
+    - make: makes them, in any thread, and returns what appends them to a file and says what they
+      are
     """
 
     names: tuple[str, ...]
     nbytes: int
     bytes_before: int
-    write: Callable[[AppendWriter], TensorReport]
+    make: Callable[[], Callable[[AppendWriter], TensorReport]]
 
 
 def piece_of(tensor: PlainTensor) -> Piece:
@@ -54,7 +56,8 @@ def piece_of(tensor: PlainTensor) -> Piece:
             "" if tensor.was == tensor.dtype else f"was {tensor.was}",
         )
 
-    return Piece((tensor.name,), tensor.nbytes, tensor.bytes_before, write)
+    # Read as it is written: it may be large.
+    return Piece((tensor.name,), tensor.nbytes, tensor.bytes_before, lambda: write)
 
 
 def write_shards(
@@ -102,10 +105,11 @@ def _write_shard(
         names = [name for piece in pieces for name in piece.names]
         writer = AppendWriter(temporary, header_room(names))
         try:
-            for piece in pieces:
-                started = time.perf_counter()
-                entry = piece.write(writer)
-                entry.seconds = time.perf_counter() - started
+            writes = done_ahead(piece.make for piece in pieces)
+            started = time.perf_counter()
+            for piece, write in zip(pieces, writes, strict=True):
+                entry = write(writer)
+                entry.seconds, started = time.perf_counter() - started, time.perf_counter()
                 reports.append(entry)
                 advance(piece.bytes_before)
             writer.close({"format": form})

@@ -39,7 +39,7 @@ def export_checkpoint(
     written (docs/exporting.md has a table). Tensors that are not packed stay as they are; those
     that the source keeps in another library's quantized form become bfloat16. Tokenizer and other
     files are copied to a folder. What is missing, such as config.json, is said in the report.
-    Memory is about that of one matrix.
+    Memory is about that of two matrices a thread.
 
     - src: a folder that ``binq quantize`` wrote, or a file that :func:`binq.save_file` wrote
     - dst: the folder, or for ``"gguf"`` and ``"onnx"`` the file, to make; its name appears when it

@@ -1,5 +1,6 @@
 """Targets that are folders of safetensors files: what a storage scheme writes, beside the rest."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from binq.convert.plain import PlainTensor
@@ -65,21 +66,21 @@ def _piece(scheme: Scheme, tensor: PlainTensor) -> Piece:
     packed = tensor.packed
     assert packed is not None
 
-    def write(writer: AppendWriter) -> TensorReport:
+    def make() -> Callable[[AppendWriter], TensorReport]:
         weights = packed()
-        nbytes = 0
-        for name, array in scheme.write(tensor.name, weights).items():
-            writer.begin(name, dtype_name(array.dtype), array.shape)
-            writer.write(array)
-            nbytes += array.nbytes
-        return TensorReport(
-            tensor.name,
-            tensor.shape,
-            str(weights._data.packing),
-            "other",
-            tensor.bytes_before,
-            nbytes,
-        )
+        arrays = scheme.write(tensor.name, weights)
+        packing = str(weights._data.packing)
+
+        def write(writer: AppendWriter) -> TensorReport:
+            for name, array in arrays.items():
+                writer.begin(name, dtype_name(array.dtype), array.shape)
+                writer.write(array)
+            nbytes = sum(array.nbytes for array in arrays.values())
+            return TensorReport(
+                tensor.name, tensor.shape, packing, "other", tensor.bytes_before, nbytes
+            )
+
+        return write
 
     names = (tensor.name + _LONGEST,) * _PARTS
-    return Piece(names, tensor.bytes_before, tensor.bytes_before, write)
+    return Piece(names, tensor.bytes_before, tensor.bytes_before, make)

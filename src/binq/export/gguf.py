@@ -5,8 +5,9 @@ as dense decoders; weights of no model keep their names.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from binq.array.array import QuantizedArray
+from binq.convert.ahead import done_ahead
 from binq.convert.plain import PlainTensor
 from binq.convert.shard import Progress
 from binq.convert.tensor_report import TensorReport
@@ -85,10 +87,11 @@ class Gguf(Target):
             for _, values in extra:
                 writer.begin()
                 writer.write(values)
+            made = done_ahead(partial(_made, one, part) for one in planned for part in one.parts)
             for one in planned:
                 writer.begin()
                 for part in one.parts:
-                    for data in _data(one, part):
+                    for data in next(made):
                         writer.write(data)
                     advance(part.bytes_before)
                 reports.append(_report(one))
@@ -284,6 +287,12 @@ def _metadata(model: Model, planned: list[_Planned], notes: list[str]) -> dict[s
     vocabulary, said = vocabulary_of(folder, model.config, size)
     notes += said
     return found | vocabulary
+
+
+def _made(one: _Planned, tensor: PlainTensor) -> Iterable[NDArray[Any]]:
+    """Returns the bytes of a part in order: of packed weights made, others are read as needed."""
+    data = _data(one, tensor)
+    return data if tensor.packed is None else list(data)
 
 
 def _data(one: _Planned, tensor: PlainTensor) -> Iterator[NDArray[Any]]:
