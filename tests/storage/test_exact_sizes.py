@@ -183,7 +183,7 @@ ROWS = {
             f"int{bits}",
         )
         for bits in (2, 3, 4, 8)
-        for group in (32, 64, 128)
+        for group in (32, 64, 128, 192)
         for zero in (None, 1 << (bits - 1))
     },
     **{f"AWQ g{group}": Row(awq_of(group), "int4") for group in (32, 64, 128)},
@@ -192,7 +192,7 @@ ROWS = {
             ct(bits, group, symmetric), f"int{bits}"
         )
         for bits in (2, 3, 4, 8)
-        for group in (32, 64, 128)
+        for group in (32, 64, 128, 192)
         for symmetric in (True, False)
     },
     "BitNet": Row(bitnet, "ternary"),
@@ -247,6 +247,27 @@ def test_the_report_says_so(tmp_path, name):
     assert entry.bytes_after <= 9 / 8 * entry.bytes_before
     again = binq.load(tmp_path / "packed")[DOWN]
     assert again.format == ROWS[name].format
+
+
+@pytest.mark.parametrize(
+    ("group", "size"), [(96, 32), (160, 32), (320, 64), (512, 256), (1024, 256)]
+)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_larger_groups_are_several(tmp_path, group, size, symmetric):
+    """Scales are repeated; the last group of a row may be shorter."""
+    written = Written(tmp_path / "source")
+    compressed(written, MODULE, (64, 2560), 4, group, symmetric)
+    save(written, {**QWEN3, "quantization_config": models.ct_config(4, group, symmetric)})
+    report = binq.quantize_checkpoint(written.path, tmp_path / "packed", "int4")
+    (entry,) = [t for t in report.tensors if t.name == DOWN]
+    zero = "" if symmetric else " asymmetric"
+    assert entry.format == f"int4 g{size}{zero} exact"
+    assert entry.sqnr_db == np.inf
+    again = binq.load(tmp_path / "packed")[DOWN]
+    with Checkpoint(written.path) as source:
+        values = weight_of(source).read_values(source, 0, 0, 64)
+        assert np.array_equal(binq.load(written.path)[DOWN].dequantize(), values)
+    assert np.array_equal(again.dequantize(), values)
 
 
 def test_every_source_of_gguf_has_a_row():

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from binq.array.packed import Packed
 from binq.array.packing import Packing
 from binq.errors import FormatError
-from binq.formats import FORMATS
+from binq.formats import FORMATS, GROUP_SIZES
 from binq.formats.zeros import CODE, NONE
 from binq.storage.base import Exact, ScaleFit, Storage, all_blocks, pack_exact, pack_stored
+from binq.storage.groups import spread
 from binq.storage.ranges import Ranges, of_bits
 from binq.storage.rows import StoredRows, code_rows, values_of
 
@@ -81,7 +82,7 @@ class CodedStorage(Storage):
         rows, scales, zeros = self._stored_rows(source, matrix, start, stop)
         if exact.packing.symmetric:
             zeros = None
-        packed = pack_stored(exact, rows, scales, zeros)
+        packed = pack_stored(exact, rows, *self._of_groups(exact, scales, zeros))
         return None if packed is None else (packed, rows)
 
     def _stored_rows(
@@ -141,7 +142,17 @@ class CodedStorage(Storage):
             codes, zeros = self._centred(codes, zeros), None
             if packing.kind.spec.even and codes.max(initial=0) >= 1 << packing.bits - 1:
                 codes, scales = -codes, -scales  # codes to 2**(bits - 1) - 1, scales of either sign
-        return pack_exact(exact, codes, scales, zeros)
+        return pack_exact(exact, codes, *self._of_groups(exact, scales, zeros))
+
+    def _of_groups(
+        self, exact: Exact, scales: NDArray[np.float32], zeros: NDArray[Any] | None
+    ) -> tuple[NDArray[np.float32], NDArray[Any] | None]:
+        """Returns scales and zeros of the packed groups, several of which a stored one may be."""
+        group, size, columns = self.group, exact.packing.group_size, self.shape[-1]
+        if group is None or size is None or size == group:
+            return scales, zeros
+        scales = spread(scales, group, columns, size)
+        return scales, None if zeros is None else spread(zeros, group, columns, size)
 
     def _coded(
         self, source: "Checkpoint", matrix: int, start: int, stop: int
@@ -168,10 +179,15 @@ def even_format(bits: int) -> str:
 
 
 def packed_group(group: int | None, columns: int) -> int | None:
-    """Returns the group size of packed weights with the same scales, or 0 where there is none."""
-    if group is None or group in (32, 64, 128, 256):
+    """Returns the group size of packed weights with the same scales, or 0 where there is none.
+
+    Groups of another size are several of the largest that divides it.
+    """
+    if group is None or group in GROUP_SIZES:
         return group
-    return None if group >= columns else 0
+    if group >= columns:
+        return None
+    return max((size for size in GROUP_SIZES if group % size == 0), default=0)
 
 
 def each_group(

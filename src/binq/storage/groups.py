@@ -22,6 +22,6 @@ def smaller_group(group: int | None, columns: int, sizes: Sequence[int]) -> int 
 
 def spread(values: NDArray[Any], group: int | None, columns: int, size: int) -> NDArray[Any]:
     """Returns what belongs to groups, ``(..., groups)``, for each smaller group of a row."""
-    places = np.arange(columns // size) * size // (group or columns)
+    places = np.arange(-(-columns // size)) * size // (group or columns)
     spread: NDArray[Any] = values[..., places]
     return spread
