@@ -32,10 +32,10 @@ cdef inline void dot_nibbles(const uint8_t *packed, const int8_t *x, Py_ssize_t 
     for i in range(8 * planes):
         totals_s32x4[i] = vdupq_n_s32(0)
     for k in range(0, group_size, 16):
-        prefetch(packed + k * 16)
-        prefetch(packed + k * 16 + 64)
-        prefetch(packed + k * 16 + 128)
-        prefetch(packed + k * 16 + 192)
+        prefetch_weights(packed + k * 16)
+        prefetch_weights(packed + k * 16 + 64)
+        prefetch_weights(packed + k * 16 + 128)
+        prefetch_weights(packed + k * 16 + 192)
         first_s8x16 = vld1q_s8(x + k)
         second_s8x16 = vld1q_s8(x + (planes >> 1) * group_size + k)
         third_s8x16 = vld1q_s8(x + (planes - 1) * group_size + k)

@@ -7,7 +7,7 @@ cdef enum:
     WEIGHTS_AHEAD = 1024          # bytes prefetched: a guess, no ARM was at hand
 
 
-cdef inline void prefetch(const uint8_t *packed) noexcept nogil:
+cdef inline void prefetch_weights(const uint8_t *packed) noexcept nogil:
     # A line of 64 bytes.
     prefetch_line(packed + WEIGHTS_AHEAD)
 
