@@ -7,7 +7,8 @@ cdef inline void byte_dots(const uint8_t *packed, const int8_t *x, Py_ssize_t gr
                            int planes) noexcept nogil:
     # sums[2 p + h] = starts[p] + codes of 16 columns . plane p. 256 * 255 * 128 < 2^23: never
     # overflows; two planes put together, 256 * 255 * 32639, are below 2^31. With few planes every
-    # other quad of k has sums of its own, so that no product waits for the last.
+    # other quad of k has sums of its own, so that no product waits for the last, and what the
+    # processor prefetches by itself is enough.
     cdef Py_ssize_t k8
     cdef int p, h
     cdef int32_t four
@@ -21,6 +22,9 @@ cdef inline void byte_dots(const uint8_t *packed, const int8_t *x, Py_ssize_t gr
         if planes <= 4:
             second_i32x16[p] = _mm512_setzero_si512()
     for k8 in range(group_size >> 3):
+        if planes > 4:
+            for h in range(4):
+                _mm_prefetch(<const char *>packed + k8 * 256 + h * 64 + FAR_AHEAD, _MM_HINT_T1)
         for h in range(2):
             first_u8x64[h] = _mm512_loadu_si512(packed + k8 * 256 + h * 64)
             second_u8x64[h] = _mm512_loadu_si512(packed + k8 * 256 + 128 + h * 64)

@@ -2,12 +2,16 @@
 # more for each half where levels are looked up, and multiplied at once by up to 8 planes of x (8
 # rows of int8, 4 of int16), in 2 accumulators of 16 columns for each.
 
+cdef enum:
+    FAR_AHEAD = 4096              # bytes of weights prefetched into L2
+
+
 cdef inline void nibble_dots(const Weights *w, const uint8_t *packed, const int8_t *x,
                              const int32_t *starts, __m512i *sums_i32x16, int layout,
                              int planes) noexcept nogil:
     # sums[2 p + h] = starts[p] + codes of 16 columns . plane p. 256 * 255 * 128 < 2^23: never
     # overflows. With few planes low and high nibbles have sums of their own, so that no product
-    # waits for the last.
+    # waits for the last, and what the processor prefetches by itself is enough.
     cdef Py_ssize_t k8
     cdef Py_ssize_t group_size = w.group_size
     cdef int p, h
@@ -27,6 +31,9 @@ cdef inline void nibble_dots(const Weights *w, const uint8_t *packed, const int8
         if planes <= 4:
             high_i32x16[p] = _mm512_setzero_si512()
     for k8 in range(group_size >> 3):
+        if planes >= 4:
+            for h in range(2):
+                _mm_prefetch(<const char *>packed + k8 * 128 + h * 64 + FAR_AHEAD, _MM_HINT_T1)
         for h in range(2):
             bytes_u8x64 = _mm512_loadu_si512(packed + k8 * 128 + h * 64)
             low_u8x64[h] = _mm512_and_si512(bytes_u8x64, mask_u8x64)
