@@ -40,6 +40,7 @@ cdef extern from "common/lanes.h" nogil:
     doubles add "binq_add"(doubles a, doubles b)
     doubles sub "binq_sub"(doubles a, doubles b)
     doubles mul "binq_mul"(doubles a, doubles b)
+    doubles div "binq_div"(doubles a, doubles b)
     doubles add_product "binq_add_product"(doubles sum, doubles a, doubles b)
     doubles add_square "binq_add_square"(doubles sum, doubles a)
     doubles minimum "binq_min"(doubles a, doubles b)
@@ -74,6 +75,7 @@ cdef extern from "common/eight_rows.h" nogil:
 cdef enum:
     LANES = 8
     SEARCH_DEPTH = 512
+    MANY = 200                  # codes, from which on fewer zero points are searched
 
 cdef double LARGEST_LEVEL = 3.4e38
 

@@ -174,12 +174,11 @@ cdef void insert_cuts(Bounds *bounds, bint are_first) noexcept nogil:
         bounds.count += 1
 
 
-cdef bint start_bounds(Bounds *bounds, const int *zeros, int count, double lowest,
-                       double highest) noexcept nogil:
-    # The first points of some zero points: where the first weight moves, those of FITS, and where
-    # all are saturated. Returns whether there are any; there is room for all.
-    cdef double largest, fitting, gain
-    cdef int first = bounds.count
+cdef void first_cuts(Bounds *bounds, const int *zeros, int count, double lowest,
+                     double highest) noexcept nogil:
+    # The first points of some zero points, where the first weight moves, with the cuts behind them:
+    # those of FITS, and where all are saturated. There is room for all.
+    cdef double largest, fitting
     cdef int i, j, zero, below, above
     cdef Point *point
     bounds.number = 0
@@ -213,49 +212,49 @@ cdef bint start_bounds(Bounds *bounds, const int *zeros, int count, double lowes
             bounds.behind[bounds.number + j] = bounds.count
         bounds.number += FIRST
         bounds.count += 1
-    if bounds.number == 0:
-        return False
-    insert_cuts(bounds, True)
-    gain = bounds.gain * (1.0 - 2.0 * CERTAIN)
+
+
+cdef void open_ranges(Bounds *bounds, int first) noexcept nogil:
+    # Those from point `first` on that may hold the best.
+    cdef double gain = bounds.gain * (1.0 - 2.0 * CERTAIN)
+    cdef int i, right
+    bounds.open = 0
     for i in range(first, bounds.count):
-        j = bounds.following[i]
-        if j >= 0:
+        right = bounds.following[i]
+        if right >= 0:
             bounds.ranges[bounds.open] = i
-            bounds.open += may_hold(&bounds.points[i], &bounds.points[j], gain)
-    return True
+            bounds.open += may_hold(&bounds.points[i], &bounds.points[right], gain)
 
 
-cdef bint cut_ranges(Bounds *bounds) noexcept nogil:
-    # Cuts what is open until nothing is left but ends. Returns whether there was room for all.
+cdef bint next_cuts(Bounds *bounds) noexcept nogil:
+    # Where what is open is cut, but for ranges with few codes, which are ends. Returns whether
+    # there is room for all.
     cdef float cut
-    cdef int i, number, is_end
+    cdef int i, is_end
     cdef const Point *left
     cdef const Point *right
-    while bounds.open:
-        if bounds.open > MOST_CUTS or bounds.open + bounds.end_count > MOST_ENDS:
-            return False
-        number = 0
-        for i in range(bounds.open):
-            left = &bounds.points[bounds.ranges[i]]
-            right = &bounds.points[bounds.following[bounds.ranges[i]]]
-            cut = <float>((right.b - left.b) / (2.0 * (right.a - left.a)))
-            is_end = 1 - ((right.b - left.b > bounds.few) & (left.u < cut) & (cut < right.u))
-            bounds.ends[bounds.end_count] = bounds.ranges[i]
-            bounds.end_count += is_end
-            bounds.cuts[number] = cut
-            bounds.behind[number] = bounds.ranges[i]
-            number += 1 - is_end
-        if bounds.count + number > MOST_POINTS:
-            return False
-        bounds.number = number
-        insert_cuts(bounds, False)
-    return True
+    bounds.number = 0
+    if bounds.open > MOST_CUTS or bounds.open + bounds.end_count > MOST_ENDS:
+        return False
+    for i in range(bounds.open):
+        left = &bounds.points[bounds.ranges[i]]
+        right = &bounds.points[bounds.following[bounds.ranges[i]]]
+        cut = <float>((right.b - left.b) / (2.0 * (right.a - left.a)))
+        is_end = 1 - ((right.b - left.b > bounds.few) & (left.u < cut) & (cut < right.u))
+        bounds.ends[bounds.end_count] = bounds.ranges[i]
+        bounds.end_count += is_end
+        bounds.cuts[bounds.number] = cut
+        bounds.behind[bounds.number] = bounds.ranges[i]
+        bounds.number += 1 - is_end
+    return bounds.count + bounds.number <= MOST_POINTS
 
 
 cdef bint cut_zeros(Bounds *bounds, const Best *best, const int *zeros, int count, double lowest,
                     double highest) noexcept nogil:
     # Some zero points from the first points to ends. Returns whether there was room for all.
     cdef int i
+    cdef int first = bounds.count
+    cdef bint are_first = True
     cdef Py_ssize_t k
     cdef float below, above
     cdef float *limits
@@ -267,48 +266,37 @@ cdef bint cut_zeros(Bounds *bounds, const Best *best, const int *zeros, int coun
         above = bounds.above[zeros[i]]
         for k in range(bounds.n):
             limits[k] = above if best.w[k] > 0.0 else below
-    return not start_bounds(bounds, zeros, count, lowest, highest) or cut_ranges(bounds)
+    first_cuts(bounds, zeros, count, lowest, highest)
+    while bounds.number:
+        insert_cuts(bounds, are_first)
+        if are_first:
+            open_ranges(bounds, first)
+        are_first = False
+        if not next_cuts(bounds):
+            return False
+    return True
 
 
-cdef bint cut_others(Bounds *bounds, const Best *best, const int *zeros, double lowest,
-                     double highest) noexcept nogil:
-    # All zero points but the first two. Returns whether there was room for all.
-    cdef int span = <int>best.span
-    cdef int likely = min(span + 1, LIKELY)
-    cdef int count, end_count, i
+cdef int relaxed_sides(Bounds *bounds, const int *zeros, int likely, int span,
+                       int *sides) noexcept nogil:
+    # Zero points below and above the likely ones, each side as one, which has what any of them
+    # allows. Returns how many sides there are.
     cdef int first = span
     cdef int last = 0
-    cdef int sides[2]
-    cdef int side_count = 0
-    if not cut_zeros(bounds, best, zeros + 2, likely - 2, lowest, highest):
-        return False
+    cdef int count = 0
+    cdef int i
     for i in range(likely):
         first = min(first, zeros[i])
         last = max(last, zeros[i])
-    # The unlikely ones below and those above, each at once, with what any of them allows.
-    count = bounds.count
-    end_count = bounds.end_count
     if first > 0:
-        sides[side_count] = first - 1
+        sides[0] = first - 1
         bounds.above[first - 1] = span
-        side_count += 1
+        count = 1
     if last < span:
-        sides[side_count] = last + 1
+        sides[count] = last + 1
         bounds.below[last + 1] = span
-        side_count += 1
-    bounds.is_relaxed = True
-    if cut_zeros(bounds, best, sides, side_count, lowest, highest) and (
-            bounds.end_count == end_count):
-        return True
-    # Something is left of these: one by one, from what was known before.
-    bounds.count = count
-    bounds.end_count = end_count
-    bounds.is_relaxed = False
-    if first > 0:
-        bounds.above[first - 1] = span - (first - 1)
-    if last < span:
-        bounds.below[last + 1] = last + 1
-    return cut_zeros(bounds, best, zeros + likely, span + 1 - likely, lowest, highest)
+        count += 1
+    return count
 
 
 cdef void order_zeros(int *zeros, int span, double position) noexcept nogil:
@@ -332,11 +320,16 @@ cdef bint drop_scales(Bounds *bounds, const Best *best, bint symmetric, double l
     # Leaves in bounds.ends, in ascending order of zero point and u, the ranges that hold every u
     # with a gain of nearly the best. Returns whether that was possible.
     cdef int zeros[16]
+    cdef int[2] sides = [0, 0]
+    cdef const int *at
     cdef int span = <int>best.span
     cdef int middle = (span + 1) >> 1
     cdef int exponent = 0
     cdef int searched = 2 if symmetric else span + 1
-    cdef int i
+    cdef int count = 0
+    cdef int end_count = 0
+    cdef int i, likely, number, stage
+    cdef bint is_cut
     cdef Py_ssize_t k
     frexp(max(highest, -lowest), &exponent)
     bounds.unit = ldexp(1.0, 1 - exponent)
@@ -362,11 +355,37 @@ cdef bint drop_scales(Bounds *bounds, const Best *best, bint symmetric, double l
         zeros[1] = zeros[0] - 1 if zeros[0] else 1
         searched = 2
         bounds.few = 4.0 * best.span  # here most codes are large
-    # The likely ones first: what they find saves work on the others.
-    if not cut_zeros(bounds, best, zeros, 2, lowest, highest):
-        return False
-    if searched > 2 and not cut_others(bounds, best, zeros, lowest, highest):
-        return False
+    # The likely ones first: what they find saves work on the others. Zero points that were cut
+    # together and of which something is left are cut one by one, from what was known before.
+    likely = min(searched, LIKELY)
+    for stage in range(4):
+        at = zeros
+        number = 2
+        if stage == 1:
+            at = zeros + 2
+            number = likely - 2
+        elif stage == 2:
+            at = sides
+            number = relaxed_sides(bounds, zeros, likely, span, sides)
+            bounds.is_relaxed = True
+        elif stage == 3:
+            at = zeros + likely
+            number = searched - likely
+            bounds.is_relaxed = False
+            bounds.count = count
+            bounds.end_count = end_count
+            for i in range(2):
+                bounds.below[sides[i]] = sides[i]
+                bounds.above[sides[i]] = span - sides[i]
+        is_cut = cut_zeros(bounds, best, at, number, lowest, highest)
+        if stage == 2 and (not is_cut or bounds.end_count > end_count):
+            continue
+        if not is_cut:
+            return False
+        if stage > 1 or searched == 2 or (stage == 1 and searched == likely):
+            break
+        count = bounds.count
+        end_count = bounds.end_count
     sort_ends(bounds)
     return True
 

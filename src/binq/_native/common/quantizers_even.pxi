@@ -44,7 +44,6 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
     cdef bint many = SPECS[job.format].layout == BYTES
     cdef double level = SPECS[job.format].absmax
     cdef Py_ssize_t lane, k, padded
-    cdef int step
     if job.zero == ZERO_OFFSET:
         find_offsets(batch, job, count - 1)
         return
@@ -76,15 +75,7 @@ cdef inline void find_even(Batch *batch, const QuantizeJob *job) noexcept nogil:
         if batch.amax[lane] != 0:
             for k in range(padded):
                 batch.row[k] = batch.values[k * LANES + lane]
-            if many and job.zero == ZERO_NONE:
-                search_two(&best, batch.stack, middle - 1, middle - 1, low[lane], high[lane])
-            elif many:
-                # The two next to that of the largest-magnitude rule.
-                step = <int>(-low[lane] / ((high[lane] - low[lane]) / (count - 1)))
-                step = min(step, count - 2)
-                search_two(&best, batch.stack, step, step + 1, low[lane], high[lane])
-            else:
-                search_group(batch, &best, job.zero == ZERO_NONE, low[lane], high[lane])
+            GROUP_SEARCH(batch, &best, job.zero == ZERO_NONE, low[lane], high[lane])
             fit_to_storage(&best, job.scale_type)
             if many and job.zero == ZERO_NONE:
                 best.zero_point = middle

@@ -14,25 +14,31 @@ cdef struct AffineSums:
     double products[8]
 
 
-cdef inline void sum_codes(const Batch *batch, const double *scale, const double *offset,
-                           double top, AffineSums *sums) noexcept nogil:
+cdef void sum_codes(const Batch *batch, const double *scale, const double *offset, double top,
+                    AffineSums *sums) noexcept nogil:
+    # Products in eight running sums; the other sums are whole numbers, exact in any order.
     cdef double products[64]
-    cdef double code, value
-    cdef Py_ssize_t k, lane
-    cdef double *at
-    memset(products, 0, sizeof(products))
-    memset(sums, 0, sizeof(AffineSums))
-    for k in range(batch.n):
-        at = products + (k & 7) * LANES
-        for lane in range(LANES):
-            value = batch.values[k * LANES + lane]
-            code = (value - offset[lane]) / scale[lane]
-            code = code if code > 0.0 else 0.0
-            code = code if code < top else top
-            code = (code + 6755399441055744.0) - 6755399441055744.0
-            sums.codes[lane] += code
-            sums.squares[lane] += code * code
-            at[lane] += value * code
+    cdef doubles value, code, origin, step, codes_sum, squares_sum, products_sum
+    cdef doubles least = splat(0.0)
+    cdef doubles most = splat(top)
+    cdef Py_ssize_t k, part, turn
+    for part in range(PARTS):
+        origin = load(offset + part * DOUBLES)
+        step = load(scale + part * DOUBLES)
+        codes_sum = least
+        squares_sum = least
+        for turn in range(8):
+            products_sum = least
+            for k in range(turn, batch.n, 8):
+                value = widen(batch.values + k * LANES + part * DOUBLES)
+                code = div(sub(value, origin), step)
+                code = rounded(minimum(maximum(code, least), most))
+                codes_sum = add(codes_sum, code)
+                squares_sum = add_square(squares_sum, code)
+                products_sum = add_product(products_sum, value, code)
+            store(products + turn * LANES + part * DOUBLES, products_sum)
+        store(sums.codes + part * DOUBLES, codes_sum)
+        store(sums.squares + part * DOUBLES, squares_sum)
     fold_lanes(products, sums.products)
 
 

@@ -225,11 +225,20 @@ cdef void search_two(Best *best, Interval *stack, int zero_point, int other,
 
 cdef void search_all(Best *best, Interval *stack, bint symmetric, double lowest,
                      double highest) noexcept nogil:
-    # All zero points, the likely ones first: of 16 codes 7 and 8, 6 and 9, ... 0 and 15.
-    cdef int half = (<int>best.span + 1) >> 1
-    cdef int step
-    if symmetric:
-        search_two(best, stack, half, half - 1, lowest, highest)
-        return
-    for step in range(half):
-        search_two(best, stack, half - 1 - step, half + step, lowest, highest)
+    # Of symmetric codes both ranges. Else all zero points, the likely ones first: of 16 codes 7 and
+    # 8, 6 and 9, ... 0 and 15. Of 256 codes one range, or the two zero points next to that of the
+    # largest-magnitude rule.
+    cdef int span = <int>best.span
+    cdef int half = (span + 1) >> 1
+    cdef bint many = span >= MANY
+    cdef int one, two, step
+    for step in range(1 if symmetric or many else half):
+        one = half - 1 - step
+        two = half + step
+        if symmetric:
+            one = half
+            two = half if many else half - 1
+        elif many:
+            one = min(<int>(-lowest / ((highest - lowest) / best.span)), span - 1)
+            two = one + 1
+        search_two(best, stack, one, two, lowest, highest)
