@@ -47,12 +47,15 @@ ROWS = (
     "int3 g64 importance",
     "int3 g64 gptq",
     "int3 g64 sequential",
-    "target 4.4 measured",
-    "target 3.7 measured",
-    "target 3.3 measured",
-    "target 2.6 measured",
-    "target 3.3 gptq",
-    "target 3.3 mse",
+    "int3 g32 mse",
+    "int3 g32 gptq",
+    *(
+        f"target {bits} {how}"
+        for bits in (4.4, 3.7, 3.3, 2.6)
+        for how in ("measured", "gptq", "mse")
+    ),
+    "int2 g32 mse",
+    "int2 g32 gptq",
     "int2 g64 mse",
     "int2 g64 gptq",
     "int2 g64 sequential",
