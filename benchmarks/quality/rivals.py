@@ -69,31 +69,40 @@ def quantize(row: str, source: Path, model: Any, cal: Any) -> Made:
 
 
 def _llama(ftype: int, source: Path, cal: Any) -> Made:
+    importance = {gguf_name(name): cal[name].mean_square.astype(np.float32) for name in cal}
+    with tempfile.TemporaryDirectory() as folder:
+        made, floats = Path(folder) / "made.gguf", Path(folder) / "floats.gguf"
+        llama_file(source, made, ftype, importance)
+        nbytes, note = _dequantize(made, floats, set(importance))
+        tensors = binq.load(floats)
+        return Made({name: np.asarray(tensors[name]) for name in cal}, nbytes, note)
+
+
+def llama_file(source: Path, target: Path, ftype: int, importance: dict[str, np.ndarray]) -> None:
+    """Writes what llama.cpp makes of a GGUF file, the importance by its names of tensors.
+
+    Raises RefusedError where it does not hold this model.
+    """
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = ftype
     parameters.allow_requantize = True
     parameters.token_embedding_type = Q8_0
-    importance = {_gguf_name(name): cal[name].mean_square.astype(np.float32) for name in cal}
     kinds = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
     for entry, (name, values) in zip(kinds, importance.items(), strict=False):
         entry.name, entry.size = name.encode(), len(values)
         entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
     parameters.imatrix = kinds
-    with tempfile.TemporaryDirectory() as folder:
-        made, floats = Path(folder) / "made.gguf", Path(folder) / "floats.gguf"
-        code = llama_cpp.llama_model_quantize(
-            str(source).encode(), str(made).encode(), ctypes.byref(parameters)
-        )
-        if code:
-            raise RefusedError("llama.cpp does not quantize rows of 576 to this type")
-        nbytes, note = _dequantize(made, floats, set(importance))
-        tensors = binq.load(floats)
-        return Made({name: np.asarray(tensors[name]) for name in cal}, nbytes, note)
+    code = llama_cpp.llama_model_quantize(
+        str(source).encode(), str(target).encode(), ctypes.byref(parameters)
+    )
+    if code:
+        target.unlink(missing_ok=True)
+        raise RefusedError("llama.cpp does not quantize rows of 576 to this type")
 
 
-def _gguf_name(name: str) -> str:
+def gguf_name(name: str) -> str:
     """Returns llama.cpp's name of a linear layer of Llama's."""
     parts = {
         "self_attn.q_proj": "attn_q",
