@@ -16,7 +16,7 @@ cdef enum:
     WORD_ROWS = 4             # at once
     BYTE_ROWS = 32            # at most, of stored bytes: then words in L1 are faster, measured
     BYTES_AHEAD = 1024        # of stored bytes prefetched into L1
-    BYTES_FAR_AHEAD = 4096    # and into L2, by all but one row
+    BYTES_FAR_AHEAD = 4096    # and into L2, of any layout, by all but one row of stored bytes
 
 
 cdef Py_ssize_t word_prepared(const Weights *w, Py_ssize_t rows, int mode) noexcept nogil:
@@ -281,6 +281,13 @@ cdef inline void few_rows_of_bytes(const Weights *w, const int16_t *x, const flo
             to += count * 32
 
 
+cdef inline void ask_bytes(const uint8_t *packed, Py_ssize_t count) noexcept nogil:
+    # While many products keep the processor from what follows, memory would stand idle.
+    cdef Py_ssize_t at
+    for at in range(0, count, 64):
+        _mm_prefetch(<const char *>packed + at, _MM_HINT_T1)
+
+
 cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows, float *out,
                         Py_ssize_t out_stride, void *scratch, const Piece *piece,
                         int mode) noexcept nogil:
@@ -305,6 +312,7 @@ cdef void word_multiply(const Weights *w, const void *prepared, Py_ssize_t rows,
             load_tile_scales(w, zero, tile, group, &t)
             packed = w.packed + (tile * w.groups + group) * group_bytes
             at = group * rows + first
+            ask_bytes(packed + BYTES_FAR_AHEAD, group_bytes)
             if count == 1:
                 widen_codes(w, packed, words)
                 one_row(words, x + at * w.group_size, w.group_size, &t, x_scales + at,
