@@ -32,13 +32,14 @@ def timed(build_ext, only, rows):
         def run_cython(self, *args):
             begun = seconds()
             super().run_cython(*args)
-            self.cython = seconds() - begun
+            self.cython_seconds = seconds() - begun
 
         def build_extension(self, ext):
             begun = seconds()
             super().build_extension(ext)
             size = Path(self.get_ext_fullpath(ext.name)).stat().st_size
-            rows.append((ext.name, self.cython, seconds() - begun - self.cython, size))
+            cython = self.cython_seconds
+            rows.append((ext.name, cython, seconds() - begun - cython, size))
 
     return Timed
 
