@@ -60,7 +60,9 @@ GPTQ = [
     ("ternary", {}),
     ("binary", {"group_size": 64}),
     ("int2", {"group_size": 32}),
+    ("int2", {"group_size": 32, "symmetric": False, "zero": "code"}),
     ("int3", {}),
+    ("int3", {"group_size": 32, "symmetric": False, "zero": "code"}),
     ("int8", {}),
     ("int8", {"group_size": 64, "symmetric": False}),
     ("int4", KEPT),
@@ -91,6 +93,7 @@ AWQ = [
     ("int4", {"group_size": 64}),
     ("int4", {"group_size": 256}),
     ("int4", {"group_size": None}),
+    ("int3", {"group_size": 32, "symmetric": False, "zero": "code"}),
     ("ternary", {}),
     ("int4", KEPT),
 ]

@@ -23,6 +23,8 @@ FORMATS = [
     ("ternary", {"group_size": 64}),
     ("binary", {"group_size": 256}),
     ("int2", {}),
+    ("int2", {"group_size": 32, "symmetric": False, "zero": "code"}),
+    ("int3", {"group_size": 32, "symmetric": False, "zero": "code"}),
 ]
 
 
@@ -116,7 +118,8 @@ def kinds(model):
 def test_a_graph(tmp_path, format, settings, dtype):
     source = mlp(dtype)
     onnx.save(source, tmp_path / "m.onnx")
-    report = binq.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", format, **settings)
+    given = {name: value for name, value in settings.items() if name != "zero"}
+    report = binq.quantize_onnx(tmp_path / "m.onnx", tmp_path / "q.onnx", format, **given)
     packed = onnx.load(tmp_path / "q.onnx")
     onnx.checker.check_model(packed)
     assert kinds(packed).count("MatMulNBits") == 4

@@ -62,7 +62,10 @@ def test_bitnet_packed_by_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("group", [32, 128, None])
-@pytest.mark.parametrize("format", ["binary", "ternary", "int4", "int4 asymmetric"])
+@pytest.mark.parametrize(
+    "format",
+    ["binary", "ternary", "int2 asymmetric", "int3 asymmetric", "int4", "int4 asymmetric"],
+)
 def test_compressed_tensors_that_are_written_are_read_by_the_library(format, group):
     config = pytest.importorskip("compressed_tensors.quantization")
     base = pytest.importorskip("compressed_tensors.compressors.pack_quantized.base")

@@ -29,7 +29,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
         dest="symmetric",
         action="store_false",
         default=None,
-        help="a zero point a group (int4)",
+        help="a zero point a group (int2 to int8)",
     )
     graph.add_argument(
         "--rule",

@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from binq.export.onnx_file import (
     tensor_data,
 )
 from binq.files.replacing import remove_abandoned, replacing
+from binq.formats.zeros import CODE
 from binq.methods.method import Method
 from binq.methods.quantize import quantize
 from binq.storage.base import to_float32
@@ -90,7 +91,7 @@ def quantize_onnx(
 
     - src, dst: files
     - format, group_size, method, symmetric: as for :func:`binq.quantize`; ONNX Runtime has no
-      offsets, so that asymmetric weights are int4
+      offsets, so that asymmetric weights have zero points: int2, int3, int4 and int8
     - rules: ``GLOB=FORMAT[:gN]`` or ``GLOB=keep``, the first that matches the name of a weight or
       of its node decides
     - accuracy_level: how exactly ONNX Runtime takes x: 0 as it is, 4 as 8-bit integers, faster
@@ -101,6 +102,8 @@ def quantize_onnx(
     """
     onnx = library()
     choice = check_choice_of(format, group_size, method, check_bool("symmetric", symmetric))
+    if not choice.packing.symmetric and CODE in choice.packing.kind.zero_kinds:
+        choice = replace(choice, packing=replace(choice.packing, zero=CODE))
     parsed = parse_rules(rules, choice)
     check_int("accuracy_level", accuracy_level, 0, 4)
     source, path = Path(check_path("src", src)), Path(os.path.realpath(check_path("dst", dst)))
@@ -351,6 +354,7 @@ def _pack(onnx: Any, weight: _Weight, base: Path, data: TensorData) -> TensorRep
         "group_size": packing.fitted(w.shape[1]).group_size,
         "method": weight.choice.method,
         "symmetric": packing.symmetric,
+        "zero": None if packing.symmetric else packing.zero,
     }
     try:
         q: QuantizedArray = quantize(w, **settings)
