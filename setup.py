@@ -117,7 +117,7 @@ class BuildExt(build_ext):
             self.parallel = True
         # In place (pip install --editable) is where binq is developed.
         self.for_tests = bool(self.inplace or os.environ.get("BINQ_TEST_KERNELS"))
-        self.cython = threading.Lock()
+        self.cython_lock = threading.Lock()
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
@@ -203,7 +203,7 @@ class BuildExt(build_ext):
         options = CompilationOptions(
             compiler_directives=dict(DIRECTIVES), include_path=["src"], output_file=str(partial)
         )
-        with self.cython:
+        with self.cython_lock:
             errors = compile_single(pyx, options, name).num_errors
         if errors:
             sys.exit(f"{pyx} does not compile")
