@@ -25,6 +25,9 @@ cdef extern from "common/lanes.h" nogil:
     doubles minimum "binq_min"(doubles a, doubles b)
     doubles maximum "binq_max"(doubles a, doubles b)
     doubles rounded "binq_round"(doubles a)
+    doubles greater "binq_greater"(doubles a, doubles b)
+    doubles blend "binq_blend"(doubles mask, doubles a, doubles b)
+    doubles lookup "binq_lookup"(const double *table, doubles at)
 
 include "view.pxi"
 
@@ -122,14 +125,31 @@ cdef inline double level_at(const double *table, double x) noexcept nogil:
     return table[<int>whole + TABLE_HALF]
 
 
+cdef void look_up(const Group *group, const double *table, double scale) noexcept nogil:
+    # The codes level_at(table, scale * w), several at a time.
+    cdef doubles u = splat(scale)
+    cdef doubles two = splat(2.0)
+    cdef doubles one = splat(1.0)
+    cdef doubles half = splat(TABLE_HALF)
+    cdef doubles least = splat(-TABLE_HALF)
+    cdef doubles twice, whole
+    cdef Py_ssize_t i = 0
+    while i < group.n:
+        twice = mul(two, mul(u, load(group.w + i)))
+        twice = minimum(maximum(twice, least), half)
+        whole = rounded(twice)
+        whole = blend(greater(twice, whole), add(whole, one), whole)
+        store(group.codes + i, lookup(table, add(whole, half)))
+        i += DOUBLES
+
+
 cdef void evaluate(const Group *group, Search *search) noexcept nogil:
     cdef doubles u = splat(search.u)
     cdef doubles low = splat(search.low)
     cdef doubles high = splat(search.high)
     cdef Py_ssize_t i = 0
     if search.table != NULL:
-        for i in range(group.n):
-            group.codes[i] = level_at(search.table, search.u * group.w[i])
+        look_up(group, search.table, search.u)
         line_of(group, &search.a, &search.b)
         return
     while i < group.n:
