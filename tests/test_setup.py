@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SETUP = ROOT / "setup.py"
-X86 = {"avx512", "avxvnni", "avx2"}
+X86 = {"avx512", "avxvnni", "avx2", "avx2_base"}
 pytestmark = pytest.mark.skipif(not SETUP.exists(), reason="an installed binq has no setup.py")
 
 
@@ -106,9 +106,13 @@ def test_a_module_depends_on_what_it_is_made_of(namespace):
     needed = {path.name for path in namespace["needs"](namespace["source"]("binq._core"))}
     assert {"_core.pyx", "product.pxi", "table.pxd", "_threads.pxd", "cpu.h"} <= needed
     assert not any("avx" in name for name in needed)
-    avx2 = {path.name for path in namespace["needs"](namespace["source"]("binq._native.x86.avx2"))}
-    assert {"lanes.h", "float_mode.h", "quantizers_search.pxi", "immintrin.pxd"} <= avx2
-    assert not any("avx512" in name or name == "tile.pxi" for name in avx2)
+    base, avx2 = (
+        {path.name for path in namespace["needs"](namespace["source"](f"binq._native.x86.{name}"))}
+        for name in ("avx2_base", "avx2")
+    )
+    assert {"lanes.h", "float_mode.h", "quantizers_search.pxi", "immintrin.pxd"} <= base
+    assert {"float_mode.h", "avx2_int4_gemm.pxi", "immintrin.pxd"} <= avx2
+    assert not any("avx512" in name or name == "tile.pxi" for name in base | avx2)
 
 
 def test_every_native_file_is_part_of_a_module(namespace):

@@ -120,7 +120,9 @@ def _runnable() -> dict[str, object]:
     return {
         row.name: row
         for row in _ISAS
-        if all(features.get(name) for name in row.features) and find_spec(row.module) is not None
+        if not row.part
+        and all(features.get(name) for name in row.features)
+        and find_spec(row.module) is not None
     }
 
 

@@ -63,7 +63,7 @@ def cpu_info() -> dict[str, Any]:
 
 def _slow_because(isa: str, available: tuple[str, ...], features: dict[str, bool]) -> str | None:
     """Returns why the kernels in use are not the best for this processor, or None if they are."""
-    for best in ISAS:
+    for best in (row for row in ISAS if not row.part):
         if isa == best.name:
             return None
         if best.name in available:

@@ -81,8 +81,9 @@ def test_modules_for_every_cpu_hold_no_avx(module):
 
 @needs_objdump
 @pytest.mark.skipif("avx2" not in _core.available_isas(), reason="the avx2 kernels are not built")
-def test_the_avx2_module_holds_no_avx512():
-    text = disassembly("binq._native.x86.avx2")
+@pytest.mark.parametrize("module", ["avx2", "avx2_base"])
+def test_the_avx2_modules_hold_no_avx512(module):
+    text = disassembly(f"binq._native.x86.{module}")
     assert "%ymm" in text
     assert not re.search(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[1-7]\b", text)
 

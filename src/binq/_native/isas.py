@@ -34,6 +34,8 @@ class Isa(NamedTuple):
     """Flags of MSVC, or None where it is not known to compile the module: left out then."""
     only_tests: bool = False
     """Whether no processor has it as its best, so that what is installed does without."""
+    part: bool = False
+    """Whether it has no products: the tables of other sets begin with it, and none chooses it."""
 
     @property
     def module(self) -> str:
@@ -95,6 +97,15 @@ ISAS = (
         features=("avx2", "fma", "f16c"),
         unix=AVX2_FLAGS,
         msvc=("/arch:AVX2",),
+    ),
+    Isa(
+        "avx2_base",
+        "x86",
+        "x86_64",
+        features=("avx2", "fma", "f16c"),
+        unix=AVX2_FLAGS,
+        msvc=("/arch:AVX2",),
+        part=True,
     ),
     Isa(
         "i8mm",

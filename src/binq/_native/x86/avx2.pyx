@@ -1,22 +1,17 @@
 """The kernels for AVX2, FMA and F16C, exported as the capsule ``table``."""
 
-from cpython.pycapsule cimport PyCapsule_New
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from libc.stdint cimport int8_t, int16_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from binq._native.x86.immintrin cimport *
 from binq._native.table cimport *
 
+from binq._native.x86 import avx2_base
+
 include "../common/float16.pxi"
-include "../common/quantizers.pxi"
 include "activations.pxi"
 include "scales.pxi"
-include "avx2_arrays.pxi"
-include "../common/measure.pxi"
-include "../common/decode.pxi"
-include "../common/layers.pxi"
-include "../common/rotation.pxi"
-include "../common/attention.pxi"
 include "avx2_code_tile.pxi"
 include "avx2_int4_gemv.pxi"
 include "avx2_int4_gemm.pxi"
@@ -48,20 +43,10 @@ cdef Engine FLOAT_GEMV = Engine(
 cdef enum:
     PLANES_FROM = 9               # rows of x, from which on codes are unpacked
 
-cdef KernelTable kernel_table
+cdef KernelTable kernel_table = (
+    <const KernelTable *>PyCapsule_GetPointer(avx2_base.table, "binq.KernelTable"))[0]
 cdef MatmulKernel[ACTIVATION_MODES][TIERS] *product = kernel_table.matmul
-kernel_table.version = TABLE_VERSION
 kernel_table.name = "avx2"
-kernel_table.quantize_scratch_bytes = quantize_scratch_bytes
-kernel_table.quantize = quantize
-kernel_table.dequantize = dequantize
-kernel_table.reads_rows_alone = True
-kernel_table.unpack = unpack
-kernel_table.pack = pack
-kernel_table.measure = measure
-kernel_table.decode = decode
-kernel_table.whole_codes = whole_codes
-set_layers(&kernel_table)
 
 
 cdef void fill_products() noexcept:

@@ -31,15 +31,6 @@ cdef struct RowLevels:
     bint has_offset
 
 
-cdef inline void float_levels(const Weights *w, float *levels) noexcept nogil:
-    # What stored codes of up to 4 bits stand for, zero points aside.
-    cdef int base = SPECS[w.format].levels[0]
-    cdef int first = first_level(w.format, w.zero)
-    cdef int code
-    for code in range(16):
-        levels[code] = <float>(SPECS[w.format].levels[code] - base + first)
-
-
 cdef inline void set_levels(int layout, const float *of_codes, float scale, float zero,
                             RowLevels *levels) noexcept nogil:
     # Each level is rounded as the definition rounds it, a product and then a sum. of_codes: levels,

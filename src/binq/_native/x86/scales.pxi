@@ -163,3 +163,12 @@ cdef inline void store_tile(const Weights *w, const float *y, Py_ssize_t rows, f
     cdef Py_ssize_t columns = min(<Py_ssize_t>32, w.out_features - tile * 32)
     for row in range(rows):
         memcpy(out + row * out_stride + tile * 32, y + row * 32, columns * sizeof(float))
+
+
+cdef inline void float_levels(const Weights *w, float *levels) noexcept nogil:
+    # What stored codes of up to 4 bits stand for, zero points aside.
+    cdef int base = SPECS[w.format].levels[0]
+    cdef int first = first_level(w.format, w.zero)
+    cdef int code
+    for code in range(16):
+        levels[code] = <float>(SPECS[w.format].levels[code] - base + first)
