@@ -382,6 +382,8 @@ def test_command_line(source, tmp_path, capsys):
         ({"target_bpw": 100}, ValueError, "target_bpw must be above 0 and below 64 bits, got 100"),
         ({"target_bytes": 1.5}, TypeError, "target_bytes must be an integer, got 1.5"),
         ({"target_bpw": 3, "symmetric": False}, ValueError, "symmetric must be True with a target"),
+        ({"target_bpw": 3, "format": "int3"}, ValueError, "format and group_size must be left out"),
+        ({"target_bytes": 9**6, "group_size": 64}, ValueError, "int4 in groups of 64"),
         ({"target_bpw": 3, "rules": ["*=keep"]}, ValueError, "no tensor is free to choose from"),
     ],
 )

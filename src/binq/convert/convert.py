@@ -18,6 +18,7 @@ from binq.array.choices import (
     NonfiniteName,
     ZeroName,
 )
+from binq.array.packing import Packing
 from binq.convert.destination import check_target
 from binq.convert.evidence import EvidenceFile
 from binq.convert.fingerprint import conversion_fingerprint
@@ -91,7 +92,8 @@ def quantize_checkpoint(
     - target_bpw, target_bytes: choose format and group size of each tensor that no rule decides, of
       int2 and more bits in groups of 32 to 128, so that what the model is expected to lose is the
       least at that many bits a packed weight, or bytes of all tensors: errors of a few rows, by
-      importance or calibration where it is given, times the calibration's sensitivities
+      importance or calibration where it is given, times the calibration's sensitivities. format
+      and group_size are left out then
     - max_shard_bytes: where a new file begins
     - dry_run: plan only, write nothing
     - overwrite: replace dst if it exists; resume: go on with the work of a killed run of the same
@@ -131,7 +133,7 @@ def quantize_checkpoint(
         max_shard_bytes,
         family,
         *evidence,
-        *_check_targets(target_bpw, target_bytes, symmetric),
+        *_check_targets(target_bpw, target_bytes, default.packing),
     )
     part = _check_part(part)
     # A link stays a link: the folder behind it is replaced.
@@ -171,15 +173,20 @@ def quantize_checkpoint(
 
 
 def _check_targets(
-    bpw: float | None, nbytes: int | None, symmetric: bool
+    bpw: float | None, nbytes: int | None, packing: Packing
 ) -> tuple[float | None, int | None]:
     """Returns the targets, of which at most one is given. Raises ValueError or TypeError."""
     if bpw is None and nbytes is None:
         return None, None
     if bpw is not None and nbytes is not None:
         raise ValueError("target_bpw must be None where target_bytes is given")
-    if not symmetric:
+    if not packing.symmetric:
         raise ValueError("symmetric must be True with a target: it chooses among symmetric formats")
+    if (packing.format, packing.group_size) != ("int4", DEFAULT_GROUP_SIZE):
+        raise ValueError(
+            "format and group_size must be left out with a target, which chooses them (rules may "
+            f"decide for some tensors), got {packing.format} in groups of {packing.group_size}"
+        )
     if nbytes is not None:
         return None, check_int("target_bytes", nbytes, 1, 2**60)
     if isinstance(bpw, bool) or not isinstance(bpw, Real):
