@@ -68,9 +68,7 @@ class Packed:
         codes, scale, *zero = packing.parts(sizes)
         checked = [
             check_stored("packed", packed, (codes.dtype,), codes.shape),
-            check_stored(
-                "scales", scales, tuple(map(scale_dtype, packing.scale_types())), scale.shape
-            ),
+            check_stored("scales", scales, packing.scale_dtypes(), scale.shape),
         ]
         if not zero:
             if zeros is not None:

@@ -1,10 +1,9 @@
 """Compares what was written with what it was written from, matrix by matrix."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from math import inf, log10
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from binq._memory import as_bytes
 from binq.array import QuantizedArray
 from binq.array.packed import Packed
+from binq.convert.ahead import done_ahead
 from binq.convert.item import FLOATS
-from binq.convert.plan import BLOCK_BYTES, COPY_BYTES, lanes
+from binq.convert.plan import BLOCK_BYTES, COPY_BYTES
 from binq.convert.rewrite import round_to
 from binq.convert.tables import shown
 from binq.errors import FormatError, UnsupportedFormatError
@@ -190,7 +190,8 @@ def _compare_packed(
     places = (
         (matrix, *rows) for matrix in range(tensor.matrices) for rows in tensor.blocks(BLOCK_BYTES)
     )
-    wrong = [place for found in _side_by_side(look, places) for place in found]
+    looks = (partial(look, *place) for place in places)
+    wrong = [place for found in done_ahead(looks) for place in found]
     if wrong:
         first = wrong[0]
         where = f"row {first.start}"
@@ -264,21 +265,3 @@ def _decibels(signal: float, noise: float) -> float:
     if noise == 0:
         return inf
     return 10 * log10(signal / noise) if signal > 0 else -inf
-
-
-def _side_by_side(
-    look: Callable[..., list[Difference]], places: Iterator[tuple[int, int, int]]
-) -> Iterator[list[Difference]]:
-    """Yields what ``look`` says of each place, in order, with a few of them in work at a time."""
-    running: deque[Future[list[Difference]]] = deque()
-    with ThreadPoolExecutor(lanes()) as threads:
-        try:
-            for place in places:
-                running.append(threads.submit(look, *place))
-                if len(running) > lanes() + 1:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for block in running:
-                block.cancel()
