@@ -3,8 +3,7 @@
 # error. The group's weights are 0 where their importance is.
 
 include "common/float16.pxi"
-
-cdef double LARGEST_LEVEL = 3.4e38
+include "common/storing.pxi"
 
 
 cdef inline double nearest_code(const Search *search, double x) noexcept nogil:
@@ -18,18 +17,12 @@ cdef inline double nearest_code(const Search *search, double x) noexcept nogil:
 cdef int common_divisor(const Group *group, const Search *search) noexcept nogil:
     # Of the codes of all weights that matter; 1 where all of these are 0.
     cdef Py_ssize_t i
-    cdef int a, b, rest
     cdef int divisor = 0
     for i in range(group.n):
         if search.table != NULL and group.importance[i] == 0.0:
             continue
-        a = <int>fabs(nearest_code(search, group.w[i] / group.scale))
-        b = divisor
-        while b:
-            rest = a % b
-            a = b
-            b = rest
-        divisor = a
+        divisor = greatest_divisor(
+            <int>fabs(nearest_code(search, group.w[i] / group.scale)), divisor)
         if divisor == 1:
             return 1
     return divisor if divisor else 1
@@ -58,9 +51,7 @@ cdef void fit_to_storage(const Job *job, Group *group) noexcept nogil:
     # Of a search that found a scale above 0.
     cdef Search search
     cdef int divisor
-    cdef int type = job.scale_type
     cdef float near, other
-    cdef uint16_t bits
     search.table = NULL
     if job.tables != NULL:
         search.table = job.tables + group.low * TABLE_SIZE
@@ -69,13 +60,8 @@ cdef void fit_to_storage(const Job *job, Group *group) noexcept nogil:
     divisor = common_divisor(group, &search)
     if divisor > 1 and (search.table == NULL or divides(group, &search, divisor)):
         group.scale = group.scale * divisor
-    if SCALE_SPECS[type].bytes != 2:
+    if not two_around(group.scale, job.scale_type, &near, &other):
         return
-    bits = narrowed(group.scale, type)
-    near = widened(bits, type)
-    if near == group.scale or not SCALE_SPECS[type].smallest <= near <= LARGEST_LEVEL:
-        return
-    other = widened(<uint16_t>(bits + 1 if near < group.scale else bits - 1), type)
     if saved(group, &search, other) > saved(group, &search, near):
         group.scale = other
     else:

@@ -77,7 +77,7 @@ cdef enum:
     SEARCH_DEPTH = 512
     MANY = 200                  # codes, from which on fewer zero points are searched
 
-cdef double LARGEST_LEVEL = 3.4e38
+include "storing.pxi"
 
 
 ctypedef struct Interval:

@@ -175,35 +175,23 @@ cdef void fit_levels_to_storage(Best *best, const Grid *grid, int type) noexcept
     # As fit_to_storage, with a divisor only where the divided levels are levels as well.
     cdef Search one, two
     cdef float near, other
-    cdef uint16_t bits
     cdef int divisor = 0
-    cdef int a, b, rest
+    cdef int level
     cdef Py_ssize_t i
     for i in range(best.n):
-        a = <int>fabs(grid_level(grid, best.w[i] / best.scale))
-        b = divisor
-        while b:
-            rest = a % b
-            a = b
-            b = rest
-        divisor = a
+        divisor = greatest_divisor(<int>fabs(grid_level(grid, best.w[i] / best.scale)), divisor)
         if divisor == 1:
             break
     for i in range(best.n):
         if divisor <= 1:
             break
-        a = <int>grid_level(grid, best.w[i] / best.scale)
-        if not grid.is_level[<uint8_t>(a // divisor)]:
+        level = <int>grid_level(grid, best.w[i] / best.scale)
+        if not grid.is_level[<uint8_t>(level // divisor)]:
             divisor = 1
     if divisor > 1:
         best.scale = best.scale * divisor
-    if type == SCALE_FLOAT32 or SCALE_SPECS[type].bias:
+    if not two_around(best.scale, type, &near, &other):
         return
-    bits = narrowed(best.scale, type)
-    near = widened(bits, type)
-    if near == best.scale or not (SCALE_SPECS[type].smallest <= near <= LARGEST_LEVEL):
-        return
-    other = widened(<uint16_t>(bits + 1 if near < best.scale else bits - 1), type)
     one.u = 1.0 / near
     two.u = 1.0 / other
     evaluate_levels(best, grid, &one)

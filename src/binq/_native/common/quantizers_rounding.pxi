@@ -12,16 +12,10 @@ cdef int common_divisor(const double *w, Py_ssize_t n, double offset, double sca
                         double high, double base) noexcept nogil:
     # Of the codes less base; 1 where all of these are 0.
     cdef Py_ssize_t k
-    cdef int a, b, rest
     cdef int divisor = 0
     for k in range(n):
-        a = <int>fabs(nearest_code(w[k] - offset, scale, low, high) - base)
-        b = divisor
-        while b:
-            rest = a % b
-            a = b
-            b = rest
-        divisor = a
+        divisor = greatest_divisor(
+            <int>fabs(nearest_code(w[k] - offset, scale, low, high) - base), divisor)
         if divisor == 1:
             return 1
     return divisor if divisor else 1
@@ -36,20 +30,14 @@ cdef void fit_to_storage(Best *best, int type) noexcept nogil:
     # Of a search that found a scale above 0; best.w still holds the group.
     cdef Search one, two
     cdef float near, other
-    cdef uint16_t bits
     one.low = -best.zero_point
     one.high = best.span - best.zero_point
     two.low = one.low
     two.high = one.high
     best.scale = best.scale * common_divisor(
         best.w, best.n, 0.0, best.scale, one.low, one.high, 0.0)
-    if type == SCALE_FLOAT32 or SCALE_SPECS[type].bias:
+    if not two_around(best.scale, type, &near, &other):
         return
-    bits = narrowed(best.scale, type)
-    near = widened(bits, type)
-    if near == best.scale or not (SCALE_SPECS[type].smallest <= near <= LARGEST_LEVEL):
-        return
-    other = widened(<uint16_t>(bits + 1 if near < best.scale else bits - 1), type)
     one.u = 1.0 / near
     two.u = 1.0 / other
     evaluate_two(best, &one, &two)
